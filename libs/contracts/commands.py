@@ -1,0 +1,135 @@
+"""What is asked of a call: commands to the leg (by anyone with the right) and to the session (by the gateway).
+
+Request-reply; the answer is a `CommandReply`. A worker's command carries the epoch it was given, and a
+stale one is refused (R7); a person's carries none.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from libs.contracts.model import Message
+from libs.contracts.offer import CallState
+from libs.contracts.termination import Reason
+
+
+class Command(Message):
+    """Fields of every command. `epoch` is None when a person or a service outside the call asks."""
+
+    epoch: int | None = None
+
+
+class Ready(Command):
+    """The worker's model session is open: the gateway may answer (step 2)."""
+
+    kind: Literal["ready"] = "ready"
+
+
+class Failed(Command):
+    """The worker cannot serve the call, now or any more; the gateway tries the next one."""
+
+    kind: Literal["failed"] = "failed"
+    reason: Reason
+    detail: str = ""
+
+
+class HandOver(Command):
+    """The worker drains and wants the call taken over, at a pause (R9)."""
+
+    kind: Literal["hand_over"] = "hand_over"
+
+
+class HangUp(Command):
+    """End the call."""
+
+    kind: Literal["hang_up"] = "hang_up"
+    reason: Reason = Reason.OPERATOR_HUNG_UP
+    detail: str = ""
+
+
+class Mute(Command):
+    """Silence the agent towards the caller, or let it speak again; the session goes on."""
+
+    kind: Literal["mute"] = "mute"
+    muted: bool
+
+
+class Transfer(Command):
+    """Connect the caller with somebody else."""
+
+    kind: Literal["transfer"] = "transfer"
+    target: str
+
+
+class SendDtmf(Command):
+    """Send tones to the caller's side."""
+
+    kind: Literal["send_dtmf"] = "send_dtmf"
+    digits: str = Field(pattern=r"^[0-9A-D*#]{1,32}$")
+
+
+class Hold(Command):
+    """Put the caller on hold, or take them back."""
+
+    kind: Literal["hold"] = "hold"
+    held: bool
+
+
+class Say(Command):
+    """Let the agent say this."""
+
+    kind: Literal["say"] = "say"
+    text: str = Field(min_length=1, max_length=2000)
+
+
+class Record(Command):
+    """Start or stop the recording."""
+
+    kind: Literal["record"] = "record"
+    on: bool
+
+
+class TakeOver(Command):
+    """A person takes the call from the agent."""
+
+    kind: Literal["take_over"] = "take_over"
+    by: str
+
+
+LegCommand = Annotated[
+    Ready | Failed | HandOver | HangUp | Mute | Transfer | SendDtmf | Hold | Say | Record | TakeOver,
+    Field(discriminator="kind"),
+]
+
+
+class StateChanged(Command):
+    """The leg's state as the session must know it (held, muted, recording)."""
+
+    kind: Literal["state_changed"] = "state_changed"
+    state: CallState
+
+
+class DtmfPressed(Command):
+    """The caller pressed a key."""
+
+    kind: Literal["dtmf_pressed"] = "dtmf_pressed"
+    digit: str
+
+
+class SayNow(Command):
+    """Somebody wants the agent to say this."""
+
+    kind: Literal["say_now"] = "say_now"
+    text: str
+
+
+AgentCommand = Annotated[StateChanged | DtmfPressed | SayNow, Field(discriminator="kind")]
+
+
+class CommandReply(Message):
+    """Done, or one sentence saying why not and what to do."""
+
+    ok: bool
+    error: str = ""
