@@ -1,0 +1,1 @@
+"""What every service starts with: settings, logs, the two NATS connections, health and metrics, signals and drain."""

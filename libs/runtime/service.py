@@ -1,0 +1,102 @@
+"""The frame of a service process: what `__main__` of each service starts from.
+
+async def main(service: Service) -> None:
+    ...subscribe, start tasks in a TaskGroup...
+    await service.stopping.wait()
+    ...drain...
+
+if __name__ == "__main__":
+    sys.exit(run("transcript_store", "ts", Settings(), main))
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+
+import uvloop
+
+from libs.contracts.ids import new_process_id
+from libs.runtime.bus import Bus
+from libs.runtime.health import HealthServer
+from libs.runtime.log import configure_logging, get_logger
+from libs.runtime.metrics import export_counters, export_gauges
+from libs.runtime.outbox import EventOutbox
+from libs.runtime.settings import ServiceSettings
+from libs.runtime.streams import provision
+
+log = get_logger()
+
+FLUSH_TIMEOUT_S = 5.0
+
+
+class Service:
+    """A running service: its id (new at each start), its bus, its outbox, its health page, the wish to stop."""
+
+    def __init__(self, name: str, process_id: str, bus: Bus, outbox: EventOutbox, health: HealthServer) -> None:
+        self.name = name
+        self.id = process_id
+        self.bus = bus
+        self.outbox = outbox
+        self.health = health
+        self.stopping = asyncio.Event()
+
+
+def run(
+    name: str, role: str, settings: ServiceSettings, main: Callable[[Service], Awaitable[None]], *, streams: bool = True
+) -> int:
+    """Run a service until SIGTERM or SIGINT; the exit code for `sys.exit`.
+
+    `role` is the prefix of the process id (`wk`, `gw`). Errors at start are one line, not a traceback.
+    """
+    configure_logging(name, settings.log_level, settings.log_format)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_run(name, role, settings, main, streams))
+    except (ConnectionError, OSError) as error:
+        log.error("cannot start", problem=str(error))
+        return 1
+    return 0
+
+
+async def _run(
+    name: str, role: str, settings: ServiceSettings, main: Callable[[Service], Awaitable[None]], streams: bool
+) -> None:
+    process_id = new_process_id(role)
+    bus = await Bus.connect(settings.nats_url, process_id)
+    health = HealthServer(settings.health_host, settings.health_port, name, process_id)
+    outbox = EventOutbox(bus)
+    service = Service(name, process_id, bus, outbox, health)
+    _describe(service)
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, service.stopping.set)
+    publishing = asyncio.create_task(outbox.run(), name="outbox")  # outlives main: events are flushed after it
+    try:
+        if streams:
+            await provision(bus.js)
+        await health.start()
+        log.info("started", id=process_id, health=f"http://{settings.health_host}:{health.port}")
+        await main(service)
+        await outbox.flush(FLUSH_TIMEOUT_S)
+    finally:
+        publishing.cancel()
+        await health.stop()
+        await bus.close()
+        log.info("stopped", id=process_id)
+
+
+def _describe(service: Service) -> None:
+    bus = service.bus
+    service.health.checks["bus"] = lambda: (
+        None if bus.media_link.up_at is not None and bus.control_link.up_at is not None else "no link to NATS"
+    )
+    links = {"media": bus.media_link, "control": bus.control_link}
+    export_gauges(
+        "callbus_bus_link_up",
+        "1 while the link is up",
+        "link",
+        lambda: {k: float(v.up_at is not None) for k, v in links.items()},
+    )
+    export_counters("callbus_bus_errors", "Errors reported by the NATS client", "kind", lambda: bus.counters)
+    export_counters("callbus_events", "Events published, retried, superseded", "kind", lambda: service.outbox.counters)
