@@ -87,8 +87,9 @@ class EventOutbox:
                 ack = await self._bus.js.publish(subject, payload, timeout=2, headers=headers)
             except APIError as error:
                 if only_first and error.err_code == WRONG_LAST_SEQUENCE:
-                    self.counters["superseded"] += 1
-                    return False
+                    ours = await self._is_ours(subject, event.event_id)
+                    self.counters["duplicate" if ours else "superseded"] += 1
+                    return ours
                 problem: Exception = error
             except (nats.errors.Error, NoStreamResponseError, OSError) as error:
                 problem = error
@@ -100,3 +101,11 @@ class EventOutbox:
                 log.warning("event not stored yet, trying again", kind=kind, problem=str(problem))
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 2, RETRY_MOST_S)
+
+    async def _is_ours(self, subject: str, event_id: str) -> bool:
+        """The expected sequence is checked before the message id: was it our own publish, its ack lost?"""
+        try:
+            last = await self._bus.js.get_last_msg(subjects.EVENTS_STREAM, subject)
+        except (nats.errors.Error, APIError):
+            return False
+        return (last.headers or {}).get("Nats-Msg-Id") == event_id

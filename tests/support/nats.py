@@ -1,0 +1,92 @@
+"""A real nats-server per test module, on a free port, with the configuration that callbus ships."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+CONFIG = Path(__file__).resolve().parents[2] / "deploy" / "nats" / "nats.conf"
+
+
+def nats_binary() -> str:
+    """The server from the environment that runs the tests, else from PATH.
+
+    Raises:
+        RuntimeError: there is none: `make setup` installs it.
+    """
+    beside = Path(sys.executable).with_name("nats-server")
+    found = str(beside) if beside.exists() else shutil.which("nats-server")
+    if found is None:
+        raise RuntimeError("nats-server is missing: run `make setup`")
+    return found
+
+
+def free_port() -> int:
+    """A TCP port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class NatsServer:
+    """A nats-server process with JetStream in a directory of its own; can be killed and started again."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self._store = tempfile.mkdtemp(prefix="callbus-nats-")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return f"nats://127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        """Start and wait until it accepts connections."""
+        env = os.environ | {"NATS_PORT": str(self.port), "NATS_STORE": self._store}
+        self._process = subprocess.Popen(
+            [nats_binary(), "-c", str(CONFIG)], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        async with asyncio.timeout(10):
+            while True:
+                try:
+                    _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                except OSError:
+                    if self._process.poll() is not None:
+                        raise RuntimeError(f"nats-server ended with {self._process.returncode}") from None
+                    await asyncio.sleep(0.02)
+                else:
+                    writer.close()
+                    return
+
+    def kill(self) -> None:
+        """End it at once; the store stays."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def close(self) -> None:
+        """End it and remove its store."""
+        self.kill()
+        shutil.rmtree(self._store, ignore_errors=True)
+
+
+@asynccontextmanager
+async def nats_server() -> AsyncIterator[NatsServer]:
+    """A running server for one test."""
+    server = NatsServer()
+    try:
+        await server.start()
+        yield server
+    finally:
+        server.close()
