@@ -28,7 +28,7 @@ class Released:
     timestamp: int
     marker: bool
     timestamp_gap_samples: int
-    payload_type: int
+    payload_type: int = 0
 
 
 class InOrderRelease:
