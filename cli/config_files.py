@@ -1,0 +1,260 @@
+"""Agents, routes and organisations as YAML files: read strictly, every error with file, line and field.
+
+A file holds one or more documents separated by `---`, each with a `kind`. Two keys exist only in files:
+`prompt_file` (the agent's prompt in a text file beside) and `fallback.wav` (8 kHz mono, becomes u-law).
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from libs.audio.g711 import Law
+from libs.audio.wav import WavError, read_wav
+from libs.contracts.config import AgentConfig, OrgConfig, RouteConfig
+
+Document = AgentConfig | RouteConfig | OrgConfig
+_KINDS: dict[str, type[Document]] = {"agent": AgentConfig, "route": RouteConfig, "organisation": OrgConfig}
+MESSAGE_RATE_HZ = 8000
+MESSAGE_MOST_S = 60
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """One error in a file; `str()` is the line that is shown."""
+
+    path: str
+    line: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}: {self.text}"
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A valid document and where it stands; `agent_line` is the line of a route's `agent`."""
+
+    document: Document
+    path: str
+    line: int
+    agent_line: int
+
+
+@dataclass
+class Reading:
+    """What a set of files holds: documents by key, and everything that is wrong with them."""
+
+    placed: dict[str, Placed] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def documents(self) -> list[Document]:
+        """The valid documents, organisations first, then agents, then routes: followers never see a dangling name."""
+        order = (OrgConfig, AgentConfig, RouteConfig)
+        return sorted((p.document for p in self.placed.values()), key=lambda document: order.index(type(document)))
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 without its traps: only `true` and `false` are booleans (`off`, `on`, `no` stay words)."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _first, _word in (("t", "true"), ("f", "false")):
+    _resolvers = _Loader.yaml_implicit_resolvers.setdefault(_first, [])
+    _resolvers.append(("tag:yaml.org,2002:bool", re.compile(f"^{_word}$")))
+
+
+def yaml_files(paths: Iterable[Path]) -> list[Path]:
+    """The files meant: files as they are, of directories every `*.yaml` and `*.yml` directly in them.
+
+    Raises:
+        FileNotFoundError: a path does not exist.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found += sorted(p for p in path.iterdir() if p.suffix in {".yaml", ".yml"})
+        elif path.exists():
+            found.append(path)
+        else:
+            raise FileNotFoundError(f"{path} does not exist")
+    return found
+
+
+def read_files(paths: Iterable[Path]) -> Reading:
+    """Read and check everything; never raises for what a file holds."""
+    reading = Reading()
+    for path in paths:
+        _read_file(path, reading)
+    return reading
+
+
+def check_routes(reading: Reading, published_agents: set[str]) -> None:
+    """Add a problem for every route whose agent is neither in the files nor in `published_agents` (KV keys)."""
+    for placed in reading.placed.values():
+        route = placed.document
+        if not isinstance(route, RouteConfig):
+            continue
+        key = f"agent.{route.org}.{route.agent}"
+        if key not in reading.placed and key not in published_agents:
+            known = sorted(p.document.name for p in reading.placed.values() if isinstance(p.document, AgentConfig))
+            hint = f"; the files hold {', '.join(known)}" if known else ""
+            text = f"route.agent: there is no agent named {route.agent!r} in organisation {route.org!r}{hint}"
+            reading.problems.append(Problem(placed.path, placed.agent_line, text))
+
+
+def _read_file(path: Path, reading: Reading) -> None:
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reading.problems.append(Problem(str(path), 1, f"cannot be read: {error}"))
+        return
+    loader = _Loader(text)
+    try:
+        while loader.check_node():
+            node = loader.get_node()
+            if node is not None and not _is_empty(node):
+                _Document(path, node, loader, reading).read()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        reading.problems.append(Problem(str(path), line, f"not YAML: {error.problem or error.context}"))
+    except yaml.YAMLError as error:
+        reading.problems.append(Problem(str(path), 1, f"not YAML: {error}"))
+    finally:
+        loader.dispose()
+
+
+def _is_empty(node: yaml.Node) -> bool:
+    return isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null"
+
+
+class _Document:
+    """One document of a file on its way to a model."""
+
+    def __init__(self, path: Path, node: yaml.Node, loader: _Loader, reading: Reading) -> None:
+        self._path, self._node, self._loader, self._reading = path, node, loader, reading
+        self._bad = False
+
+    def read(self) -> None:
+        """Check it; into `reading` goes either the document or its problems."""
+        for place, key in _duplicates(self._node):
+            self._problem(place, f"{key} stands here twice")
+        data = self._loader.construct_document(self._node)
+        if not isinstance(data, dict):
+            self._problem(self._node, "a document is a mapping that begins with `kind: agent`, say")
+            return
+        kind = data.get("kind")
+        model = _KINDS.get(kind) if isinstance(kind, str) else None
+        if model is None:
+            said = f"not {kind!r}" if kind is not None else "and is missing"
+            self._problem(_node_at(self._node, ("kind",)), f"kind: is one of {', '.join(_KINDS)}, {said}")
+            return
+        self._include(data, str(kind))
+        try:
+            document = model.model_validate(data, extra="forbid")
+        except ValidationError as error:
+            for detail in error.errors(include_url=False, include_context=False, include_input=False):
+                self._explain(str(kind), detail["loc"], detail["type"], detail["msg"])
+            return
+        if not self._bad:
+            self._place(document)
+
+    def _place(self, document: Document) -> None:
+        key, line = document.key, _line(self._node)
+        if (other := self._reading.placed.get(key)) is not None:
+            self._problem(self._node, f"{document.kind} {document.name!r} is also defined in {other.path}:{other.line}")
+            return
+        agent_line = _line(_node_at(self._node, ("agent",)))
+        self._reading.placed[key] = Placed(document, str(self._path), line, agent_line)
+
+    def _include(self, data: dict[Any, Any], kind: str) -> None:
+        """Replace the keys that exist only in files by what they name."""
+        if kind == "agent" and "prompt_file" in data:
+            name = data.pop("prompt_file")
+            at = _node_at(self._node, ("prompt_file",))
+            if "prompt" in data:
+                self._problem(at, "agent.prompt_file: there is a `prompt` as well; keep one of them")
+            try:
+                data["prompt"] = (self._path.parent / str(name)).read_text("utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                self._problem(at, f"agent.prompt_file: cannot read {name}: {_reason(error)}")
+        fallback = data.get("fallback")
+        if kind == "route" and isinstance(fallback, dict) and "wav" in fallback:
+            name = fallback.pop("wav")
+            try:
+                fallback["message_ulaw_b64"] = _message(self._path.parent / str(name))
+            except (OSError, WavError) as error:
+                at = _node_at(self._node, ("fallback", "wav"))
+                self._problem(at, f"route.fallback.wav: cannot use {name}: {_reason(error)}")
+                data.pop("fallback")  # its other fields would only complain about the missing sound
+
+    def _explain(self, kind: str, loc: tuple[int | str, ...], error: str, message: str) -> None:
+        text = "unknown field" if error == "extra_forbidden" else message.removeprefix("Value error, ")
+        if error == "missing":
+            text = "is required"
+        name = ".".join([kind, *map(str, loc)])
+        self._problem(_node_at(self._node, loc), f"{name}: {text}")
+
+    def _problem(self, at: yaml.Node, text: str) -> None:
+        self._bad = True
+        self._reading.problems.append(Problem(str(self._path), _line(at), text))
+
+
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1
+
+
+def _node_at(node: yaml.Node, loc: tuple[int | str, ...]) -> yaml.Node:
+    """The node that pydantic's `loc` means: of a mapping the key, of a list the entry; else the closest above."""
+    place = node
+    for part in loc:
+        if isinstance(node, yaml.MappingNode):
+            entry = next(((key, value) for key, value in node.value if key.value == part), None)
+            if entry is None:
+                return place
+            place, node = entry
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            place = node = node.value[part]
+        else:
+            return place
+    return place
+
+
+def _duplicates(node: yaml.Node) -> Iterator[tuple[yaml.Node, str]]:
+    if isinstance(node, yaml.SequenceNode):
+        for child in node.value:
+            yield from _duplicates(child)
+    elif isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    yield key, str(key.value)
+                seen.add(key.value)
+            yield from _duplicates(value)
+
+
+def _message(path: Path) -> str:
+    """A WAV as the base64 u-law that the gateway plays."""
+    wav = read_wav(path.read_bytes())
+    if wav.rate_hz != MESSAGE_RATE_HZ or wav.channels != 1:
+        raise WavError(f"it has {wav.rate_hz} Hz and {wav.channels} channels; 8000 Hz mono is needed")
+    if wav.duration_ms > MESSAGE_MOST_S * 1000:
+        raise WavError(f"it lasts {wav.duration_ms / 1000:.0f} s; at most {MESSAGE_MOST_S} s are played")
+    return base64.b64encode(Law.PCMU.encode(wav.pcm)).decode()
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
