@@ -1,0 +1,176 @@
+"""What both sides of a call share: transactions, dialogs, their timers, replies and requests inside a dialog."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from libs.sip.dialog import Address, Dialog, DialogKey, DialogState
+from libs.sip.events import Action, Cancelled, Ended, Rejected, Send
+from libs.sip.message import HeaderList, Reply, Request, Response, build_response
+from libs.sip.sdp import SessionDescription
+from libs.sip.timers import Deadlines
+from libs.sip.transaction import (
+    ClientInvite,
+    ClientNonInvite,
+    InviteHead,
+    ServerInvite,
+    ServerNonInvite,
+    State,
+    TimerValues,
+    Transaction,
+)
+from libs.sip.uri import NameAddr, SipUri
+
+TransactionKey = tuple[str, ...]
+TimerKey = tuple[str, ...]
+
+MAGIC_COOKIE = "z9hG4bK"
+
+
+@dataclass(frozen=True)
+class UaConfig:
+    """Settings of one user agent. Times in seconds; `local_host` is what peers can reach, as it stands in Contact."""
+
+    local_host: str
+    local_port: int
+    user_agent: str = "callbus"
+    contact_user: str = "callbus"
+    codecs: tuple[str, ...] = ("PCMU", "PCMA")
+    t1_s: float = 0.5
+    t2_s: float = 4.0
+    t4_s: float = 5.0
+    max_dialogs: int = 2000
+    max_transactions: int = 10_000
+    max_datagram_bytes: int = 16_384
+
+
+def server_key(request: Request, method: str = "") -> TransactionKey:
+    """Which server transaction a request belongs to (§17.2.3); `method` INVITE finds the one that a CANCEL means."""
+    method = method or ("INVITE" if request.method == "ACK" else request.method)
+    via = request.via
+    if via.branch.startswith(MAGIC_COOKIE) and len(via.branch) > len(MAGIC_COOKIE):
+        return "server", via.branch, via.host.lower(), str(via.port or 5060), method
+    # a client of RFC 2543: no branch to rely on
+    return "server", request.call_id, request.from_.tag, str(request.cseq), str(request.uri), via.text, method
+
+
+def client_key(branch: str, method: str) -> TransactionKey:
+    """Which client transaction a response belongs to (§17.1.3)."""
+    return branch, method
+
+
+def check_path(message: Request | Response) -> None:
+    """Raise SipParseError now rather than when the BYE is due, if an address on the way back cannot be read."""
+    for name in ("contact", "record-route"):
+        for value in message.values(name):
+            NameAddr.parse(value)
+
+
+class DialogLayer:
+    """State of one user agent and the steps that its calling and its called side have in common."""
+
+    def __init__(self, config: UaConfig, new_token: Callable[[], str]) -> None:
+        self.counters: Counter[str] = Counter()
+        self._config = config
+        self._new_token = new_token
+        self._timers = TimerValues(config.t1_s, config.t2_s, config.t4_s)
+        self._transactions: dict[TransactionKey, Transaction] = {}
+        self._dialogs: dict[str, Dialog] = {}
+        self._by_key: dict[DialogKey, Dialog] = {}
+        self._merged: set[TransactionKey] = set()
+        self._deadlines: Deadlines[TimerKey] = Deadlines()
+        host = f"[{config.local_host}]" if ":" in config.local_host else config.local_host
+        self._sent_by = f"{host}:{config.local_port}"
+        self._contact = ("Contact", f"<{SipUri.build(config.contact_user, config.local_host, config.local_port)}>")
+
+    @property
+    def active_dialogs(self) -> int:
+        """Dialogs whose end was not yet told."""
+        return sum(dialog.state is not DialogState.ENDED for dialog in self._dialogs.values())
+
+    def _rearm(self, key: TransactionKey, transaction: Transaction) -> None:
+        timer_key = ("transaction", *key)
+        if transaction.state is State.TERMINATED:
+            self._transactions.pop(key, None)
+            self._deadlines.set(timer_key, None)
+            self._merged.discard(transaction.merge_key)
+        else:
+            self._deadlines.set(timer_key, transaction.deadline())
+
+    def _add_transaction(self, key: TransactionKey, transaction: Transaction) -> None:
+        self._transactions[key] = transaction
+        self._rearm(key, transaction)
+
+    def _reply(
+        self, request: Request, source: Address, status: int, now: float, headers: HeaderList = (), body: bytes = b""
+    ) -> list[Action]:  # fmt: skip
+        """A final response from a transaction of its own; stateless when the table of transactions is full."""
+        self.counters[f"replied_{status}"] += 1
+        destination = request.via.response_destination(source)
+        data = build_response(request, Reply(status, (*headers, self._server), body), source, self._new_token())
+        if len(self._transactions) >= self._config.max_transactions:
+            self.counters["transactions_full"] += 1
+            return [Send(data, destination)]
+        kind = ServerInvite if request.method == "INVITE" else ServerNonInvite
+        transaction = kind(self._timers, destination)
+        transaction.respond(status, data, now)
+        self._add_transaction(server_key(request), transaction)
+        return [Send(data, destination)]
+
+    @property
+    def _server(self) -> tuple[str, str]:
+        return "Server", self._config.user_agent
+
+    def _open_client_invite(self, dialog: Dialog) -> bool:
+        transaction = self._transactions.get(dialog.invite_key)
+        return isinstance(transaction, ClientInvite) and transaction.state in (State.CALLING, State.PROCEEDING)
+
+    def _send_bye(self, dialog: Dialog, now: float, cause: str) -> list[Action]:
+        headers = [("User-Agent", self._config.user_agent)]
+        if cause:
+            headers.append(("Reason", cause))
+        return self._request(dialog, "BYE", now, headers)
+
+    def _request(
+        self, dialog: Dialog, method: str, now: float, headers: HeaderList = (), body: bytes = b"",
+        destination: Address | None = None,
+    ) -> list[Action]:  # fmt: skip
+        """A request inside the dialog in a client transaction of its own; `destination` replaces the next hop."""
+        branch = self._new_branch()
+        dialog.local_cseq += 1
+        via = self._via(branch)
+        data = dialog.build_request(method, dialog.local_cseq, via, headers, body)
+        destination = destination or dialog.next_hop()
+        key = client_key(branch, method)
+        transaction: ClientInvite | ClientNonInvite
+        if method == "INVITE":
+            head = InviteHead(*dialog.request_path(), via, *dialog.addresses(), dialog.call_id, dialog.local_cseq)
+            offer = SessionDescription.parse(body.decode()) if body else None
+            transaction = ClientInvite(self._timers, destination, data, now, head, offer)
+            dialog.invite_key = key
+        else:
+            transaction = ClientNonInvite(self._timers, destination, data, now)
+        transaction.dialog = dialog.id
+        self._add_transaction(key, transaction)
+        return [Send(data, destination)]
+
+    def _end(self, dialog: Dialog, actions: list[Action], event: Ended | Cancelled | Rejected) -> None:
+        """Tell the end once; the dialog stays only as long as a 2xx waits for its ACK."""
+        if dialog.state is not DialogState.ENDED:
+            dialog.state = DialogState.ENDED
+            actions.append(event)
+        if dialog.unacknowledged is None:
+            self._forget(dialog)
+
+    def _forget(self, dialog: Dialog) -> None:
+        self._deadlines.set(("dialog", dialog.id), None)
+        self._dialogs.pop(dialog.id, None)
+        self._by_key.pop(dialog.key, None)
+
+    def _new_branch(self) -> str:
+        return f"{MAGIC_COOKIE}{self._new_token()}"
+
+    def _via(self, branch: str) -> str:
+        return f"SIP/2.0/UDP {self._sent_by};branch={branch};rport"

@@ -1,0 +1,148 @@
+"""What the user agent asks of its shell and tells the application: a list of these is the result of every call.
+
+Each dialog ends with exactly one of `Cancelled`, `Rejected` and `Ended`; only `Send` may follow about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from libs.sip.sdp import Negotiated, SessionDescription
+from libs.sip.uri import SipUri
+
+
+class EndCause(StrEnum):
+    """Why a dialog ended."""
+
+    REMOTE_BYE = "remote_bye"
+    LOCAL_BYE = "local_bye"
+    LOCAL_CANCEL = "local_cancel"
+    NO_ACK = "no_ack"
+    TRANSACTION_TIMEOUT = "transaction_timeout"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send one datagram."""
+
+    data: bytes
+    destination: tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class IncomingCall:
+    """A new INVITE; 100 Trying is on its way. `offer` is None for a late offer: `answer()` then takes our offer.
+
+    `headers` has long lower-case names. `source` is where the datagram came from.
+    """
+
+    dialog: str
+    request_uri: SipUri
+    from_uri: SipUri
+    from_display: str
+    to_uri: SipUri
+    call_id: str
+    source: tuple[str, int]
+    offer: SessionDescription | None
+    headers: Mapping[str, list[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The caller gave up before we answered; 200 and 487 are already among the Sends."""
+
+    dialog: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """The ACK to our 2xx arrived. `answer` is set after a late offer."""
+
+    dialog: str
+    answer: SessionDescription | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionChanged:
+    """A re-INVITE or UPDATE changed the session and is already answered.
+
+    `offer` is the remote description, `negotiated` our reading of it: new remote address and our direction.
+    """
+
+    dialog: str
+    offer: SessionDescription
+    negotiated: Negotiated
+
+
+@dataclass(frozen=True, slots=True)
+class DtmfInfo:
+    """A digit by SIP INFO (application/dtmf-relay or application/dtmf)."""
+
+    dialog: str
+    digit: str
+    duration_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ringing:
+    """A provisional response above 100 to our INVITE; `sdp` is set with early media."""
+
+    dialog: str
+    status: int
+    sdp: SessionDescription | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A 2xx to our INVITE or re-INVITE; the ACK is already among the Sends. `sdp` is None when it brought none."""
+
+    dialog: str
+    sdp: SessionDescription | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A 3xx to 6xx to our first INVITE; the ACK is already among the Sends."""
+
+    dialog: str
+    status: int
+    reason: str
+    headers: Mapping[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ReinviteRejected:
+    """A 3xx to 6xx to our re-INVITE; the session stays as it was (RFC 3261 §14.1)."""
+
+    dialog: str
+    status: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The dialog is over. `status` is the final response, if any; `reason` comes from Reason or the response."""
+
+    dialog: str
+    cause: EndCause
+    status: int | None = None
+    reason: str = ""
+
+
+Action = (
+    Send
+    | IncomingCall
+    | Cancelled
+    | Confirmed
+    | SessionChanged
+    | DtmfInfo
+    | Ringing
+    | Answered
+    | Rejected
+    | ReinviteRejected
+    | Ended
+)

@@ -1,0 +1,171 @@
+"""A SIP user agent without I/O: datagrams and `now` in, actions out (RFC 3261, UAC and UAS over UDP).
+
+Theory of operation. `receive` reads a datagram, finds its transaction (branch and sent-by, §17.1.3 and §17.2.3) and
+lets that absorb repeats. What is new goes on to its dialog (Call-ID and both tags, §12) or, outside dialogs, makes a
+new one. `uas` holds the called side, `uac` the calling side, `dialog_layer` what they share; this file dispatches.
+Commands and timers take the same way down. All timers of all transactions and dialogs share one heap: the shell arms a
+single timer for `deadline()` and calls `expire(now)`. Nothing here raises on what a peer sends: it is answered, or
+dropped and counted by reason in `counters`. Ids and tags come from `new_token`.
+"""
+
+from __future__ import annotations
+
+from libs.sip.dialog import Address, DialogState
+from libs.sip.dialog_layer import UaConfig, server_key
+from libs.sip.errors import SipParseError
+from libs.sip.events import Action, EndCause, Ended, Send
+from libs.sip.message import BadRequest, Request, build_error, parse
+from libs.sip.screening import ALLOW, screen
+from libs.sip.transaction import ClientInvite, ServerInvite, ServerNonInvite, State, Transaction
+from libs.sip.uac import OutgoingCall, Uac
+from libs.sip.uas import Uas
+
+__all__ = ["OutgoingCall", "UaConfig", "UserAgent"]
+
+
+class UserAgent(Uas, Uac):
+    """Any number of calls over one UDP socket. See the module's theory of operation."""
+
+    # -- time ---------------------------------------------------------------------------------------------------
+
+    def deadline(self) -> float | None:
+        """When `expire` wants to be called, None when nothing waits."""
+        return self._deadlines.earliest()
+
+    def expire(self, now: float) -> list[Action]:
+        """Run every timer that is due."""
+        actions: list[Action] = []
+        while (key := self._deadlines.pop_due(now)) is not None:
+            if key[0] == "dialog":
+                self._expire_dialog(key[1], now, actions)
+                continue
+            transaction = self._transactions.get(key[1:])
+            if transaction is None:
+                continue
+            expiry = transaction.expire(now)
+            if expiry.resend is not None:
+                self.counters["retransmissions"] += 1
+                actions.append(Send(expiry.resend, transaction.destination))
+            self._rearm(key[1:], transaction)
+            if expiry.timed_out:
+                self.counters["transaction_timeouts"] += 1
+                self._timed_out(transaction, now, actions)
+        return actions
+
+    def _timed_out(self, transaction: Transaction, now: float, actions: list[Action]) -> None:
+        dialog = self._dialogs.get(transaction.dialog)
+        if dialog is None or not isinstance(transaction, ClientInvite):
+            return
+        if dialog.state in (DialogState.INVITING, DialogState.EARLY):
+            self._end(dialog, actions, Ended(dialog.id, EndCause.TRANSACTION_TIMEOUT, 408, "no final response"))
+        elif dialog.state is DialogState.CANCELLING:
+            self._end(dialog, actions, Ended(dialog.id, EndCause.LOCAL_CANCEL, None, "no answer to CANCEL"))
+        elif dialog.state is DialogState.CONFIRMED:
+            # RFC 3261 §12.2.1.2: no response to a request in the dialog ends it
+            actions += self._send_bye(dialog, now, "")
+            self._end(dialog, actions, Ended(dialog.id, EndCause.TRANSACTION_TIMEOUT, 408, "re-INVITE unanswered"))
+
+    def _expire_dialog(self, dialog_id: str, now: float, actions: list[Action]) -> None:
+        dialog = self._dialogs.get(dialog_id)
+        pending = dialog.unacknowledged if dialog is not None else None
+        if dialog is None or pending is None:
+            return
+        if pending.give_up_at <= now:
+            # RFC 3261 §13.3.1.4: no ACK in 64*T1: the dialog is confirmed, but the session should be ended with BYE
+            self.counters["no_ack"] += 1
+            dialog.unacknowledged = None
+            actions += self._send_bye(dialog, now, dialog.bye_after_ack or "")
+            self._end(dialog, actions, Ended(dialog.id, EndCause.NO_ACK, None, "our 2xx was never acknowledged"))
+            return
+        self.counters["retransmissions"] += 1
+        actions.append(Send(pending.data, pending.destination))
+        pending.interval_s = min(2 * pending.interval_s, self._timers.t2_s)
+        pending.repeat_at = now + pending.interval_s
+        self._deadlines.set(("dialog", dialog.id), pending.deadline())
+
+    # -- receiving ----------------------------------------------------------------------------------------------
+
+    def receive(self, datagram: bytes, source: Address, now: float) -> list[Action]:
+        """Take one datagram. Never raises on its content: what cannot be served is counted under its reason."""
+        if not datagram.strip(b"\r\n\x00"):
+            self.counters["keepalives"] += 1
+            return []
+        if len(datagram) > self._config.max_datagram_bytes:
+            self.counters["too_large"] += 1
+            return []
+        try:
+            message = parse(datagram)
+            if not isinstance(message, Request):
+                return self._receive_response(message, source, now)
+            try:
+                return self._receive_request(message, source, now)
+            except SipParseError as error:
+                # a header that only this kind of request needs (Contact, Record-Route)
+                self.counters[error.reason] += 1
+                return self._reply(message, source, 400, now) if message.method != "ACK" else []
+        except BadRequest as bad:
+            self.counters[bad.reason] += 1
+            answer = None if bad.method == "ACK" else build_error(bad, source, self._new_token())
+            return [Send(*answer)] if answer else []
+        except SipParseError as error:
+            self.counters[error.reason] += 1
+            return []
+
+    def _receive_request(self, request: Request, source: Address, now: float) -> list[Action]:
+        key = server_key(request)
+        transaction = self._transactions.get(key)
+        if isinstance(transaction, ServerInvite) and request.method == "ACK":
+            if transaction.state in (State.COMPLETED, State.CONFIRMED):
+                transaction.acknowledged(now)
+                self._rearm(key, transaction)
+                return []
+        elif isinstance(transaction, ServerInvite | ServerNonInvite) and request.method != "ACK":
+            self.counters["repeated_requests"] += 1
+            again = transaction.repeated(now)
+            return [Send(again, transaction.destination)] if again else []
+        if request.method == "ACK":
+            return self._receive_ack(request, now)
+        if request.method == "CANCEL":
+            return self._receive_cancel(request, source, now)
+        refusal = screen(request)
+        if refusal is not None:
+            return self._reply(request, source, refusal.status, now, refusal.headers)
+        if request.to.tag:
+            dialog = self._by_key.get((request.call_id, request.to.tag, request.from_.tag))
+            if dialog is None or (dialog.state is DialogState.ENDED and request.method != "BYE"):
+                return self._reply(request, source, 481, now)
+            return self._receive_in_dialog(dialog, request, source, now)
+        if request.method == "INVITE":
+            return self._receive_invite(request, source, now)
+        if request.method == "OPTIONS":
+            # RFC 3261 §11.2
+            accept = (
+                ("Allow", ALLOW),
+                ("Accept", "application/sdp"),
+                ("Accept-Encoding", "identity"),
+                ("Supported", ""),
+            )
+            return self._reply(request, source, 200, now, (*accept, self._contact))
+        return self._reply(request, source, 481, now)
+
+    # -- requests inside a dialog -------------------------------------------------------------------------------
+
+    # -- ending -------------------------------------------------------------------------------------------------
+
+    def bye(self, dialog: str, now: float, cause: str = "") -> list[Action]:
+        """End a call in whatever state it is; `cause` becomes the Reason header. Nothing when it has ended before.
+
+        Confirmed: BYE (after the ACK, if our 2xx still waits for it, §15). Early: CANCEL as caller, 480 as callee.
+        """
+        found = self._dialogs.get(dialog)
+        if found is None or found.state in (DialogState.ENDED, DialogState.CANCELLING):
+            return []
+        if found.state is not DialogState.CONFIRMED:
+            return self.reject(dialog, 480, now) if found.is_uas else self.cancel(dialog, now)
+        actions: list[Action] = []
+        if found.unacknowledged is not None:
+            found.bye_after_ack = cause
+        else:
+            actions = self._send_bye(found, now, cause)
+        self._end(found, actions, Ended(found.id, EndCause.LOCAL_BYE, None, cause))
+        return actions
