@@ -21,7 +21,7 @@ class Released:
 
     `timestamp` is extended and never wraps within one stream. `timestamp_gap_samples` is the time before this
     frame in which the peer sent no audio, although no packet is missing (silence suppression, telephone events)
-    or although more are missing than were concealed.
+    or although more are missing than were concealed. It is as the peer says, up to 2^31: bound it before filling it.
     """
 
     payload: bytes | None

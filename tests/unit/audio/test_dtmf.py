@@ -61,6 +61,12 @@ def test_an_event_longer_than_its_duration_field_goes_on_in_a_new_segment():
     assert receiver.push(second, 500_000, True) == "1"
 
 
+def test_an_event_that_ended_does_not_go_on():
+    receiver = DtmfReceiver()
+    assert receiver.push(TelephoneEvent(1, True, 10, 0xFFFF).serialize(), 0, True) == "1"
+    assert receiver.push(TelephoneEvent(1, False, 10, 160).serialize(), 0xFFFF, False) == "1"
+
+
 def test_sending_times_marker_and_ends_are_those_of_the_rfc():
     packets = list(dtmf_packets("12", duration_ms=60, gap_ms=100))
     events = [TelephoneEvent.parse(p.payload) for p in packets]

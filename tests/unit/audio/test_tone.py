@@ -34,5 +34,7 @@ def test_waiting_tone_is_two_soft_notes_that_loop_without_a_click(rate_hz):
     frames = [dbfs(loop[at : at + 2 * rate_hz // 50]) for at in range(0, len(loop), 2 * rate_hz // 50)]
     assert max(frames) == pytest.approx(-30, abs=0.5)
     assert min(frames) == pytest.approx(-62, abs=2)
+    last_5_ms_of_a_note = loop[2 * 745 * rate_hz // 1000 : 2 * 750 * rate_hz // 1000]
+    assert dbfs(last_5_ms_of_a_note) < -40
     twice = np.concatenate((samples, samples))
     assert np.abs(np.diff(twice)).max() < 1.1 * 1466 * 2 * np.pi * 660 / rate_hz + 100
