@@ -1,0 +1,88 @@
+"""Endpoints for tests and the curious: faults to come, and what really happened. Loopback only."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+from pydantic import Field, ValidationError
+
+from libs.audio.wav import write_wav
+from services.rehearsal.faults import Fault
+from services.rehearsal.speech import RATE_HZ
+
+if TYPE_CHECKING:
+    from services.rehearsal.server import Rehearsal
+
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class FaultOrder(Fault):
+    """A fault and for how many of the next sessions."""
+
+    count: int = Field(default=1, ge=1)
+
+
+def admin_routes(rehearsal: Rehearsal) -> list[web.RouteDef]:
+    """``/rehearsal/faults`` and ``/rehearsal/sessions``."""
+
+    async def order_fault(request: web.Request) -> web.Response:
+        try:
+            order = FaultOrder.model_validate(await request.json())
+        except json.JSONDecodeError as error:
+            return web.json_response({"error": f"not JSON: {error}"}, status=400)
+        except ValidationError as error:
+            return web.json_response({"error": json.loads(error.json(include_url=False))}, status=400)
+        rehearsal.inject(Fault.model_validate(order.model_dump(exclude={"count"})), order.count)
+        return await list_faults(request)
+
+    async def list_faults(_: web.Request) -> web.Response:
+        pending = [
+            {**fault.model_dump(exclude_defaults=True), "count": count} for fault, count in rehearsal.pending_faults()
+        ]
+        return web.json_response({"faults": pending})
+
+    async def clear_faults(request: web.Request) -> web.Response:
+        rehearsal.clear_faults()
+        return await list_faults(request)
+
+    async def list_sessions(_: web.Request) -> web.Response:
+        return web.json_response({"sessions": [truth.as_json() for truth in rehearsal.sessions.all()]})
+
+    async def one_session(request: web.Request) -> web.Response:
+        truth = rehearsal.sessions.get(request.match_info["session_id"])
+        if truth is None:
+            raise web.HTTPNotFound(text="no such session")
+        return web.json_response(truth.as_json())
+
+    async def item_audio(request: web.Request) -> web.Response:
+        truth = rehearsal.sessions.get(request.match_info["session_id"])
+        item = truth.find(request.match_info["item_id"]) if truth is not None else None
+        if item is None or not item.audio:
+            raise web.HTTPNotFound(text="no such item, or it has no audio")
+        return web.Response(body=write_wav(item.audio, RATE_HZ), content_type="audio/wav")
+
+    return [
+        web.post("/rehearsal/faults", _loopback(order_fault)),
+        web.get("/rehearsal/faults", _loopback(list_faults)),
+        web.delete("/rehearsal/faults", _loopback(clear_faults)),
+        web.get("/rehearsal/sessions", _loopback(list_sessions)),
+        web.get("/rehearsal/sessions/{session_id}", _loopback(one_session)),
+        web.get("/rehearsal/sessions/{session_id}/items/{item_id}.wav", _loopback(item_audio)),
+    ]
+
+
+def _loopback(handler: _Handler) -> _Handler:
+    async def guarded(request: web.Request) -> web.StreamResponse:
+        try:
+            local = ipaddress.ip_address(request.remote or "").is_loopback
+        except ValueError:
+            local = False
+        if not local:
+            raise web.HTTPForbidden(text="the admin endpoints answer loopback addresses only")
+        return await handler(request)
+
+    return guarded
