@@ -1,0 +1,118 @@
+"""One call's audio between an entrance and the bus: PCM frames up and down, fenced, counted.
+
+Synchronous and without a clock of its own; the entrance calls `received` for what the caller says and `tick`
+every 20 ms for what the caller hears. Nothing here allocates per frame beyond the frame itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from libs.call_leg.playout import Pacing, Playout
+from libs.call_leg.uplink import Uplink
+from libs.contracts import subjects
+from libs.contracts.frame import AudioFrame, Codec, Flag, FrameError, pack, unpack
+
+Publish = Callable[[str, bytes], bool]
+
+
+class CallAudio:
+    """One per call. `publish` sends a frame on the bus and says whether it could."""
+
+    def __init__(self, org: str, gw: str, call: str, publish: Publish, *, rate_hz: int = 8000) -> None:
+        self._org, self._gw, self._call = org, gw, call
+        self._publish = publish
+        self._codec = Codec.of_rate(rate_hz)
+        self.frame_samples = self._codec.frame_samples
+        self._silence = bytes(2 * self.frame_samples)
+        self.playout = Playout(2 * self.frame_samples)
+        self.uplink = Uplink()
+        self.wk: str | None = None
+        self.muted = False
+        self._subject = ""
+        self._epoch = 0
+        self._seq = 0
+        self._timestamp = 0
+        self._filler = b""
+        self._filler_at = 0
+        self.published = 0
+        self.unpublished = 0
+        self.malformed = 0
+        self.foreign = 0
+
+    # -- ownership ------------------------------------------------------------------------------------------
+
+    def start(self, wk: str, epoch: int, pacing: Pacing, now: float) -> None:
+        """A worker claimed the call: fence to it, and let frames flow."""
+        self.wk = wk
+        self._epoch = epoch
+        self._subject = subjects.audio(self._org, self._gw, wk, self._call, "up")
+        self._seq = self._timestamp = 0
+        self.playout.begin_epoch(epoch, pacing)
+        self.uplink.start(now)
+
+    def stop(self) -> None:
+        """Nobody owns the call: nothing goes up, and what the last owner sent is not played any more."""
+        self.wk = None
+        self.uplink.stop()
+        self.playout.begin_epoch(-1)
+
+    # -- up --------------------------------------------------------------------------------------------------
+
+    def received(self, pcm: bytes, now: float, flags: int = 0) -> None:
+        """20 ms from the caller, in order. Dropped (counted) when nobody owns the call or too much comes."""
+        if self.uplink.admit(now):
+            self._send(pcm, flags)
+
+    def _send(self, pcm: bytes, flags: int) -> None:
+        playout = self.playout
+        if playout.flushed:
+            flags |= Flag.FLUSHED
+        frame = AudioFrame(self._codec, flags, self._epoch, self._seq, self._timestamp, pcm, playout.played)
+        self._seq += 1
+        self._timestamp += len(pcm) // 2
+        if self._publish(self._subject, pack(frame)):
+            self.published += 1
+        else:
+            self.unpublished += 1
+
+    # -- down ------------------------------------------------------------------------------------------------
+
+    def heard_from_worker(self, wk: str, data: bytes) -> bool:
+        """A `dn` frame arrived. True when it begins a talkspurt, which the entrance sends at once."""
+        if wk != self.wk:
+            self.foreign += 1
+            return False
+        try:
+            frame = unpack(data)
+        except FrameError:
+            self.malformed += 1
+            return False
+        if frame.codec != self._codec:
+            self.malformed += 1
+            return False
+        return self.playout.push(frame)
+
+    def fill(self, now: float, conceal: Callable[[], bytes] | None = None) -> None:
+        """Make up for frames that the network owes (R2): concealment where the entrance can, else silence."""
+        for _ in range(self.uplink.due(now)):
+            self._send(conceal() if conceal else self._silence, Flag.CONCEALED)
+
+    def tick(self) -> bytes | None:
+        """The next 20 ms for the caller, or None for silence."""
+        pcm = self.playout.pop()
+        if pcm is None:
+            return self._next_filler() if self._filler else None
+        if self.muted:
+            return None
+        return pcm if len(pcm) == len(self._silence) else pcm + self._silence[len(pcm) :]
+
+    def set_filler(self, loop_pcm: bytes) -> None:
+        """Play this over and over where the agent says nothing; empty stops it."""
+        self._filler, self._filler_at = loop_pcm, 0
+
+    def _next_filler(self) -> bytes:
+        size = len(self._silence)
+        piece = self._filler[self._filler_at : self._filler_at + size]
+        self._filler_at = (self._filler_at + size) % (len(self._filler) - len(self._filler) % size or size)
+        return piece + self._silence[len(piece) :]

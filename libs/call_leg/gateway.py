@@ -1,0 +1,193 @@
+"""All calls of one gateway process: subscriptions, heartbeats, the roster's timer, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Iterator
+
+from nats.aio.msg import Msg
+from pydantic import ValidationError
+
+from libs.call_leg.kv_copy import CallsCopy
+from libs.call_leg.ports import Entrance, NewCall
+from libs.call_leg.roster import Gone, Roster
+from libs.call_leg.shell import LegContext, LegShell
+from libs.contracts import subjects
+from libs.contracts.heartbeat import CallEntry, GatewayHeartbeat, WorkerHeartbeat
+from libs.contracts.termination import Reason, Termination
+from libs.runtime.bus import Bus
+from libs.runtime.log import bound, get_logger
+from libs.runtime.metrics import export_counters, export_gauge
+from libs.runtime.outbox import EventOutbox
+
+log = get_logger()
+
+HEARTBEAT_S = 0.1
+LIST_EVERY = 10
+
+
+class CallLegs:
+    """The gateway side of the call protocol for a process; an entrance runs each call with `serve`."""
+
+    def __init__(self, gw: str, bus: Bus, outbox: EventOutbox, *, capacity: int) -> None:
+        self.gw = gw
+        self._bus = bus
+        self._capacity = capacity
+        self._calls: dict[str, LegShell] = {}
+        self.roster = Roster()
+        self.draining = False
+        self._copy = CallsCopy(bus, self._entries)
+        self._context = LegContext(gw, bus, outbox, self._copy, self.roster)
+        self._roster_timer: asyncio.TimerHandle | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.counters: Counter[str] = Counter()
+
+    # -- the process ---------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Subscribe: one wildcard for the audio of all calls, heartbeats, advisories."""
+        link = self._bus.control_link
+        link.on_up.append(self._link_up)
+        link.on_down.append(self.roster.link_down)
+        if link.up_at is not None:
+            self.roster.link_up(link.up_at)
+        await self._bus.media.subscribe(subjects.gateway_downlink(self.gw), cb=self._on_downlink)
+        await self._bus.control.subscribe(subjects.WORKER_HEARTBEATS, cb=self._on_heartbeat)
+        await self._bus.control.subscribe(subjects.GONE, cb=self._on_gone)
+        await self._bus.control.flush()
+        await self._bus.media.flush()
+        export_gauge("callbus_calls", "Calls that this gateway owns", lambda: len(self._calls))
+        export_gauge("callbus_workers", "AI workers that this gateway believes alive", lambda: len(self.roster))
+        export_counters(
+            "callbus_roster", "Workers joined, gone, silent; own stalls", "what", lambda: self.roster.counters
+        )
+        export_counters("callbus_leg", "Call protocol oddities", "what", lambda: self.counters)
+
+    def _link_up(self) -> None:
+        self.roster.link_up(asyncio.get_running_loop().time())
+        self._arm_roster()
+
+    async def run(self) -> None:
+        """Heartbeats and the copy of the calls, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._copy.run())
+            tasks.create_task(self._beat())
+
+    async def _beat(self) -> None:
+        loop = asyncio.get_running_loop()
+        due, beats = loop.time(), 0
+        subject = subjects.gateway_heartbeat(self.gw)
+        while True:
+            full = beats % LIST_EVERY == 0
+            beat = GatewayHeartbeat(gw=self.gw, calls=len(self._calls), capacity=self._capacity,
+                                    draining=self.draining, call_list=tuple(self._calls) if full else None)  # fmt: skip
+            if self._bus.control.is_connected:
+                await self._bus.control.publish(subject, beat.to_json())
+            beats += 1
+            due += HEARTBEAT_S
+            await asyncio.sleep(due - loop.time())
+            late_s = loop.time() - due
+            self.roster.ticked(late_s, loop.time())
+            if late_s > HEARTBEAT_S:
+                due = loop.time()
+
+    # -- calls -------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def refusal(self) -> Termination | None:
+        """Why no further call can be taken now, or None."""
+        if self.draining:
+            return Termination.of(Reason.DRAINING, "the gateway is going down")
+        if len(self._calls) >= self._capacity:
+            return Termination.of(Reason.AT_CAPACITY, f"{self._capacity} calls are the limit of this gateway")
+        return None
+
+    def open(self, new: NewCall, entrance: Entrance) -> LegShell:
+        """Register a call before its set-up starts, so that a drain sees it."""
+        shell = LegShell(self._context, new, entrance)
+        self._calls[new.call] = shell
+        self._idle.clear()
+        return shell
+
+    async def serve(self, shell: LegShell) -> None:
+        """Run a call to its end."""
+        call = shell.new.call
+        try:
+            with bound(call=call):
+                await shell.run()
+        except Exception:  # the top of a call task: one call's defect ends that call and no other
+            log.exception("a call failed", call=call)
+            shell.end(Termination.of(Reason.INTERNAL_ERROR, "a defect in the gateway; see its log"))
+        finally:
+            del self._calls[call]
+            if not self._calls:
+                self._idle.set()
+
+    def _entries(self) -> Iterator[CallEntry]:
+        return (shell.entry() for shell in self._calls.values())
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take no new calls, let the present ones finish, end what is left after `timeout_s`."""
+        self.draining = True
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            for shell in list(self._calls.values()):
+                shell.end(Termination.of(Reason.DRAINING, "the gateway went down"))
+            async with asyncio.timeout(2):
+                await self._idle.wait()
+
+    # -- from the bus --------------------------------------------------------------------------------------------
+
+    async def _on_downlink(self, msg: Msg) -> None:
+        """Hot path: 50 frames a second and call. Never awaits."""
+        parts = msg.subject.split(".")
+        shell = self._calls.get(parts[5])
+        if shell is None:
+            self.counters["frame_for_unknown_call"] += 1
+        elif shell.audio.heard_from_worker(parts[4], msg.data):
+            shell.entrance.send_now()
+
+    async def _on_heartbeat(self, msg: Msg) -> None:
+        try:
+            beat = WorkerHeartbeat.model_validate_json(msg.data)
+        except ValidationError:
+            self.counters["malformed_heartbeat"] += 1
+            return
+        now = asyncio.get_running_loop().time()
+        self.roster.heartbeat(beat.wk, now, calls=beat.calls, capacity=beat.capacity, draining=beat.draining)
+        if self._roster_timer is None:
+            self._arm_roster()
+
+    async def _on_gone(self, msg: Msg) -> None:
+        try:
+            name = json.loads(msg.data)["client"].get("name", "")
+        except (ValueError, KeyError, AttributeError, TypeError):
+            self.counters["malformed_advisory"] += 1
+            return
+        self._take_from(self.roster.disconnected(name, asyncio.get_running_loop().time()))
+
+    def _arm_roster(self) -> None:
+        if self._roster_timer is not None:
+            self._roster_timer.cancel()
+            self._roster_timer = None
+        deadline = self.roster.deadline()
+        if deadline is not None:
+            self._roster_timer = asyncio.get_running_loop().call_at(deadline, self._expire_roster)
+
+    def _expire_roster(self) -> None:
+        self._roster_timer = None
+        self._take_from(self.roster.expire(asyncio.get_running_loop().time()))
+        self._arm_roster()
+
+    def _take_from(self, gone: list[Gone]) -> None:
+        for one in gone:
+            log.warning("worker judged dead", wk=one.wk, cause=one.cause)
+            for shell in list(self._calls.values()):
+                shell.worker_gone(one)

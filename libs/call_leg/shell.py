@@ -1,0 +1,304 @@
+"""NATS around one leg: performs its actions, feeds it replies, commands and time. One TaskGroup per call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import nats.errors
+from nats.aio.msg import Msg
+
+from libs.audio.tone import waiting_tone
+from libs.call_leg import actions as do
+from libs.call_leg.kv_copy import CallsCopy
+from libs.call_leg.leg import OFFER_TIMEOUT_S, Leg, LegConfig, Phase
+from libs.call_leg.ports import Entrance, NewCall
+from libs.call_leg.roster import Gone, Roster
+from libs.contracts import events, subjects, wire
+from libs.contracts.commands import CommandReply, DtmfPressed, StateChanged
+from libs.contracts.heartbeat import CallEntry
+from libs.contracts.offer import CallState, Offer, OfferReply, Release, Resume
+from libs.contracts.termination import Reason, Termination
+from libs.runtime.bus import Bus
+from libs.runtime.log import get_logger
+from libs.runtime.outbox import EventOutbox
+
+log = get_logger()
+
+SOURCE = "gw"
+
+
+@dataclass(frozen=True, slots=True)
+class LegContext:
+    """What all legs of a gateway share."""
+
+    gw: str
+    bus: Bus
+    outbox: EventOutbox
+    copy: CallsCopy
+    roster: Roster
+
+
+class LegShell:
+    """One call at a gateway, from `run()` to its end. The entrance feeds `caller_gone` and `dtmf`."""
+
+    def __init__(self, context: LegContext, new: NewCall, entrance: Entrance) -> None:
+        self._gw = context.gw
+        self._bus = context.bus
+        self._outbox = context.outbox
+        self._copy = context.copy
+        self.new = new
+        self.entrance = entrance
+        self.audio = entrance.audio
+        agent = new.agent
+        config = LegConfig(
+            new.call,
+            ready_timeout_s=agent.limits.ready_timeout_s,
+            max_duration_s=agent.limits.max_duration_s,
+            fallback_status=new.fallback.status,
+        )
+        self.leg = Leg(config, context.roster, lambda: self.audio.playout.played)
+        self._loop = asyncio.get_running_loop()
+        self._ended = asyncio.Event()
+        self._tasks: asyncio.TaskGroup | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._events = 0
+        self._decoder = wire.leg_command_decoder()
+        self._pacing: Any = "paced"
+        self._offered_at = datetime.now(UTC)
+
+    # -- life -----------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve the call until it has ended; then everything that belongs to it is closed."""
+        new = self.new
+        self.publish(events.CallOffered, direction=new.direction, entrance=new.entrance, gw=self._gw,
+                     caller=new.caller, callee=new.callee, agent=new.agent.name, route=new.route)  # fmt: skip
+        subscription = await self._bus.control.subscribe(
+            subjects.control(new.org, new.call, "leg"), cb=self._on_command
+        )
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                if self.leg.phase is Phase.NEW:  # the caller may have gone while we subscribed
+                    self.perform(self.leg.start(self._loop.time()))
+                await self._ended.wait()
+        finally:
+            self._tasks = None
+            if self._timer is not None:
+                self._timer.cancel()
+            if not self._bus.control.is_closed:
+                await subscription.unsubscribe()
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        deadline = self.leg.deadline()
+        if deadline is not None:
+            self._timer = self._loop.call_at(deadline, self._expire)
+
+    def _expire(self) -> None:
+        self.perform(self.leg.expire(self._loop.time()))
+
+    # -- what happens to the call ------------------------------------------------------------------------------
+
+    def caller_gone(self, reason: Reason, detail: str = "") -> None:
+        """The caller's side ended it."""
+        self.perform(self.leg.caller_gone(reason, self._loop.time(), detail))
+
+    def end(self, termination: Termination) -> None:
+        """We end it, for a reason of the gateway's own."""
+        self.perform(self.leg.end(termination, self._loop.time()))
+
+    def worker_gone(self, gone: Gone) -> None:
+        """The roster judged a worker dead."""
+        self.perform(self.leg.worker_gone(gone, self._loop.time()))
+
+    def dtmf(self, digit: str) -> None:
+        """The caller pressed a key."""
+        self.publish(events.DtmfReceived, digit=digit)
+        self._tell(DtmfPressed(epoch=self.leg.epoch, digit=digit).to_json())
+
+    def set_held(self, held: bool) -> None:
+        """The caller's side put the call on hold, or took it back."""
+        if held != self.leg.held:
+            self.leg.held = held
+            self._tell_state()
+
+    async def _on_command(self, msg: Msg) -> None:
+        command = self._decoder.decode(msg.data)
+        if command is None:
+            reply = CommandReply(ok=False, error=f"command {wire.kind_of(msg.data)!r} was not understood")
+        else:
+            reply, todo = self.leg.command(command, self._loop.time())
+            if not reply.ok:
+                log.info("command refused", command=command.kind, why=reply.error)
+            self.perform(todo)
+        if msg.reply:
+            await msg.respond(reply.to_json())
+
+    # -- actions --------------------------------------------------------------------------------------------------
+
+    def perform(self, todo: list[do.Action]) -> None:
+        """Do what the leg wants, in order; then set its timer anew."""
+        for action in todo:
+            _PERFORMERS[type(action)](self, action)
+        self._arm()
+
+    def _send_offer(self, action: do.SendOffer) -> None:
+        if self._tasks is not None:
+            self._tasks.create_task(self._offer(action))
+
+    async def _offer(self, action: do.SendOffer) -> None:
+        new, leg = self.new, self.leg
+        resume = None
+        if leg.dead is not None:
+            resume = Resume(
+                cause=leg.dead.cause,
+                previous_wk=leg.dead.wk,
+                previous_epoch=leg.dead.epoch,
+                played=dict(leg.played_by_epoch),
+                talk_ms=0 if leg.answered_at is None else (self._loop.time() - leg.answered_at) * 1000,
+            )
+        offer = Offer(call=new.call, org=new.org, gw=self._gw, epoch=action.epoch, direction=new.direction,
+                      caller=new.caller, callee=new.callee, agent=new.agent, state=self._state(),
+                      resume=resume)  # fmt: skip
+        try:
+            data = await self._bus.request(subjects.offer(action.wk), offer.to_json(), OFFER_TIMEOUT_S)
+            reply = OfferReply.model_validate_json(data)
+        except nats.errors.NoRespondersError:
+            todo = leg.offer_failed(action.wk, action.epoch, "nobody listens there", self._loop.time())
+        except (nats.errors.Error, ValueError, OSError) as error:
+            why = str(error) or type(error).__name__
+            todo = leg.offer_failed(action.wk, action.epoch, why, self._loop.time())
+        else:
+            self._pacing = reply.pacing
+            now = self._loop.time()
+            todo = leg.offer_answered(action.wk, action.epoch, reply.accepted, reply.reason, now)
+            if not reply.accepted:
+                log.info("offer refused", wk=action.wk, epoch=action.epoch, why=reply.reason)
+        self.perform(todo)
+
+    def _send_release(self, action: do.SendRelease) -> None:
+        release = Release(call=self.new.call, epoch=action.epoch, reason=action.reason)
+        self._send(subjects.release(action.wk), release.to_json())
+
+    def _claimed(self, action: do.Claimed) -> None:
+        dead = self.leg.dead
+        cause = dead.cause if dead else "first"
+        self.publish(events.CallClaimed, epoch=action.epoch, wk=action.wk, cause=cause,
+                     previous_wk=dead.wk if dead else None,
+                     previous_played=self.leg.played_by_epoch.get(dead.epoch) if dead else None)  # fmt: skip
+        log.info("claimed", wk=action.wk, epoch=action.epoch, cause=cause)
+
+    def _lost(self, action: do.Lost) -> None:
+        self.publish(events.WorkerLost, epoch=action.epoch, wk=action.wk, cause=action.cause,
+                     played=action.played, detail=action.detail)  # fmt: skip
+        log.warning("worker lost", wk=action.wk, epoch=action.epoch, cause=action.cause, detail=action.detail)
+
+    def _start_media(self, action: do.StartMedia) -> None:
+        self.audio.start(action.wk, action.epoch, self._pacing, self._loop.time())
+
+    def _stop_uplink(self, _: do.StopUplink) -> None:
+        self.audio.stop()
+
+    def _end_media(self, _: do.EndMedia) -> None:
+        self.audio.stop()
+
+    def _set_filler(self, action: do.SetFiller) -> None:
+        self.audio.set_filler(waiting_tone(self.new.state.rate_hz) if action.on else b"")
+
+    def _set_muted(self, action: do.SetMuted) -> None:
+        self.audio.muted = action.muted
+        self.publish(events.CallMuted, muted=action.muted)
+
+    def _answer(self, _: do.Answer) -> None:
+        self.entrance.answer()
+        self.publish(events.CallAnswered, codec=self.new.state.codec, rate_hz=self.new.state.rate_hz)
+        log.info("answered", wk=self.leg.wk, epoch=self.leg.epoch)
+
+    def _reject(self, action: do.Reject) -> None:
+        self.entrance.reject(self.new.fallback, action.termination)
+
+    def _hang_up(self, action: do.HangUpCaller) -> None:
+        self.entrance.hang_up(action.termination)
+
+    def _ended_now(self, action: do.PublishEnded) -> None:
+        media = self.entrance.statistics()
+        ended = self._event(events.CallEnded, termination=action.termination, duration_ms=action.duration_s * 1000,
+                            talk_ms=action.talk_s * 1000, media=media)  # fmt: skip
+        self._outbox.put(ended, only_first=True, superseded=self._superseded)
+        end = action.termination
+        log.info("ended", result=end.result, reason=end.reason, detail=end.detail,
+                 talk_s=round(action.talk_s, 1), media=media.model_dump())  # fmt: skip
+        self._ended.set()
+
+    def _superseded(self) -> None:
+        log.warning("somebody else ended this call before us", call=self.new.call)
+
+    def _write_entry(self, _: do.WriteEntry) -> None:
+        self._copy.put(self.entry())
+
+    def _drop_entry(self, _: do.DropEntry) -> None:
+        self._copy.drop(self.new.call)
+
+    def _tell_state(self, _: do.TellAgent | None = None) -> None:
+        self._tell(StateChanged(epoch=self.leg.epoch, state=self._state()).to_json())
+
+    # -- small parts -------------------------------------------------------------------------------------------------
+
+    def entry(self) -> CallEntry:
+        """This call for KV `calls`."""
+        new, leg = self.new, self.leg
+        return CallEntry(call=new.call, org=new.org, gw=self._gw, wk=leg.wk, epoch=leg.epoch, phase=leg.phase,
+                         agent=new.agent.name, caller=new.caller, callee=new.callee,
+                         offered_at=self._offered_at.isoformat())  # fmt: skip
+
+    def _state(self) -> CallState:
+        return self.new.state.model_copy(update={"held": self.leg.held, "muted": self.leg.muted})
+
+    def _tell(self, payload: bytes) -> None:
+        if self.leg.wk is not None:
+            self._send(subjects.control(self.new.org, self.new.call, "agent"), payload)
+
+    def _send(self, subject: str, payload: bytes) -> None:
+        if self._tasks is not None and not self._bus.control.is_closed:
+            self._tasks.create_task(self._publish(subject, payload))
+
+    async def _publish(self, subject: str, payload: bytes) -> None:
+        try:
+            await self._bus.control.publish(subject, payload)
+        except nats.errors.Error as error:  # R2 ends a session that misses this
+            log.warning("not sent", subject=subject, problem=str(error) or type(error).__name__)
+
+    def publish(self, kind: Callable[..., events.CallEvent], **fields: object) -> None:
+        """Put an event of this call into the stream."""
+        self._outbox.put(self._event(kind, **fields))
+
+    def _event(self, kind: Callable[..., events.CallEvent], **fields: object) -> events.CallEvent:
+        self._events += 1
+        event_id = events.event_id(self.new.call, SOURCE, self._events)
+        return kind(event_id=event_id, org=self.new.org, call=self.new.call, at=datetime.now(UTC), **fields)
+
+
+_PERFORMERS: dict[type, Callable[[LegShell, Any], None]] = {
+    do.SendOffer: LegShell._send_offer,
+    do.SendRelease: LegShell._send_release,
+    do.Claimed: LegShell._claimed,
+    do.Lost: LegShell._lost,
+    do.StartMedia: LegShell._start_media,
+    do.StopUplink: LegShell._stop_uplink,
+    do.EndMedia: LegShell._end_media,
+    do.SetFiller: LegShell._set_filler,
+    do.SetMuted: LegShell._set_muted,
+    do.TellAgent: LegShell._tell_state,
+    do.Answer: LegShell._answer,
+    do.Reject: LegShell._reject,
+    do.HangUpCaller: LegShell._hang_up,
+    do.PublishEnded: LegShell._ended_now,
+    do.WriteEntry: LegShell._write_entry,
+    do.DropEntry: LegShell._drop_entry,
+}
