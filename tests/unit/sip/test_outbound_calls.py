@@ -1,0 +1,231 @@
+import pytest
+
+from libs.sip.errors import SipParseError, SipStateError
+from libs.sip.events import Answered, EndCause, Ended, IncomingCall, ReinviteRejected, Rejected, Ringing, Send
+from libs.sip.message import Request, parse
+from libs.sip.user_agent import OutgoingCall
+
+from .link import ANSWER, CALLEE, CALLER, OFFER, Link, agent
+
+
+def is_request(message, method: str) -> bool:
+    return isinstance(message, Request) and message.method == method
+
+
+def response_to(invite: bytes, status: str, tag: str = "t1", headers: str = "", body: str = "") -> bytes:
+    sent = parse(invite)
+    return (
+        f"SIP/2.0 {status}\r\nVia: {sent.via.text};received=192.0.2.10\r\nFrom: {sent.from_.text}\r\n"
+        f"To: {sent.to.text};tag={tag}\r\nCall-ID: {sent.call_id}\r\nCSeq: {sent.cseq} {sent.method}\r\n"
+        f"{headers}Content-Length: {len(body)}\r\n\r\n{body}"
+    ).encode()
+
+
+def placed(core):
+    dialog, (sent,) = core.invite(OutgoingCall("sip:b@example.com", CALLEE, "sip:a@example.com", "", OFFER), 0.0)
+    return dialog, sent.data
+
+
+def test_a_lost_invite_is_repeated_at_doubling_intervals_and_given_up_after_64_t1():  # 12
+    link = Link()
+    link.lose = lambda sender, message: True
+    ours = link.place()
+    link.run(40)
+    assert link.sent_at("caller", "INVITE") == [0, 0.5, 1.5, 3.5, 7.5, 15.5, 31.5]
+    assert link.at_caller == [Ended(ours, EndCause.TRANSACTION_TIMEOUT, 408, "no final response")]
+    assert link.caller.deadline() is None
+
+
+def test_the_first_invite_lost_costs_half_a_second():
+    link = Link()
+    link.lose = lambda sender, message: len(link.wire) == 1
+    link.place()
+    link.run(0.6)
+    assert isinstance(link.at_callee[0], IncomingCall)
+
+
+@pytest.mark.parametrize("status", ["401 Unauthorized", "407 Proxy Authentication Required", "486 Busy Here"])
+def test_failures_are_acknowledged_on_the_invites_branch_with_the_responses_tag_and_again_when_repeated(
+    status,
+):  # 13, 14
+    core = agent(CALLER, "c")
+    _dialog, sent = placed(core)
+    failure = response_to(sent, status, "their-tag")
+    ack, rejected = core.receive(failure, CALLEE, 0.1)
+    message = parse(ack.data)
+    assert (message.method, message.via.branch) == ("ACK", parse(sent).via.branch)
+    assert message.to.tag == "their-tag"
+    assert message.cseq == 1
+    assert ack.destination == CALLEE
+    assert isinstance(rejected, Rejected)
+    assert rejected.status == int(status[:3])
+    assert core.receive(failure, CALLEE, 0.7) == [ack]
+    core.expire(40.0)
+    assert core.deadline() is None
+
+
+def test_a_200_that_crosses_our_cancel_is_acknowledged_and_ended_with_bye():  # 15
+    link = Link()
+    ours = link.place()
+    link.callee_does(link.callee.ring(link.incoming(), link.now))
+    cancel = link.caller.cancel(ours, link.now)
+    link.callee_does(link.callee.answer(link.incoming(), ANSWER, link.now))
+    link.caller_does(cancel)
+    methods = [m.method for _, s, m in link.wire if s == "caller"]
+    assert methods == ["INVITE", "ACK", "BYE", "CANCEL"]
+    assert link.at_caller[-1] == Ended(ours, EndCause.LOCAL_CANCEL, 200, "OK")
+    assert link.at_callee[-1].cause is EndCause.REMOTE_BYE
+    link.run(70)
+    assert link.caller.deadline() is None
+
+
+def test_cancel_waits_for_the_first_provisional_response():
+    core = agent(CALLER, "c")
+    dialog, sent = placed(core)
+    assert core.cancel(dialog, 0.1) == []
+    (cancel,) = core.receive(response_to(sent, "180 Ringing"), CALLEE, 0.2)
+    message, original = parse(cancel.data), parse(sent)
+    assert message.method == "CANCEL"
+    assert message.via.text == original.via.text
+    assert (str(message.uri), message.to.text, message.cseq) == (str(original.uri), original.to.text, 1)
+    assert core.cancel(dialog, 0.3) == []
+    assert core.bye(dialog, 0.3) == []
+
+
+def test_a_cancel_that_nobody_answers_ends_the_call_after_64_t1():
+    core = agent(CALLER, "c")
+    dialog, sent = placed(core)
+    core.receive(response_to(sent, "180 Ringing"), CALLEE, 0.2)
+    core.bye(dialog, 1.0)
+    ended = []
+    while (at := core.deadline()) is not None:
+        ended += [a for a in core.expire(at) if isinstance(a, Ended)]
+    assert ended == [Ended(dialog, EndCause.LOCAL_CANCEL, None, "no answer to CANCEL")]
+
+
+def test_ack_and_bye_take_contact_route_set_and_tag_of_the_200():  # 16, 17
+    core = agent(CALLER, "c")
+    dialog, sent = placed(core)
+    headers = (
+        "Record-Route: <sip:192.0.2.51;lr>, <sip:192.0.2.52:5062;lr>\r\nRecord-Route: <sip:192.0.2.53:5063;lr>\r\n"
+        "Contact: <sip:moved@198.51.100.7:5070>\r\nContent-Type: application/sdp\r\n"
+    )
+    ok = response_to(sent, "200 OK", "their-tag", headers, ANSWER)
+    ack, answered = core.receive(ok, CALLEE, 1.0)
+    assert isinstance(answered, Answered)
+    assert answered.sdp is not None
+    message = parse(ack.data)
+    assert str(message.uri) == "sip:moved@198.51.100.7:5070"
+    route = ["<sip:192.0.2.53:5063;lr>", "<sip:192.0.2.52:5062;lr>", "<sip:192.0.2.51;lr>"]
+    assert message.headers["route"] == route
+    assert message.to.tag == "their-tag"
+    assert message.via.branch != parse(sent).via.branch
+    assert ack.destination == ("192.0.2.53", 5063)
+    assert core.receive(ok, CALLEE, 1.5) == [ack]
+    bye = core.bye(dialog, 2.0)[0]
+    message = parse(bye.data)
+    assert (str(message.uri), message.headers["route"]) == ("sip:moved@198.51.100.7:5070", route)
+    assert message.to.tag == "their-tag"
+    assert message.cseq == 2
+    assert bye.destination == ("192.0.2.53", 5063)
+
+
+def test_a_strict_router_swaps_places_with_the_target():
+    core = agent(CALLER, "c")
+    _, sent = placed(core)
+    headers = "Record-Route: <sip:192.0.2.51>\r\nContact: <sip:moved@198.51.100.7>\r\n"
+    ack = core.receive(response_to(sent, "200 OK", "t", headers), CALLEE, 1.0)[0]
+    message = parse(ack.data)
+    assert str(message.uri) == "sip:192.0.2.51"
+    assert message.headers["route"] == ["<sip:moved@198.51.100.7>"]
+
+
+def test_a_second_leg_of_a_forked_call_is_acknowledged_and_ended():
+    core = agent(CALLER, "c")
+    _, sent = placed(core)
+    contact = "Contact: <sip:x@192.0.2.20>\r\n"
+    core.receive(response_to(sent, "200 OK", "one", contact), CALLEE, 1.0)
+    ack, bye = core.receive(response_to(sent, "200 OK", "two", contact), CALLEE, 1.1)
+    assert parse(ack.data).to.tag == parse(bye.data).to.tag == "two"
+    assert parse(bye.data).method == "BYE"
+
+
+def test_a_200_after_the_call_was_hung_up_gets_its_ack_again():
+    link = Link()
+    ours, _ = link.establish()
+    link.caller_does(link.caller.bye(ours, link.now))
+    ok = next(m for m in link.sent("callee", 200) if m.method == "INVITE")
+    assert ok.to.tag
+    assert len(link.sent("caller", "ACK")) == 1
+
+
+def test_a_provisional_response_with_early_media_is_told():
+    link = Link()
+    ours = link.place()
+    link.callee_does(link.callee.progress(link.incoming(), ANSWER, link.now))
+    ringing = link.at_caller[-1]
+    assert isinstance(ringing, Ringing)
+    assert (ringing.dialog, ringing.status) == (ours, 183)
+    assert ringing.sdp is not None
+    # a repeated BYE-free ring of hours is the application's decision: no timer runs
+    link.run(300)
+    assert link.caller.active_dialogs == 1
+
+
+def test_a_lost_bye_is_repeated_and_then_forgotten():
+    link = Link()
+    ours, _ = link.establish()
+    link.lose = lambda sender, message: is_request(message, "BYE")
+    link.caller_does(link.caller.bye(ours, link.now))
+    link.run(70)
+    assert link.sent_at("caller", "BYE")[:6] == [0, 0.5, 1.5, 3.5, 7.5, 11.5]
+    assert link.caller.deadline() is None
+
+
+def test_a_rejected_reinvite_leaves_the_session():
+    link = Link()
+    ours, _ = link.establish()
+    sdp = OFFER.replace("m=audio 40000 RTP/AVP 0 8 101", "m=audio 40000 RTP/SAVP 0")
+    link.caller_does(link.caller.reinvite(ours, sdp, link.now))
+    assert link.at_caller[-1] == ReinviteRejected(ours, 488, "Not Acceptable Here")
+    assert link.caller.active_dialogs == 1
+
+
+def test_calls_that_cannot_be_placed_raise_and_change_nothing():
+    core = agent(CALLER, "c", max_dialogs=1)
+    with pytest.raises(SipParseError):
+        core.invite(OutgoingCall("not a uri", CALLEE, "sip:a@b"), 0.0)
+    placed(core)
+    with pytest.raises(SipStateError):
+        placed(core)
+    with pytest.raises(SipStateError):
+        core.reinvite("c1", OFFER, 0.0)
+
+
+def test_responses_that_belong_to_nothing_are_counted():
+    core, other = agent(CALLER, "c"), agent(CALLER, "d")
+    _, sent = placed(other)
+    assert core.receive(response_to(sent, "200 OK"), CALLEE, 0.0) == []
+    assert core.counters["stray_responses"] == 1
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_calls_survive_random_loss_in_both_directions(seed):
+    import random
+
+    dice = random.Random(seed)
+    link = Link()
+    link.lose = lambda sender, message: dice.random() < 0.3
+    ours = link.place()
+    link.run(20)
+    theirs = link.incoming()
+    link.callee_does(link.callee.answer(theirs, ANSWER, link.now))
+    link.run(20)
+    link.caller_does(link.caller.bye(ours, link.now))
+    link.run(100)
+    assert any(isinstance(a, Answered) for a in link.at_caller)
+    assert sum(isinstance(a, Ended) for a in link.at_caller) == 1
+    assert sum(isinstance(a, Ended) for a in link.at_callee) == 1
+    assert link.caller.deadline() is None
+    assert link.callee.deadline() is None
+    assert not [a for a in link.at_caller if isinstance(a, Send)]
