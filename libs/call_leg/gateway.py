@@ -6,6 +6,9 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
 
 from nats.aio.msg import Msg
 from pydantic import ValidationError
@@ -13,9 +16,10 @@ from pydantic import ValidationError
 from libs.call_leg.kv_copy import CallsCopy
 from libs.call_leg.ports import Entrance, NewCall
 from libs.call_leg.roster import Gone, Roster
-from libs.call_leg.shell import LegContext, LegShell
-from libs.contracts import subjects
+from libs.call_leg.shell import SOURCE, LegContext, LegShell
+from libs.contracts import events, subjects
 from libs.contracts.heartbeat import CallEntry, GatewayHeartbeat, WorkerHeartbeat
+from libs.contracts.ids import new_call_id
 from libs.contracts.termination import Reason, Termination
 from libs.runtime.bus import Bus
 from libs.runtime.log import bound, get_logger
@@ -26,6 +30,19 @@ log = get_logger()
 
 HEARTBEAT_S = 0.1
 LIST_EVERY = 10
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedAttempt:
+    """A call that was refused before it had a leg: no route, no agent, no room, no common codec."""
+
+    org: str
+    entrance: Literal["sip", "twilio", "browser"]
+    caller: str
+    callee: str
+    route: str | None
+    agent: str | None
+    termination: Termination
 
 
 class CallLegs:
@@ -113,6 +130,19 @@ class CallLegs:
         self._calls[new.call] = shell
         self._idle.clear()
         return shell
+
+    def record_refused(self, attempt: RefusedAttempt) -> None:
+        """Leave the record of a call that got no leg."""
+        call, now, org = new_call_id(), datetime.now(UTC), attempt.org
+        offered = events.CallOffered(
+            event_id=events.event_id(call, SOURCE, 1), org=org, call=call, at=now, entrance=attempt.entrance,
+            gw=self.gw, caller=attempt.caller, callee=attempt.callee, agent=attempt.agent, route=attempt.route,
+        )  # fmt: skip
+        ended = events.CallEnded(
+            event_id=events.event_id(call, SOURCE, 2), org=org, call=call, at=now, termination=attempt.termination
+        )
+        self._context.outbox.put(offered)
+        self._context.outbox.put(ended, only_first=True)
 
     async def serve(self, shell: LegShell) -> None:
         """Run a call to its end."""

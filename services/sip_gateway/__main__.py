@@ -1,0 +1,53 @@
+"""Starts the SIP gateway: `python -m services.sip_gateway`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from libs.call_leg.gateway import CallLegs
+from libs.runtime.config_copy import ConfigCopy
+from libs.runtime.log import get_logger
+from libs.runtime.metrics import export_counters, export_gauge
+from libs.runtime.service import Service, run
+from services.sip_gateway.gateway import SipGateway
+from services.sip_gateway.settings import Settings
+
+log = get_logger()
+
+
+async def main(service: Service, settings: Settings) -> None:
+    """Wire the gateway, serve until told to stop, let the calls finish."""
+    legs = CallLegs(service.id, service.bus, service.outbox, capacity=settings.max_calls)
+    config = ConfigCopy(service.bus)
+    gateway = SipGateway(settings, service.bus, legs, config)
+    transport, ticker = gateway.transport, gateway.ticker
+    await legs.start()
+    export_counters("callbus_sip", "SIP datagrams, calls and refusals", "what",
+                    lambda: transport.counters + gateway.counters)  # fmt: skip
+    export_gauge(
+        "callbus_ticker_worst_lateness_seconds", "Latest slot since the start", lambda: ticker.worst_lateness_s
+    )
+    service.health.checks["workers"] = lambda: None if len(legs.roster) else "no AI worker is alive"
+    service.health.checks["config"] = lambda: None if config.loaded.is_set() else "configuration not read yet"
+    async with asyncio.TaskGroup() as tasks:
+        background = [tasks.create_task(legs.run()), tasks.create_task(config.run()), tasks.create_task(gateway.run())]
+        async with asyncio.timeout(10):
+            await config.loaded.wait()
+        await transport.open(settings.sip_listen_port)
+        networks = ", ".join(str(network) for network in settings.sip_allowed_sources)
+        log.info("answering SIP", address=f"{settings.sip_listen_host}:{transport.port}/udp", only_from=networks)
+        if settings.sip_server:
+            log.warning("SIP_SERVER is set, but this version does not register yet: calls come in directly")
+        await service.stopping.wait()
+        log.info("draining", calls=len(legs), timeout_s=settings.drain_timeout_s)
+        await legs.drain(settings.drain_timeout_s)
+        for task in background:
+            task.cancel()
+    transport.close()
+    ticker.close()
+
+
+if __name__ == "__main__":
+    _settings = Settings()
+    sys.exit(run("sip_gateway", "gw", _settings, lambda service: main(service, _settings)))

@@ -1,0 +1,286 @@
+"""The application between SIP dialogs and call legs: who calls whom, which agent answers, what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+from collections import Counter
+from dataclasses import dataclass
+
+from libs.audio.g711 import Law
+from libs.call_leg.audio import CallAudio
+from libs.call_leg.gateway import CallLegs, RefusedAttempt
+from libs.call_leg.ports import NewCall
+from libs.call_leg.shell import LegShell
+from libs.contracts.config import DEFAULT_ORG, AgentConfig, RouteConfig
+from libs.contracts.ids import new_call_id
+from libs.contracts.offer import CallState
+from libs.contracts.termination import Reason, Termination
+from libs.runtime.bus import Bus
+from libs.runtime.config_copy import ConfigCopy
+from libs.runtime.log import get_logger
+from libs.sip import events as sip
+from libs.sip.errors import NoCommonCodec, SdpError
+from libs.sip.sdp import (
+    TELEPHONE_EVENT_PT,
+    Direction,
+    LocalMedia,
+    Negotiated,
+    SessionDescription,
+    make_offer,
+    negotiate,
+)
+from services.sip_gateway.call import STATUS_OF, SipCall
+from services.sip_gateway.numbers import normalise
+from services.sip_gateway.rtp_ports import NoRtpPort, PortPool
+from services.sip_gateway.rtp_session import MediaFormat, RtpSession, RtpStart
+from services.sip_gateway.settings import Settings
+from services.sip_gateway.ticker import Ticker
+from services.sip_gateway.transport import SipTransport
+
+log = get_logger()
+
+LATE_OFFER_LAW = Law.PCMA  # an INVITE without SDP: one codec, so that the agent's session knows it before the ACK
+END_REASONS = {
+    sip.EndCause.REMOTE_BYE: Reason.CALLER_HUNG_UP,
+    sip.EndCause.NO_ACK: Reason.NO_ACK,
+    sip.EndCause.TRANSACTION_TIMEOUT: Reason.CALLER_HUNG_UP,
+}
+
+
+class _Live:
+    """A call while it lasts."""
+
+    def __init__(self, shell: LegShell, sip_call: SipCall) -> None:
+        self.shell = shell
+        self.sip = sip_call
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    """An INVITE, its numbers normalised, its route looked up."""
+
+    local_host: str
+    event: sip.IncomingCall
+    caller: str
+    callee: str
+    route: RouteConfig | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Media:
+    """What offer and answer settled, for the RTP session."""
+
+    sdp: str
+    format: MediaFormat
+    remote: tuple[str, int]
+    may_send: bool
+
+
+class _Refused(Exception):
+    """The call gets no leg."""
+
+    def __init__(self, termination: Termination) -> None:
+        super().__init__(termination.detail)
+        self.termination = termination
+
+
+def _agree(arrival: _Arrival, port: int) -> _Media:
+    local = LocalMedia(arrival.local_host, port, session_id=secrets.randbits(31))
+    offer = arrival.event.offer
+    if offer is None:  # RFC 3261 §13.2.1: we offer in the 200, the answer comes in the ACK
+        local = LocalMedia(local.host, port, (LATE_OFFER_LAW.encoding_name,), local.session_id)
+        late = MediaFormat(LATE_OFFER_LAW, LATE_OFFER_LAW.payload_type, TELEPHONE_EVENT_PT)
+        return _Media(make_offer(local).serialize(), late, ("127.0.0.1", 9), may_send=False)
+    try:
+        media = negotiate(offer, local)
+    except NoCommonCodec as error:
+        raise _Refused(Termination.of(Reason.NO_COMMON_CODEC, str(error))) from None
+    except SdpError as error:
+        raise _Refused(Termination.of(Reason.MALFORMED_OFFER, str(error))) from None
+    settled = MediaFormat(Law[media.codec], media.payload_type, media.telephone_event_pt)
+    remote = (media.remote_host, media.remote_port)
+    return _Media(media.answer.serialize(), settled, remote, media.direction.sends)
+
+
+class SipGateway:
+    """`on_event` is the transport's callback; `run` serves until cancelled."""
+
+    def __init__(self, settings: Settings, bus: Bus, legs: CallLegs, config: ConfigCopy) -> None:
+        self._settings = settings
+        self._legs = legs
+        self._config = config
+        self._send_frame = bus.send_frame
+        self._ports = PortPool(settings.rtp_ports)
+        self._live: dict[str, _Live] = {}
+        self._tasks: asyncio.TaskGroup | None = None
+        self._loop = asyncio.get_running_loop()
+        self.ticker = Ticker(self._ticked)
+        self.transport = SipTransport(
+            settings.sip_listen_host, settings.sip_public_host, settings.sip_allowed_sources, self.on_event
+        )
+        self.counters: Counter[str] = Counter()
+
+    async def run(self) -> None:
+        """Serve calls; each is a task of one group."""
+        async with asyncio.TaskGroup() as self._tasks:
+            self._tasks.create_task(self._watch_silence())
+
+    def _ticked(self, lateness_s: float, now: float) -> None:
+        self._legs.roster.ticked(lateness_s, now)
+
+    # -- from SIP ---------------------------------------------------------------------------------------------
+
+    def on_event(self, local_host: str, event: sip.Action) -> None:
+        """What the SIP core reports."""
+        if isinstance(event, sip.IncomingCall):
+            self._incoming(local_host, event)
+            return
+        live = self._live.get(getattr(event, "dialog", ""))
+        if live is None:
+            return
+        match event:
+            case sip.Cancelled():
+                live.shell.caller_gone(Reason.CALLER_CANCELLED, event.reason)
+            case sip.Ended():
+                reason = END_REASONS.get(event.cause)
+                if reason is not None:
+                    live.shell.caller_gone(reason, event.reason)
+            case sip.DtmfInfo():
+                live.shell.dtmf(event.digit)
+            case sip.SessionChanged():
+                self._session_changed(live, event.negotiated)
+            case sip.Confirmed() if event.answer is not None:
+                self._late_answer(live, event.answer)
+            case _:
+                pass
+
+    def _incoming(self, local_host: str, event: sip.IncomingCall) -> None:
+        """An INVITE with a new dialog: find the agent, agree on media, offer the call."""
+        self.counters["invites"] += 1
+        country = self._settings.default_country
+        caller = normalise(event.from_uri.user, country)
+        callee = normalise(event.request_uri.user, country)
+        route = self._config.route(callee) or self._config.route(event.request_uri.user)
+        arrival = _Arrival(local_host, event, caller, callee, route)
+        try:
+            self._accept(arrival)
+        except _Refused as refused:
+            self._refuse(arrival, refused.termination)
+
+    def _refuse(self, arrival: _Arrival, why: Termination) -> None:
+        """Every attempt leaves a record, refused ones included."""
+        event, route = arrival.event, arrival.route
+        self.counters[f"refused_{why.reason}"] += 1
+        log.warning("call refused", caller=arrival.caller, callee=arrival.callee, reason=why.reason, detail=why.detail)
+        attempt = RefusedAttempt(
+            org=route.org if route else DEFAULT_ORG, entrance="sip", caller=arrival.caller, callee=arrival.callee,
+            route=route.name if route else None, agent=route.agent if route else None, termination=why,
+        )  # fmt: skip
+        self._legs.record_refused(attempt)
+        status = STATUS_OF.get(why.reason, 503)
+        headers = [("Retry-After", "5")] if status == 503 else []
+        core = self.transport.core(arrival.local_host)
+        actions = core.reject(event.dialog, status, self._loop.time(), headers=headers)
+        self.transport.perform(arrival.local_host, actions)
+
+    def _accept(self, arrival: _Arrival) -> None:
+        refusal = self._legs.refusal()
+        if refusal is not None:
+            raise _Refused(refusal)
+        route = arrival.route
+        if route is None:
+            raise _Refused(Termination.of(Reason.NO_ROUTE, f"no route serves {arrival.callee}"))
+        agent = self._config.agent(route.org, route.agent)
+        if agent is None:
+            detail = f"route {route.name} names the agent {route.agent}, which is not published"
+            raise _Refused(Termination.of(Reason.UNKNOWN_AGENT, detail))
+        sock = self._rtp_socket(arrival.local_host)
+        try:
+            media = _agree(arrival, sock.getsockname()[1])
+        except _Refused:
+            sock.close()
+            raise
+        self._open(arrival, route, agent, sock, media)
+
+    def _rtp_socket(self, local_host: str) -> socket.socket:
+        host = local_host if self._settings.sip_public_host is None else "0.0.0.0"
+        try:
+            return self._ports.acquire(host)
+        except NoRtpPort as error:
+            raise _Refused(Termination.of(Reason.AT_CAPACITY, str(error))) from None
+        except OSError as error:
+            raise _Refused(Termination.of(Reason.INTERNAL_ERROR, f"no RTP socket on {host}: {error}")) from None
+
+    def _open(
+        self, arrival: _Arrival, route: RouteConfig, agent: AgentConfig, sock: socket.socket, media: _Media
+    ) -> None:
+        call = new_call_id()
+        audio = CallAudio(route.org, self._legs.gw, call, self._send_frame)
+        start = RtpStart(secrets.randbits(32), secrets.randbits(15), secrets.randbits(32))
+        rtp = RtpSession(sock, media.format, media.remote, audio, start)
+        rtp.may_send = media.may_send
+        sip_call = SipCall(self.transport, arrival.local_host, arrival.event.dialog, media.sdp, rtp, audio)
+        sip_call.sock = sock
+        state = CallState(codec=media.format.law.encoding_name, rate_hz=8000)
+        new = NewCall(call=call, org=route.org, entrance="sip", direction="inbound", caller=arrival.caller,
+                      callee=arrival.callee, agent=agent, route=route.name, fallback=route.fallback,
+                      state=state)  # fmt: skip
+        shell = self._legs.open(new, sip_call)
+        rtp.on_digit = shell.dtmf
+        live = self._live[arrival.event.dialog] = _Live(shell, sip_call)
+        log.info("call offered", call=call, caller=new.caller, callee=new.callee, agent=agent.name, codec=state.codec)
+        sip_call.ring()
+        assert self._tasks is not None
+        self._tasks.create_task(self._serve(live))
+
+    async def _serve(self, live: _Live) -> None:
+        sip_call = live.sip
+        fallback: asyncio.Future[bytes] = self._loop.create_future()
+        sip_call.on_fallback = fallback.set_result
+        self.ticker.add(sip_call.rtp)
+        try:
+            await self._legs.serve(live.shell)
+            if fallback.done():
+                await self._play_fallback(sip_call, fallback.result())
+        finally:
+            self.ticker.remove(sip_call.rtp)
+            del self._live[sip_call.dialog]
+            if sip_call.sock is not None:
+                self._ports.release(sip_call.sock)
+
+    async def _play_fallback(self, sip_call: SipCall, pcm: bytes) -> None:
+        """No agent came: the route's message, then BYE."""
+        sip_call.audio.set_filler(pcm)
+        sip_call.answer()
+        await asyncio.sleep(len(pcm) / 16000 + 0.2)
+        sip_call.hang_up(Termination.of(Reason.FALLBACK_PLAYED))
+
+    # -- changes within a call ----------------------------------------------------------------------------------
+
+    def _session_changed(self, live: _Live, media: Negotiated) -> None:
+        live.sip.rtp.redirect((media.remote_host, media.remote_port), may_send=media.direction.sends)
+        live.shell.set_held(not media.direction.receives or media.direction is Direction.INACTIVE)
+
+    def _late_answer(self, live: _Live, answer: SessionDescription) -> None:
+        """The ACK brought the answer to our offer: where to send. The codec was the only one offered."""
+        media = next((m for m in answer.media if m.kind == "audio" and m.port), None)
+        if media is None:
+            live.shell.end(Termination.of(Reason.NO_COMMON_CODEC, "the ACK's answer refused our audio"))
+            return
+        live.sip.rtp.redirect((answer.media_host(media), media.port), may_send=True)
+
+    async def _watch_silence(self) -> None:
+        """A caller who vanished without BYE: no RTP for `rtp_timeout_s`, unless the call is on hold."""
+        limit = self._settings.rtp_timeout_s
+        while True:
+            await asyncio.sleep(1)
+            now = self._loop.time()
+            for live in list(self._live.values()):
+                leg = live.shell.leg
+                if leg.answered_at is None or leg.held:
+                    continue
+                heard_at = live.sip.rtp.received_at or leg.answered_at
+                if now - max(heard_at, leg.answered_at) > limit:
+                    live.shell.end(Termination.of(Reason.RTP_TIMEOUT, f"no RTP for {limit:g} s"))

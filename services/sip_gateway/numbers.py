@@ -1,0 +1,30 @@
+"""Telephone numbers as they stand in SIP, to E.164 as it is used inside."""
+
+from __future__ import annotations
+
+import re
+
+import phonenumbers
+
+_DIALABLE = re.compile(r"\+?[0-9().\-\s/]{3,}")
+ANONYMOUS = "anonymous"
+
+
+def normalise(user: str, country: str) -> str:
+    """The E.164 form of a number, or the SIP user as it is when it is no number (`bestellung`).
+
+    `country` (ISO 3166) is what a number without international prefix belongs to. Extensions of a PBX
+    (`101`) are no E.164 numbers and stay. An empty user or the anonymous one of RFC 3323 is `anonymous`.
+    """
+    user = user.strip()
+    if not user or user.lower() in (ANONYMOUS, "unknown", "unavailable", "restricted"):
+        return ANONYMOUS
+    if not _DIALABLE.fullmatch(user):
+        return user
+    try:
+        number = phonenumbers.parse(user, country)
+    except phonenumbers.NumberParseException:
+        return user
+    if not phonenumbers.is_possible_number(number):
+        return user
+    return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)

@@ -1,0 +1,229 @@
+"""One call's RTP: packets of the caller to frames for the bus, the agent's frames to packets (RFC 3550, 3551).
+
+Symmetric RTP (RFC 4961): we send to where the first valid packet came from, and accept nothing from
+elsewhere after that. The send side keeps one timeline: 160 samples a packet, silence included. The first
+packet of a talkspurt leaves at once, up to 20 ms before its time on that timeline; the pause after the
+talkspurt gives the lead back, so that it never adds up.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from libs.audio.conceal import Concealer
+from libs.audio.dtmf import DtmfReceiver
+from libs.audio.g711 import Law
+from libs.audio.jitter import InOrderRelease, Released
+from libs.audio.rtp import RtpError, RtpPacket, pack_header
+from libs.call_leg.audio import CallAudio
+from libs.contracts.events import MediaStatistics
+from libs.contracts.frame import Flag
+
+FRAME_S = 0.02
+FRAME_SAMPLES = 160
+FRAME_BYTES = 2 * FRAME_SAMPLES
+STALL_S = 0.04
+READS_PER_SLOT = 64
+MAX_PACKET_BYTES = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class RtpStart:
+    """Random starting values (RFC 3550 §5.1), given by the caller so that roll-over can be tested."""
+
+    ssrc: int
+    sequence_number: int
+    timestamp: int
+
+
+@dataclass(frozen=True, slots=True)
+class MediaFormat:
+    """What the offer and answer settled."""
+
+    law: Law
+    payload_type: int
+    event_payload_type: int | None
+
+
+class RtpSession:
+    """`read` and `tick` are called by the ticker, `send_now` by the leg when a talkspurt begins."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        media: MediaFormat,
+        remote: tuple[str, int],
+        audio: CallAudio,
+        start: RtpStart,
+    ) -> None:
+        self._sock = sock
+        self.fileno = sock.fileno()
+        self._media = media
+        self._remote = remote
+        self._audio = audio
+        self.on_digit: Callable[[str], None] | None = None
+        self._law = media.law
+        self._silence = media.law.silence * FRAME_SAMPLES
+        self._in_order = InOrderRelease(event_payload_type=media.event_payload_type)
+        self._concealer = Concealer(8000)
+        self._digits = DtmfReceiver()
+        self._pending = b""
+        self._latched = False
+        self._ssrc = start.ssrc
+        self._sequence = start.sequence_number
+        self._timestamp = start.timestamp
+        self._next_at: float | None = None
+        self._lead_s = 0.0
+        self._talking = False
+        self.may_send = True
+        self.received_at: float | None = None
+        self.sent = 0
+        self.unsent = 0
+        self.foreign = 0
+        self.malformed = 0
+        self.other_payload = 0
+
+    # -- the caller ------------------------------------------------------------------------------------------
+
+    def read(self, now: float) -> None:
+        """Take what the socket holds."""
+        for _ in range(READS_PER_SLOT):
+            try:
+                data, source = self._sock.recvfrom(MAX_PACKET_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:  # an ICMP error of an earlier packet shows here (RFC 1122 §4.1.3.3)
+                continue
+            self._take(data, (source[0], source[1]), now)
+
+    def _take(self, data: bytes, source: tuple[str, int], now: float) -> None:
+        if self._latched and source != self._remote:
+            self.foreign += 1
+            return
+        try:
+            packet = RtpPacket.parse(data)
+        except RtpError:
+            self.malformed += 1
+            return
+        media = self._media
+        if packet.payload_type not in (media.payload_type, media.event_payload_type):
+            self.other_payload += 1  # comfort noise (RFC 3389), a codec that was not agreed
+            return
+        if not self._latched:
+            self._latched, self._remote = True, source
+        self.received_at = now
+        for released in self._in_order.push(packet, now):
+            self._release(released, now)
+
+    def _release(self, released: Released, now: float) -> None:
+        payload = released.payload
+        if payload is None:
+            self._up(self._concealer.conceal(FRAME_SAMPLES), now, Flag.CONCEALED)
+        elif released.payload_type == self._media.event_payload_type:
+            digit = self._digits.push(payload, released.timestamp, released.marker)
+            if digit is not None and self.on_digit is not None:
+                self.on_digit(digit)
+        else:
+            flags = Flag.TALKSPURT if released.marker else 0
+            self._up(self._concealer.good(self._law.decode(payload)), now, flags)
+
+    def _up(self, pcm: bytes, now: float, flags: int) -> None:
+        if len(pcm) == FRAME_BYTES and not self._pending:
+            self._audio.received(pcm, now, flags)
+            return
+        self._pending += pcm  # another ptime than 20 ms
+        while len(self._pending) >= FRAME_BYTES:
+            self._audio.received(self._pending[:FRAME_BYTES], now, flags)
+            self._pending = self._pending[FRAME_BYTES:]
+
+    def _conceal(self) -> bytes:
+        return self._concealer.conceal(FRAME_SAMPLES)
+
+    # -- the agent -------------------------------------------------------------------------------------------
+
+    def answered(self, now: float) -> None:
+        """200 OK went out: packets may flow."""
+        if self._next_at is None:
+            self._next_at = now
+
+    def tick(self, now: float) -> None:
+        """Give up gaps whose time is over, make up for missing frames, send what is due."""
+        deadline = self._in_order.deadline()
+        if deadline is not None and deadline <= now:
+            for released in self._in_order.expire(now):
+                self._release(released, now)
+        self._audio.fill(now, self._conceal)
+        next_at = self._next_at
+        if next_at is None or now < next_at:
+            return
+        if now - next_at > STALL_S:  # we were stalled: the timeline goes on in real time, no burst makes up for it
+            missed = int((now - next_at) / FRAME_S)
+            self._timestamp += missed * FRAME_SAMPLES
+            next_at += missed * FRAME_S
+        self._send_frame(next_at)
+
+    def send_now(self, now: float) -> None:
+        """A talkspurt begins. If its time has not come, it leaves early and the timeline remembers the lead."""
+        next_at = self._next_at
+        if next_at is None:
+            return
+        if now < next_at:
+            self._lead_s += next_at - now
+            self._send_frame(now)
+        else:
+            self.tick(now)
+
+    def _send_frame(self, sent_at: float) -> None:
+        pcm = self._audio.tick()
+        self._next_at = sent_at + FRAME_S
+        marker = False
+        if pcm is None:
+            payload = self._silence
+            if self._talking:
+                self._talking = False
+                self._next_at += self._lead_s
+                self._lead_s = 0.0
+        else:
+            payload = self._law.encode(pcm)
+            marker = not self._talking  # RFC 3551 §4.1: the first packet after a silence
+            self._talking = True
+        if self.may_send:
+            header = pack_header(
+                self._media.payload_type, self._sequence & 0xFFFF, self._timestamp & 0xFFFFFFFF, self._ssrc, marker
+            )
+            try:
+                self._sock.sendto(header + payload, self._remote)
+                self.sent += 1
+            except OSError:
+                self.unsent += 1
+            self._sequence += 1
+        self._timestamp += FRAME_SAMPLES
+
+    # -- changes ----------------------------------------------------------------------------------------------
+
+    def redirect(self, remote: tuple[str, int], *, may_send: bool) -> None:
+        """A re-INVITE named another address or direction: latch anew."""
+        if remote != self._remote:
+            self._remote, self._latched = remote, False
+        self.may_send = may_send
+
+    def statistics(self) -> MediaStatistics:
+        """Counters of the call so far."""
+        order, audio, playout = self._in_order, self._audio, self._audio.playout.counters
+        return MediaStatistics(
+            rtp_received=order.received,
+            rtp_lost=order.lost + order.jumped,
+            rtp_late=order.late,
+            rtp_duplicate=order.duplicate,
+            rtp_foreign=self.foreign,
+            rtp_malformed=self.malformed,
+            rtp_sent=self.sent,
+            up_published=audio.published,
+            up_dropped=audio.unpublished + audio.uplink.counters["overrun"],
+            dn_received=playout["received"],
+            dn_fenced=playout["fenced"] + audio.foreign,
+            dn_trimmed=playout["trimmed"],
+            dn_flushed=playout["flushed"],
+        )

@@ -1,0 +1,66 @@
+"""One ticker for all calls: every 5 ms it reads the RTP sockets that have something and sends what is due.
+
+Wake-ups are what costs, not packets (docs/adr/0004): so sockets are polled without blocking instead of
+waking the loop each, and all frames of a slot leave for the bus in one write. It stands still without calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import Callable
+
+from services.sip_gateway.rtp_session import RtpSession
+
+SLOT_S = 0.005
+
+
+class Ticker:
+    """Sessions are added at their set-up and removed at their end. `on_lateness` hears how late each slot ran."""
+
+    def __init__(self, on_lateness: Callable[[float, float], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._selector = selectors.DefaultSelector()
+        self._sessions: dict[int, RtpSession] = {}
+        self._on_lateness = on_lateness
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
+        self.slots = 0
+        self.worst_lateness_s = 0.0
+
+    def add(self, session: RtpSession) -> None:
+        """Serve a call."""
+        self._sessions[session.fileno] = session
+        self._selector.register(session.fileno, selectors.EVENT_READ, session)
+        if self._timer is None:
+            self._due = self._loop.time() + SLOT_S
+            self._timer = self._loop.call_at(self._due, self._slot)
+
+    def remove(self, session: RtpSession) -> None:
+        """The call has ended."""
+        if self._sessions.pop(session.fileno, None) is not None:
+            self._selector.unregister(session.fileno)
+
+    def close(self) -> None:
+        """Stop."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._selector.close()
+
+    def _slot(self) -> None:
+        now = self._loop.time()
+        lateness = now - self._due
+        self.worst_lateness_s = max(self.worst_lateness_s, lateness)
+        self._on_lateness(lateness, now)
+        for key, _ in self._selector.select(0):
+            key.data.read(now)
+        for session in self._sessions.values():
+            session.tick(now)
+        self.slots += 1
+        if not self._sessions:
+            self._timer = None
+            return
+        self._due += SLOT_S
+        if self._due <= now:  # late by more than a slot: go on from here, missed slots are not made up
+            self._due = now + SLOT_S
+        self._timer = self._loop.call_at(self._due, self._slot)

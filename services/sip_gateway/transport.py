@@ -1,0 +1,149 @@
+"""The UDP shell around the SIP core: datagram in, feed the core, send what it says, arm its one timer.
+
+Peers must be able to reach the address in Contact, and it depends on where they are: one user agent per
+local address, chosen by the route towards the source. Sources outside the allowed networks get no answer
+at all: nobody out there learns that something listens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from ipaddress import ip_address
+
+from libs.runtime.log import get_logger
+from libs.sip.events import Action, Send
+from libs.sip.user_agent import UaConfig, UserAgent
+from services.sip_gateway.settings import Network
+
+log = get_logger()
+
+WILDCARDS = ("0.0.0.0", "::")
+
+
+@lru_cache(maxsize=4096)
+def local_address_towards(host: str) -> str:
+    """Our address on the route to `host`. Connecting a UDP socket sends nothing."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((host, 9))
+        except OSError:
+            return "::1" if family == socket.AF_INET6 else "127.0.0.1"
+        return str(probe.getsockname()[0])
+
+
+class _Agent:
+    """One user agent with its timer."""
+
+    def __init__(self, core: UserAgent) -> None:
+        self.core = core
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class SipTransport(asyncio.DatagramProtocol):
+    """`on_event` is called with the local address and each action that is not a datagram to send."""
+
+    def __init__(
+        self, host: str, public_host: str | None, allowed: Iterable[Network], on_event: Callable[[str, Action], None]
+    ) -> None:
+        self._host = host
+        self._public_host = public_host
+        self._on_event = on_event
+        self._agents: dict[str, _Agent] = {}
+        self._transport: asyncio.DatagramTransport | None = None
+        self._loop = asyncio.get_running_loop()
+        networks = tuple(allowed)
+
+        @lru_cache(maxsize=4096)
+        def is_allowed(source: str) -> bool:
+            address = ip_address(source)
+            return any(address in network for network in networks if network.version == address.version)
+
+        self._is_allowed = is_allowed
+        self.port = 0
+        self.counters: Counter[str] = Counter()
+
+    async def open(self, port: int) -> None:
+        """Listen.
+
+        Raises:
+            OSError: the address is taken or not ours.
+        """
+        await self._loop.create_datagram_endpoint(lambda: self, local_addr=(self._host, port))
+
+    def connection_made(self, transport: asyncio.DatagramTransport) -> None:  # type: ignore[override]
+        self._transport = transport
+        self.port = transport.get_extra_info("sockname")[1]
+
+    def close(self) -> None:
+        """Stop listening; timers are cancelled."""
+        for agent in self._agents.values():
+            if agent.timer is not None:
+                agent.timer.cancel()
+        if self._transport is not None:
+            self._transport.close()
+
+    def local_host(self, source_host: str) -> str:
+        """What this source must find in Contact and SDP."""
+        if self._public_host is not None:
+            return self._public_host
+        return local_address_towards(source_host) if self._host in WILDCARDS else self._host
+
+    def core(self, local_host: str) -> UserAgent:
+        """The user agent of a local address."""
+        return self._agent(local_host).core
+
+    def _agent(self, local_host: str) -> _Agent:
+        agent = self._agents.get(local_host)
+        if agent is None:
+            core = UserAgent(UaConfig(local_host, self.port), lambda: secrets.token_hex(8))
+            agent = self._agents[local_host] = _Agent(core)
+        return agent
+
+    # -- in ------------------------------------------------------------------------------------------------
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        source = (addr[0], addr[1])
+        self.counters["received"] += 1
+        if not self._is_allowed(source[0]):
+            self.counters["source_not_allowed"] += 1
+            return
+        local = self.local_host(source[0])
+        agent = self._agent(local)
+        self._act(local, agent, agent.core.receive(data, source, self._loop.time()))
+
+    def error_received(self, exc: Exception) -> None:
+        self.counters["socket_error"] += 1
+
+    # -- out -----------------------------------------------------------------------------------------------
+
+    def perform(self, local_host: str, actions: list[Action]) -> None:
+        """Send and report what a command to the core returned."""
+        self._act(local_host, self._agent(local_host), actions)
+
+    def _act(self, local_host: str, agent: _Agent, actions: list[Action]) -> None:
+        for action in actions:
+            if isinstance(action, Send):
+                if self._transport is not None and not self._transport.is_closing():
+                    self._transport.sendto(action.data, action.destination)
+                    self.counters["sent"] += 1
+            else:
+                self._on_event(local_host, action)
+        self._arm(local_host, agent)
+
+    def _arm(self, local_host: str, agent: _Agent) -> None:
+        if agent.timer is not None:
+            agent.timer.cancel()
+            agent.timer = None
+        deadline = agent.core.deadline()
+        if deadline is not None:
+            agent.timer = self._loop.call_at(deadline, self._expire, local_host, agent)
+
+    def _expire(self, local_host: str, agent: _Agent) -> None:
+        agent.timer = None
+        self._act(local_host, agent, agent.core.expire(self._loop.time()))
