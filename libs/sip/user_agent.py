@@ -16,7 +16,7 @@ from libs.sip.errors import SipParseError
 from libs.sip.events import Action, EndCause, Ended, Send
 from libs.sip.message import BadRequest, Request, build_error, parse
 from libs.sip.screening import ALLOW, screen
-from libs.sip.transaction import ClientInvite, ServerInvite, ServerNonInvite, State, Transaction
+from libs.sip.transaction import ClientInvite, ClientNonInvite, ServerInvite, ServerNonInvite, State, Transaction
 from libs.sip.uac import OutgoingCall, Uac
 from libs.sip.uas import Uas
 
@@ -25,6 +25,13 @@ __all__ = ["OutgoingCall", "UaConfig", "UserAgent"]
 
 class UserAgent(Uas, Uac):
     """Any number of calls over one UDP socket. See the module's theory of operation."""
+
+    @property
+    def unanswered_requests(self) -> int:
+        """Requests of ours that still wait for a final response; a shell may linger for them before it closes."""
+        waiting = (State.CALLING, State.TRYING, State.PROCEEDING)
+        clients = (t for t in self._transactions.values() if isinstance(t, ClientInvite | ClientNonInvite))
+        return sum(transaction.state in waiting for transaction in clients)
 
     # -- time ---------------------------------------------------------------------------------------------------
 
