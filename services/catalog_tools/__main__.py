@@ -1,0 +1,37 @@
+"""`python -m services.catalog_tools`"""
+
+from __future__ import annotations
+
+import sys
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from libs.runtime.metrics import export_counters, export_gauge
+from libs.runtime.service import Service, run
+from services.catalog_tools.app import App, opened
+from services.catalog_tools.settings import Settings
+
+
+async def main(service: Service, settings: Settings) -> None:
+    """Open the database, serve until the process is asked to stop."""
+    ready = False
+    service.health.checks["catalogue"] = lambda: None if ready else "not loaded yet"
+
+    def listening() -> None:
+        nonlocal ready
+        ready = True
+
+    try:
+        async with opened(settings.catalog_database_url) as sessions:
+            app = App(service.bus, service.outbox, sessions, settings)
+            export_counters("callbus_tool_calls", "Tool calls by end", "end", lambda: app.server.counters)
+            export_counters("callbus_tool_answers", "Refused, repeated and raced", "kind", lambda: app.toolbox.counters)
+            export_gauge("callbus_catalogue_products", "Products on sale", lambda: len(app.catalog.index.articles))
+            await app.run(service.stopping, listening=listening)
+    except (SQLAlchemyError, ValueError) as problem:
+        raise OSError(f"database {settings.catalog_database_url.rpartition('@')[2]}: {problem}") from problem
+
+
+if __name__ == "__main__":
+    settings = Settings()
+    sys.exit(run("catalog_tools", "ct", settings, lambda service: main(service, settings)))

@@ -1,0 +1,1 @@
+"""The sample catalogue: plumbing fittings with German names, made by `generate.py`."""

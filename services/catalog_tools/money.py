@@ -1,0 +1,35 @@
+"""Amounts of money: whole cents inside, decimal text ("4.35") outside; never a float."""
+
+from __future__ import annotations
+
+import re
+from decimal import ROUND_HALF_UP, Decimal
+
+MOST_CENTS = 100_000_000  # a million euros a piece: above it, somebody mistyped
+_AMOUNT = re.compile(r"\d{1,3}(?:[.,]\d{3})+[.,]\d{2}|\d+(?:[.,]\d{1,4})?")
+
+
+class AmountError(ValueError):
+    """A text that is not an amount."""
+
+
+def cents(text: str) -> int:
+    """Cents of "4.35", "4,35", "1.234,50" or "4,35 €".
+
+    Raises:
+        AmountError: it is none of these.
+    """
+    plain = text.replace("€", "").replace("EUR", "").strip()
+    if not _AMOUNT.fullmatch(plain):
+        raise AmountError(f"{text.strip()!r} is not an amount")
+    *thousands, last = re.split("[.,]", plain)
+    number = Decimal(f"{''.join(thousands)}.{last}" if thousands else last)
+    amount = int((number * 100).quantize(Decimal(1), ROUND_HALF_UP))
+    if amount > MOST_CENTS:
+        raise AmountError(f"{text.strip()!r} is more than {euros(MOST_CENTS)}")
+    return amount
+
+
+def euros(amount_cents: int) -> str:
+    """Decimal text of an amount, two places: "4.35"."""
+    return f"{amount_cents // 100}.{amount_cents % 100:02d}"
