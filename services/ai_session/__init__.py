@@ -1,0 +1,1 @@
+"""The AI worker: bridges the frames of a call to a speech model."""

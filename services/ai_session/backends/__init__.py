@@ -1,0 +1,1 @@
+"""Speech backends behind one port; see `port.py`."""

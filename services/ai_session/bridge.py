@@ -1,0 +1,292 @@
+"""The hot path of one call: `up` frames to the model, reply audio through the ledger to `dn` frames.
+
+Everything here is synchronous and never waits; it is driven by arriving frames, by backend events and
+by the worker's shared ticker. What needs waiting (tools, commands to the leg, reconnects) goes up
+through `escalate`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+
+from libs.contracts.events import (
+    AgentText,
+    AgentTurn,
+    CallerSpoke,
+    CallerTurn,
+    LatencyMeasured,
+    SessionTrouble,
+    UsageReported,
+)
+from libs.contracts.frame import AudioFrame, Codec, Flag, pack
+from libs.contracts.offer import Offer
+from services.ai_session.actions import (
+    Action,
+    CancelResponse,
+    DeleteItem,
+    Fail,
+    FlushPlayout,
+    HandOver,
+    HangUp,
+    NoteTrouble,
+    PublishAgentTurn,
+    PublishCallerSpoke,
+    PublishCallerTurn,
+    PublishLatency,
+    RunTool,
+    StartResponse,
+    Truncate,
+)
+from services.ai_session.backends.port import (
+    AudioDelta,
+    AudioEnded,
+    BackendEvent,
+    Capabilities,
+    ContinuousAudio,
+    Lost,
+    ResponseEnded,
+    SpeechBackend,
+    TextDelta,
+    TextEnded,
+    UsageCounted,
+)
+from services.ai_session.journal import Journal
+from services.ai_session.phrases import Phrases
+from services.ai_session.playout import Drained, OutFrame, Playout
+from services.ai_session.speech_text import SpeechText
+from services.ai_session.turn import TurnMachine, TurnRules
+
+RING_FRAMES = 10  # 200 ms: what may wait while the model connection is behind or not open yet
+
+Escalation = RunTool | HangUp | HandOver | Fail | Lost
+SendFrame = Callable[[bytes], object]
+
+
+class Bridge:
+    """Media and turns of one call. `now` is the event loop's clock in seconds."""
+
+    def __init__(
+        self,
+        offer: Offer,
+        capabilities: Capabilities,
+        journal: Journal,
+        send: SendFrame,
+        escalate: Callable[[Escalation], None],
+    ) -> None:
+        agent, rate_hz = offer.agent, offer.state.rate_hz
+        rules = TurnRules(
+            phrases=Phrases.of(agent.greeting, agent.goodbye),
+            interruptible=agent.turn_taking.interruptible,
+            max_duration_s=agent.limits.max_duration_s,
+            budget_usd=agent.budget.per_call_usd,
+        )
+        self._epoch = offer.epoch
+        self._codec = Codec.of_rate(rate_hz)
+        self._journal, self._send_frame, self._escalate = journal, send, escalate
+        self._text = SpeechText(rate_hz)
+        self._backend: SpeechBackend | None = None
+        self._ring: deque[bytes] = deque()
+        self.playout = Playout(rate_hz, continuous=capabilities.continuous_output)
+        self.turn = TurnMachine(rules, capabilities, self._text, rate_hz)
+        self.drained = asyncio.Event()
+        self.last_up_at = 0.0
+        self.counters: Counter[str] = Counter()
+
+    def claim(self, now: float) -> None:
+        """Send the frame that proves the new epoch."""
+        self.last_up_at = now
+        self._send(self.playout.claim_frame())
+
+    def attach(self, backend: SpeechBackend | None) -> None:
+        """From now on audio goes to this open backend, or waits."""
+        self._backend = backend
+
+    # -- up ------------------------------------------------------------------------------------------
+
+    def uplink(self, frame: AudioFrame, now: float) -> None:
+        """Take one frame of the caller, and the playout position that travels with it."""
+        if frame.epoch != self._epoch:
+            self.counters["up_other_epoch"] += 1
+            return
+        self.last_up_at = now
+        self.counters["up"] += 1
+        if self.counters["up"] == 1 and self.playout.sent == 0:
+            self._send(self.playout.claim_frame())  # the first one may have come before the gateway listened to us
+        if frame.payload:
+            self._feed(frame.payload)
+        playout = self.playout
+        for event in playout.heard(frame.played, flushed=bool(frame.flags & Flag.FLUSHED)):
+            self.do(self.turn.on_playout(event, now), now)
+            if isinstance(event, Drained):
+                self.drained.set()
+        if playout.flushing:
+            again = playout.repeat_flush()
+            if again is not None:
+                self._send(again)
+        else:
+            self._pump(now)
+
+    def _feed(self, pcm: bytes) -> None:
+        ring, backend = self._ring, self._backend
+        if backend is not None and not ring and backend.feed(pcm):
+            return
+        if len(ring) >= RING_FRAMES:
+            ring.popleft()
+            self.counters["up_dropped"] += 1
+        ring.append(pcm)
+        while backend is not None and ring and backend.feed(ring[0]):
+            ring.popleft()
+
+    # -- down ----------------------------------------------------------------------------------------
+
+    def on_event(self, event: BackendEvent, now: float) -> None:  # noqa: PLR0912  one flat dispatch
+        """Take one event of the backend."""
+        match event:
+            case AudioDelta(response, item, content_index, pcm):
+                if self.turn.accepts(response, item, now):
+                    self.playout.push(response, (item, content_index), pcm)
+                    self._pump(now)
+                else:
+                    self.counters["delta_of_dead_response"] += 1
+            case ContinuousAudio(pcm):
+                self._send(self.playout.passthrough(pcm))
+            case TextDelta(response, item, content_index, text):
+                if not self.turn.is_dead(response):
+                    self._text.add((item, content_index), text)
+            case TextEnded(response, item, content_index, text):
+                if not self.turn.is_dead(response):
+                    self._text.end((item, content_index), text)
+            case AudioEnded(_, item, content_index):
+                self.playout.end_part((item, content_index))
+            case ResponseEnded(response):
+                if not self.turn.is_dead(response):
+                    self.playout.end_response()
+                    self._pump(now)
+                self.do(self.turn.on_backend(event, now), now)
+            case UsageCounted():
+                self._usage(event, now)
+            case Lost():
+                self._backend = None
+                self.playout.end_response()
+                self._pump(now)
+                self.turn.backend_lost()
+                self._escalate(event)
+            case _:
+                self.do(self.turn.on_backend(event, now), now)
+
+    def _usage(self, event: UsageCounted, now: float) -> None:
+        self._journal.put(
+            UsageReported,
+            source=event.source,
+            model=event.model,
+            reference=event.reference,
+            tokens=event.tokens,
+            seconds=event.seconds,
+            cost_usd=event.cost_usd,
+        )
+        if event.cost_usd:
+            self.do(self.turn.spent(event.cost_usd, now), now)
+
+    def _pump(self, now: float) -> None:
+        """Send what may go out; each sentence is announced before its audio (R8)."""
+        playout = self.playout
+        while True:
+            head = playout.head
+            frame = playout.next_frame()
+            if frame is None:
+                return
+            if head is not None:
+                for sentence in self._text.due(head.key, head.sent, head.received, head.ended):
+                    begins = head.from_sample + sentence.offset
+                    self._journal.put(AgentText, item=head.key[0], from_sample=begins, text=sentence.text)
+            self._send(frame)
+            if self.turn.latency.frame_due:
+                self.turn.latency.first_frame(now)
+
+    def _send(self, frame: OutFrame) -> None:
+        flags = (
+            (Flag.TALKSPURT.value if frame.talkspurt else 0)
+            | (Flag.END_OF_RESPONSE.value if frame.end_of_response else 0)
+            | (Flag.FLUSH.value if frame.flush else 0)
+        )
+        self.counters["dn"] += 1
+        self._send_frame(
+            pack(AudioFrame(self._codec.value, flags, self._epoch, frame.seq, frame.timestamp, frame.payload))
+        )
+
+    # -- what the turn machine wants --------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """About ten times a second."""
+        if self._backend is not None:
+            self._backend.tick(now)
+        self.do(self.turn.tick(now), now)
+
+    def flush(self) -> None:
+        """Drop everything unplayed."""
+        if not self.playout.flushing:
+            self._send(self.playout.flush())
+
+    def do(self, actions: Iterable[Action], now: float) -> None:
+        """Carry out actions; those that need waiting go up."""
+        for action in actions:
+            match action:
+                case FlushPlayout():
+                    self.flush()
+                case RunTool() | HangUp() | HandOver() | Fail():
+                    self._escalate(action)
+                case StartResponse() | CancelResponse() | Truncate() | DeleteItem():
+                    self._tell_backend(action)
+                case _:
+                    self._publish(action)
+
+    def _tell_backend(self, action: StartResponse | CancelResponse | Truncate | DeleteItem) -> None:
+        backend = self._backend
+        if backend is None:  # its successor starts from the rebuilt conversation
+            return
+        match action:
+            case StartResponse(instructions):
+                backend.start_response(instructions)
+            case CancelResponse(response):
+                backend.cancel_response(response)
+            case Truncate(item, content_index, audio_end_ms):
+                self.counters["truncated"] += 1
+                backend.truncate(item, content_index, audio_end_ms)
+            case DeleteItem(item):
+                backend.delete_item(item)
+
+    def _publish(
+        self, action: PublishCallerSpoke | PublishCallerTurn | PublishAgentTurn | PublishLatency | NoteTrouble
+    ) -> None:
+        put = self._journal.put
+        match action:
+            case PublishCallerSpoke(item):
+                put(CallerSpoke, item=item)
+            case PublishCallerTurn(item, text, failed):
+                put(CallerTurn, item=item, text=text, failed=failed, started_at=self._journal.spoke_at(item))
+            case PublishAgentTurn():
+                put(
+                    AgentTurn,
+                    item=action.item,
+                    response=action.response,
+                    text=action.text,
+                    heard_text=action.heard_text,
+                    interrupted=action.interrupted,
+                    audio_ms=action.audio_ms,
+                    heard_ms=action.heard_ms,
+                    from_sample=action.from_sample,
+                )
+            case PublishLatency(latency):
+                put(
+                    LatencyMeasured,
+                    response=latency.response,
+                    stopped_to_first_delta_ms=latency.stopped_to_first_delta_ms,
+                    stopped_to_first_frame_ms=latency.stopped_to_first_frame_ms,
+                    stopped_to_heard_ms=latency.stopped_to_heard_ms,
+                    tools_ms=latency.tools_ms,
+                )
+            case NoteTrouble(code, detail):
+                self.counters["trouble"] += 1
+                put(SessionTrouble, code=code, detail=detail)

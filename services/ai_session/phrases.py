@@ -1,0 +1,52 @@
+"""Instructions to the model for single responses. The model speaks the caller's language; these are in English."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+def verbatim(text: str) -> str:
+    """Let the model say a text as it is."""
+    return f"Say exactly the following to the caller, word for word, then stop and add nothing:\n{text}"
+
+
+_GOODBYE = (
+    "The call has reached its time limit. Say so politely in one short sentence in the language of the "
+    "conversation, thank the caller and say goodbye. Ask nothing and call no tool."
+)
+_CARRY_ON = (
+    "The line was interrupted for a moment while you were speaking. Apologise in a few words and go on "
+    "exactly where your last sentence stopped; do not repeat what the caller has heard and do not greet again."
+)
+_ASK_TO_REPEAT = (
+    "The line was interrupted while the caller was speaking and their words were lost. Apologise briefly "
+    "and ask them to repeat the last thing they said. Do not greet again."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Phrases:
+    """What to tell the model when the session itself has something to say."""
+
+    greeting: str | None = None
+    goodbye: str = _GOODBYE
+    carry_on: str = _CARRY_ON
+    ask_to_repeat: str = _ASK_TO_REPEAT
+
+    @classmethod
+    def of(cls, greeting: str | None, goodbye: str | None) -> Phrases:
+        """From an agent's own words, where it has them."""
+        return cls(
+            greeting=verbatim(greeting) if greeting else None,
+            goodbye=verbatim(goodbye) if goodbye else _GOODBYE,
+        )
+
+    @staticmethod
+    def verbatim(text: str) -> str:
+        """Let the model say a text as it is."""
+        return verbatim(text)
+
+    @staticmethod
+    def pressed(digits: str) -> str:
+        """Tell the model what the caller pressed."""
+        return f"The caller has just pressed these keys on the phone: {digits}. React to them."

@@ -1,0 +1,279 @@
+"""The playout ledger of one epoch: which sample of which item has gone out, and which was heard.
+
+Theory of operation. Reply audio arrives faster than real time and waits in a queue of chunks, each
+belonging to one content part `(item, content_index)`. `next_frame` cuts 20 ms frames off the queue as
+long as the worker leads the caller's ear by at most `LEAD_MS`; it is asked whenever an `up` frame or new
+audio arrives, so that the ledger needs no clock. `timestamp` counts the samples sent in this epoch without
+gaps (R6). Each frame leaves spans `(from_sample, to_sample, part)` behind; `up.played` consumes them, and
+what it has consumed is what the caller heard. Silence that pads a response's last frame is part of
+the timestamps but of no item.
+
+A flush (barge-in) clears the queue and emits one flush frame, repeated on each `up` until one carries
+FLUSHED; nothing else is sent meanwhile. The position in that frame, clamped to what was sent, fixes what
+was heard. Samples that the flush threw away are never played, so from then on the lead is counted from
+the flush point, and a later jump of `played` over them credits nothing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import NamedTuple
+
+FRAME_MS = 20
+LEAD_MS = 200
+Key = tuple[str, int]
+
+
+class OutFrame(NamedTuple):
+    """One downlink frame; `payload` is PCM16LE of 20 ms, or empty for a flush or a late end mark."""
+
+    seq: int
+    timestamp: int
+    payload: bytes
+    talkspurt: bool = False
+    end_of_response: bool = False
+    flush: bool = False
+
+
+@dataclass(slots=True)
+class Part:
+    """The ledger of one content part, in samples of the call's rate."""
+
+    key: Key
+    response: str
+    received: int = 0
+    sent: int = 0
+    heard: int = 0
+    ended: bool = False  # all of its audio has been received
+    from_sample: int = -1  # timestamp of its first sample; -1 while nothing was sent
+
+    @property
+    def complete(self) -> bool:
+        """The whole part was received and heard."""
+        return self.ended and self.heard >= self.received
+
+
+@dataclass(frozen=True, slots=True)
+class PartBegan:
+    """The first sample of a part reached the caller."""
+
+    part: Part
+
+
+@dataclass(frozen=True, slots=True)
+class PartDone:
+    """A part was heard to its end."""
+
+    part: Part
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """Everything received was heard, and no response is under way that could add more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flushed:
+    """A flush was acknowledged; `parts` are what it concerned, oldest first, as far as heard."""
+
+    parts: tuple[Part, ...]
+
+
+PlayoutEvent = PartBegan | PartDone | Drained | Flushed
+
+
+class Playout:
+    """The ledger. `rate_hz` is the call's, `continuous` turns the lead limit off."""
+
+    def __init__(self, rate_hz: int, *, continuous: bool = False) -> None:
+        self.frame_samples = rate_hz * FRAME_MS // 1000
+        self.rate_hz = rate_hz
+        self._frame_bytes = 2 * self.frame_samples
+        self._lead = (1 << 62) if continuous else rate_hz * LEAD_MS // 1000
+        self._queue: deque[tuple[Part, memoryview]] = deque()
+        self._queued_bytes = 0
+        self._spans: deque[tuple[int, int, Part]] = deque()  # from, to (exclusive), whose
+        self._parts: dict[Key, Part] = {}  # received and not yet heard to their end, oldest first
+        self._dying: list[Part] = []  # the same, under a flush that is not acknowledged
+        self._open_response = False  # more audio may come
+        self._end_due = False  # the end mark of the last response has not gone out
+        self._idle = True  # Drained was reported, nothing came since
+        self._seq = 0
+        self._played_floor = 0  # samples up to here are gone: heard, or thrown away by a flush
+        self._flush_seq: int | None = None
+        self.sent = 0
+        self.played = 0
+
+    # -- audio in ------------------------------------------------------------------------------------
+
+    def push(self, response: str, key: Key, pcm: bytes) -> None:
+        """Take reply audio: whole samples, any length."""
+        part = self._parts.get(key)
+        if part is None:
+            part = self._parts[key] = Part(key, response)
+        part.received += len(pcm) // 2
+        self._queue.append((part, memoryview(pcm)))
+        self._queued_bytes += len(pcm)
+        self._open_response, self._idle = True, False
+
+    def end_part(self, key: Key) -> None:
+        """No more audio comes for this part."""
+        part = self._parts.get(key)
+        if part is not None:
+            part.ended = True
+
+    def end_response(self) -> None:
+        """The response is over: pad its last frame and mark it."""
+        for part in self._parts.values():
+            part.ended = True
+        if self._open_response:
+            self._open_response, self._end_due = False, True
+
+    # -- frames out -----------------------------------------------------------------------------------
+
+    @property
+    def busy(self) -> bool:
+        """Audio waits or is on its way to the ear."""
+        return not self._idle
+
+    @property
+    def flushing(self) -> bool:
+        """A flush has not been acknowledged yet."""
+        return self._flush_seq is not None
+
+    @property
+    def head(self) -> Part | None:
+        """Whose audio the next frame begins with."""
+        return self._queue[0][0] if self._queue else None
+
+    def claim_frame(self) -> OutFrame:
+        """The empty frame that proves the new epoch to the gateway."""
+        return self._frame(b"")
+
+    def passthrough(self, pcm: bytes) -> OutFrame:
+        """A frame of continuous audio: it goes out as it came and belongs to no item."""
+        frame = self._frame(pcm, talkspurt=self.sent == 0)
+        self.sent += len(pcm) // 2
+        return frame
+
+    def next_frame(self) -> OutFrame | None:
+        """The next frame that may go out now, or None."""
+        if self._flush_seq is not None:
+            return None
+        if self._queued_bytes < self._frame_bytes:
+            if not self._end_due:
+                return None
+            if not self._queued_bytes:
+                self._end_due = False
+                return self._frame(b"", end_of_response=True)
+        floor = max(self.played, self._played_floor)
+        if self.sent - floor + self.frame_samples > self._lead:
+            return None
+        payload = self._cut()
+        last = self._end_due and not self._queued_bytes
+        if last:
+            self._end_due = False
+        frame = self._frame(payload, talkspurt=floor >= self.sent, end_of_response=last)
+        self.sent += self.frame_samples
+        return frame
+
+    def _frame(
+        self, payload: bytes, *, talkspurt: bool = False, end_of_response: bool = False, flush: bool = False
+    ) -> OutFrame:
+        frame = OutFrame(self._seq, self.sent, payload, talkspurt, end_of_response, flush)
+        self._seq += 1
+        return frame
+
+    def _cut(self) -> bytes:
+        """20 ms off the queue, padded when a response ends in it; books the spans."""
+        wanted, at, pieces = self._frame_bytes, self.sent, []
+        while wanted and self._queue:
+            part, chunk = self._queue[0]
+            piece = chunk[:wanted]
+            samples = len(piece) // 2
+            if len(piece) == len(chunk):
+                self._queue.popleft()
+            else:
+                self._queue[0] = (part, chunk[wanted:])
+            if part.from_sample < 0:
+                part.from_sample = at
+            part.sent += samples
+            last = self._spans[-1] if self._spans else None
+            if last is not None and last[2] is part and last[1] == at:
+                self._spans[-1] = (last[0], at + samples, part)
+            elif samples:
+                self._spans.append((at, at + samples, part))
+            at += samples
+            wanted -= len(piece)
+            self._queued_bytes -= len(piece)
+            pieces.append(piece)
+        if wanted:
+            pieces.append(memoryview(bytes(wanted)))
+        return bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)
+
+    # -- the ear ---------------------------------------------------------------------------------------
+
+    def heard(self, played: int, *, flushed: bool = False) -> list[PlayoutEvent]:
+        """Take the position of an `up` frame: samples of this epoch that RTP has sent."""
+        played = min(played, self.sent)
+        events: list[PlayoutEvent] = []
+        if played > self.played:
+            self.played = played
+            if self._spans:
+                self._credit(played, events)
+        if flushed and self._flush_seq is not None:
+            events.append(self._acknowledged())
+        if not self._idle and self._is_drained():
+            self._idle = True
+            self._retire(events)
+            events.append(Drained())
+        return events
+
+    def _is_drained(self) -> bool:
+        return not (
+            self._open_response or self._end_due or self._queue or self._spans or self._flush_seq is not None
+        ) and (max(self.played, self._played_floor) >= self.sent)
+
+    def _credit(self, played: int, events: list[PlayoutEvent]) -> None:
+        while self._spans and self._spans[0][0] < played:
+            start, end, part = self._spans[0]
+            upto = min(end, played)
+            if not part.heard:
+                events.append(PartBegan(part))
+            part.heard += upto - start
+            if upto < end:
+                self._spans[0] = (upto, end, part)
+                break
+            self._spans.popleft()
+        self._retire(events)
+
+    def _retire(self, events: list[PlayoutEvent]) -> None:
+        for key in [key for key, part in self._parts.items() if part.complete]:
+            events.append(PartDone(self._parts.pop(key)))
+
+    # -- barge-in --------------------------------------------------------------------------------------
+
+    def flush(self) -> OutFrame:
+        """Drop everything unplayed, here and at the gateway; the first flush frame."""
+        self._queue.clear()
+        self._queued_bytes = 0
+        self._open_response = self._end_due = self._idle = False
+        self._dying += self._parts.values()  # what arrives from here on belongs to another response
+        self._parts.clear()
+        frame = self._frame(b"", flush=True)
+        self._flush_seq = frame.seq
+        return frame
+
+    def repeat_flush(self) -> OutFrame | None:
+        """The flush frame again, while it is not acknowledged."""
+        if self._flush_seq is None:
+            return None
+        return OutFrame(self._flush_seq, self.sent, b"", flush=True)
+
+    def _acknowledged(self) -> Flushed:
+        self._flush_seq = None
+        self._played_floor = self.sent
+        self._spans.clear()
+        parts, self._dying = tuple(self._dying), []
+        return Flushed(parts)
