@@ -1,0 +1,85 @@
+"""`callbus apply`: files to KV `config`, all or nothing, and only what changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import nats.errors
+from nats.aio.client import Client
+from nats.js.errors import KeyNotFoundError, NoKeysError
+from nats.js.kv import KeyValue
+
+from cli.config_files import Document, Problem, Reading, check_routes, read_files, yaml_files
+from cli.errors import CliError
+from libs.contracts import subjects
+from libs.contracts.wire import config_decoder
+from libs.runtime.streams import bucket
+
+
+class ConfigRefused(CliError):
+    """The files have mistakes: one line each; nothing was published."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        super().__init__("\n".join(map(str, sorted(set(problems)))))
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What became of one document: `created`, `changed` or `unchanged`."""
+
+    kind: str
+    name: str
+    verdict: str
+
+
+def read_config(paths: Iterable[Path]) -> Reading:
+    """Read files and directories.
+
+    Raises:
+        CliError: a path does not exist, or there is no document in any.
+    """
+    try:
+        files = yaml_files(paths)
+    except FileNotFoundError as error:
+        raise CliError(str(error)) from error
+    reading = read_files(files)
+    if not reading.placed and not reading.problems:
+        raise CliError("there is no document in " + (", ".join(map(str, files)) or "these directories"))
+    return reading
+
+
+async def apply(client: Client, reading: Reading, *, dry_run: bool = False) -> list[Applied]:
+    """Publish what was read, unless something is wrong with it.
+
+    Raises:
+        ConfigRefused: naming every mistake.
+    """
+    store = await bucket(client.jetstream(), subjects.KV_CONFIG)
+    check_routes(reading, {key for key in await _keys(store) if key.startswith("agent.")})
+    if reading.problems:
+        raise ConfigRefused(reading.problems)
+    return [await _put(store, document, dry_run) for document in reading.documents]
+
+
+async def _put(store: KeyValue, document: Document, dry_run: bool) -> Applied:
+    try:
+        value = (await store.get(document.key)).value or b""
+    except KeyNotFoundError:
+        verdict = "created"
+    else:  # compared as documents: the order of keys and a newer schema's defaults are no change
+        verdict = "unchanged" if config_decoder().decode(value) == document else "changed"
+    if verdict != "unchanged" and not dry_run:
+        try:
+            await store.put(document.key, document.to_json())
+        except nats.errors.MaxPayloadError:
+            raise CliError(f"{document.kind} {document.name} is larger than the bus takes (1 MB)") from None
+    return Applied(document.kind, document.name, verdict)
+
+
+async def _keys(store: KeyValue) -> list[str]:
+    try:
+        return await store.keys()
+    except NoKeysError:
+        return []

@@ -1,0 +1,79 @@
+"""The command line's way to the bus: one plain connection, queries, readable errors."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import nats
+import nats.errors
+from nats.aio.client import Client
+from pydantic import ValidationError
+
+from cli.errors import CliError, NotRunning
+from cli.settings import CliSettings
+from cli.state import running
+from libs.contracts import subjects
+from libs.contracts.rpc import RpcReply, RpcRequest
+
+QUERY_TIMEOUT_S = 5.0
+CONNECT_TIMEOUT_S = 2
+
+
+def bus_address(given: str | None, settings: CliSettings) -> str:
+    """`--nats`, else NATS_URL, else the running `up`'s.
+
+    Raises:
+        NotRunning: none of them.
+    """
+    if given or settings.nats_url:
+        return given or settings.nats_url or ""
+    state = running(settings.state_file)
+    if state is None:
+        raise NotRunning
+    return state.nats_url
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[Client]:
+    """A connection for one command.
+
+    Raises:
+        NotRunning: nothing answers there.
+    """
+
+    async def quiet(_: Exception) -> None:
+        """The error is raised as well; nats-py would also log a traceback."""
+
+    try:
+        client = await nats.connect(
+            url, name="callbus-cli", connect_timeout=CONNECT_TIMEOUT_S, allow_reconnect=False, error_cb=quiet
+        )
+    except (OSError, nats.errors.Error) as error:
+        raise NotRunning(f"nothing answers at {url.rpartition('@')[2]}: {error or type(error).__name__}") from error
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def query(client: Client, service: str, verb: str, **parameters: Any) -> Any:
+    """Ask a service; the `data` of its reply.
+
+    Raises:
+        CliError: the service does not run, does not answer, or says no.
+    """
+    request = RpcRequest(parameters={key: value for key, value in parameters.items() if value is not None})
+    try:
+        reply = await client.request(subjects.rpc(service, verb), request.to_json(), timeout=QUERY_TIMEOUT_S)
+        answer = RpcReply.model_validate_json(reply.data)
+    except nats.errors.NoRespondersError:
+        raise CliError(f"{service} does not run: look at `callbus up`'s table and var/log/{service}.log") from None
+    except nats.errors.TimeoutError:
+        raise CliError(f"{service} did not answer within {QUERY_TIMEOUT_S:g} s") from None
+    except ValidationError as error:
+        raise CliError(f"{service} sent an answer that cannot be read: {error.errors()[0]['msg']}") from error
+    if not answer.ok:
+        raise CliError(f"{service}: {answer.error}")
+    return answer.data

@@ -1,0 +1,101 @@
+"""What the demo proves, as decisions over what was stored and heard. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cli.demo.script import LEAST_CORRELATION, OUTCOME, ExpectedLine
+from libs.audio.compare import best_correlation
+from libs.contracts.events import AgentTurn, CallClaimed, CallEnded, Event, OrderPlaced
+
+RATE_HZ = 8000
+LEAST_COMPARED_MS = 200  # shorter pieces correlate with anything
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the checklist."""
+
+    text: str
+    passed: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is judged: events, the store's conversation, orders, and audio as PCM16LE at 8 kHz."""
+
+    events: Sequence[Event]
+    conversation: Mapping[str, Any]
+    orders: Sequence[Mapping[str, Any]]
+    heard: bytes
+    items: Mapping[str, bytes]  # the model's audio by item
+
+
+def conversation_checks(evidence: Evidence, texts: Sequence[str], wanted: Sequence[ExpectedLine]) -> list[Check]:
+    """The promises of every demo."""
+    stored = [str(t.get("text")) for t in evidence.conversation.get("turns", []) if t.get("speaker") == "caller"]
+    interrupted = [t for t in evidence.conversation.get("turns", []) if t.get("interrupted")]
+    ends = [event for event in evidence.events if isinstance(event, CallEnded)]
+    placed = [event for event in evidence.events if isinstance(event, OrderPlaced)]
+    outcome = evidence.conversation.get("outcome")
+    return [
+        Check("every caller turn is stored, word for word", stored == list(texts), _difference(stored, texts)),
+        Check("the order is stored exactly once", len(evidence.orders) == 1 == len(placed), f"{len(evidence.orders)}"),
+        Check("its lines are right", *_order_lines(evidence.orders, wanted)),
+        Check("one agent turn was interrupted", len(interrupted) == 1, f"{len(interrupted)} stored as interrupted"),
+        Check("the call ended exactly once", len(ends) == 1, f"{len(ends)} times"),
+        Check(f"its outcome is {OUTCOME!r}", outcome == OUTCOME, f"it is {outcome!r}"),
+        _heard(evidence),
+    ]
+
+
+def takeover_checks(events: Sequence[Event]) -> list[Check]:
+    """What holds besides when a worker was killed or frozen."""
+    workers = list(dict.fromkeys(event.wk for event in events if isinstance(event, CallClaimed)))
+    epochs = [event.epoch for event in events if isinstance(event, CallClaimed)]
+    return [
+        Check("another worker continued the call", len(workers) == 2, f"workers: {', '.join(workers)}"),
+        Check("each attempt had an epoch of its own", len(set(epochs)) == len(epochs), f"epochs: {epochs}"),
+    ]
+
+
+def correlations(evidence: Evidence) -> dict[str, float]:
+    """Of each agent turn: the model's audio, cut to what the ledger says was heard, in the recording."""
+    found: dict[str, float] = {}
+    for turn in evidence.events:
+        if not isinstance(turn, AgentTurn) or turn.heard_ms < LEAST_COMPARED_MS:
+            continue
+        audio = evidence.items.get(turn.item, b"")
+        samples = round(turn.heard_ms * RATE_HZ / 1000)
+        found[turn.item] = best_correlation(audio[: 2 * samples], evidence.heard)[0] if audio else 0.0
+    return found
+
+
+def _heard(evidence: Evidence) -> Check:
+    found = correlations(evidence)
+    least = min(found.values(), default=0.0)
+    detail = ", ".join(f"{value:.3f}" for value in found.values())
+    return Check(
+        f"what the ledger says was heard was heard (≥ {LEAST_CORRELATION})", least >= LEAST_CORRELATION, detail
+    )
+
+
+def _order_lines(orders: Sequence[Mapping[str, Any]], wanted: Sequence[ExpectedLine]) -> tuple[bool, str]:
+    lines = list(orders[0]["lines"]) if orders else []
+    shown = "; ".join(f"{line['quantity']} × {line['name']}" for line in lines) or "no lines"
+    fits = len(lines) == len(wanted) and all(
+        line["quantity"] == expected.quantity and str(line["name"]).startswith(expected.name)
+        for line, expected in zip(lines, wanted, strict=False)
+    )
+    return fits, shown
+
+
+def _difference(stored: Sequence[str], wanted: Sequence[str]) -> str:
+    if list(stored) == list(wanted):
+        return f"{len(stored)} turns"
+    missing = [text for text in wanted if text not in stored]
+    added = [text for text in stored if text not in wanted]
+    return f"missing {missing}, added {added}" if missing or added else f"order or number: {list(stored)}"

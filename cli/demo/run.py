@@ -1,0 +1,178 @@
+"""The demo from its private directory to its checklist."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from nats.aio.client import Client
+from rich.console import Console
+
+from cli import checkout
+from cli.bus import connected, query
+from cli.demo.call_log import CallLog
+from cli.demo.caller import Caller, Clip, read_clips
+from cli.demo.checks import Check, Evidence, conversation_checks, takeover_checks
+from cli.demo.script import ORDER, STEPS
+from cli.demo.trouble import WorkerTrouble, worker_names
+from cli.errors import CliError
+from cli.ports import free_port
+from cli.programs import Options, Plan, plan
+from cli.queries import CATALOG_TOOLS, TRANSCRIPT_STORE
+from cli.settings import private_environment
+from cli.show import print_conversation
+from cli.supervisor import Supervisor
+from cli.up import start_all
+from libs.audio.wav import read_wav, write_wav
+from libs.contracts.events import AgentTurn
+
+TIME_LIMIT_S = 150.0  # a demo that hangs must end, too; a good one takes about 60
+STORED_TIMEOUT_S = 10.0
+WORKERS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class DemoOptions:
+    """What `callbus demo` was told."""
+
+    kill_worker: bool = False
+    freeze_worker: bool = False
+    keep_log: bool = False
+
+
+async def run_demo(options: DemoOptions, console: Console) -> bool:
+    """Whether everything held. Ends all that it started, however it ends.
+
+    Raises:
+        CliError: the call could not be made at all.
+    """
+    checkout.require_checkout()
+    clips = read_clips()
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    var = Path(tempfile.mkdtemp(prefix="callbus-demo-"))
+    passed = False
+    try:
+        async with asyncio.timeout(TIME_LIMIT_S):
+            passed = await _Demo(options, console, var, clips).run()
+    except TimeoutError:
+        raise CliError(f"the demo did not end within {TIME_LIMIT_S:g} s; its logs are in {var / 'log'}") from None
+    finally:
+        if options.keep_log or not passed:
+            console.print(f"logs, databases and the recording: {var}", style="dim")
+        else:
+            shutil.rmtree(var, ignore_errors=True)
+    return passed
+
+
+class _Demo:
+    def __init__(self, options: DemoOptions, console: Console, var: Path, clips: dict[str, Clip]) -> None:
+        self._options, self._console, self._var, self._clips = options, console, var, clips
+        self._log = CallLog(console)
+
+    async def run(self) -> bool:
+        sip_port = free_port(transport="udp")
+        chosen = plan(Options(var=self._var, workers=WORKERS, sip_port=sip_port, nats_port=free_port()))
+        async with Supervisor(
+            environment=private_environment(), cwd=self._var, log_dir=self._var / "log", tell=self._tell
+        ) as supervisor:
+            self._console.print("starting the bus and all services …", style="dim")
+            await start_all(supervisor, chosen, [checkout.CONFIG])
+            async with connected(chosen.nats_url) as client:
+                return await self._with_tasks(supervisor, chosen, client, sip_port)
+
+    async def _with_tasks(self, supervisor: Supervisor, chosen: Plan, client: Client, sip_port: int) -> bool:
+        """The call beside the two tasks that last as long: restarts, and the live transcript."""
+        tasks = [asyncio.create_task(supervisor.keep_running()), asyncio.create_task(self._log.follow(client))]
+        call = asyncio.create_task(self._call(supervisor, chosen, client, sip_port))
+        try:
+            await asyncio.wait([call, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                if task.done():
+                    task.result()
+            return await call
+        finally:
+            call.cancel()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(call, *tasks, return_exceptions=True)
+
+    async def _call(self, supervisor: Supervisor, chosen: Plan, client: Client, sip_port: int) -> bool:
+        workers = [program for program in chosen.services if program.name.startswith("ai_session")]
+        trouble = WorkerTrouble(client, supervisor, await worker_names(workers), self._log, self._console)
+        strike = trouble.kill if self._options.kill_worker else trouble.freeze if self._options.freeze_worker else None
+        heard = await Caller(self._log, self._clips, strike).run(sip_port)
+        (self._var / "heard.wav").write_bytes(write_wav(heard, 8000))
+        conversation = await self._stored(client)
+        orders = (await query(client, CATALOG_TOOLS, "orders", limit=10))["orders"]
+        items = await self._items(chosen.rehearsal_url or "")
+        self._show(conversation, orders)
+        evidence = Evidence(self._log.events, conversation, orders, heard, items)
+        checks = conversation_checks(evidence, [self._clips[step.clip].text for step in STEPS], ORDER)
+        if strike is not None:
+            checks += takeover_checks(self._log.events)
+        return self._verdict(checks)
+
+    async def _stored(self, client: Client) -> dict[str, Any]:
+        """The conversation, once the store has closed it."""
+        loop = asyncio.get_running_loop()
+        deadline_at = loop.time() + STORED_TIMEOUT_S
+        call = self._log.events[-1].call
+        while True:
+            try:
+                found: dict[str, Any] = await query(client, TRANSCRIPT_STORE, "get", call=call)
+            except CliError:
+                if loop.time() > deadline_at:
+                    raise
+                found = {}
+            if found.get("ended_at") or loop.time() > deadline_at:
+                return found
+            await asyncio.sleep(0.2)
+
+    async def _items(self, rehearsal_url: str) -> dict[str, bytes]:
+        """The model's audio of each agent turn, from the rehearsal's records."""
+        wanted = {event.item for event in self._log.events if isinstance(event, AgentTurn) and event.heard_ms}
+        items: dict[str, bytes] = {}
+        async with aiohttp.ClientSession(rehearsal_url) as client:
+            async with client.get("/rehearsal/sessions") as response:
+                sessions = (await response.json())["sessions"]
+            for session in sessions:
+                for item in session["items"]:
+                    if item["id"] not in wanted or not item["audio_ms"]:
+                        continue
+                    async with client.get(f"/rehearsal/sessions/{session['id']}/items/{item['id']}.wav") as response:
+                        items[item["id"]] = read_wav(await response.read()).pcm
+        return items
+
+    def _show(self, conversation: Mapping[str, Any], orders: list[dict[str, Any]]) -> None:
+        self._console.rule("stored conversation", align="left")
+        if conversation:
+            print_conversation(self._console, dict(conversation))
+        for order in orders:
+            self._console.rule(f"stored order {order['number']}", align="left")
+            for line in order["lines"]:
+                amount = f"{line['quantity']:4} × {line['article_number']}  {line['name']}"
+                self._console.print(f"{amount:60} {line['line_total_eur']:>9} €")
+            self._console.print(f"{'':60} {order['total_eur']:>9} €", style="bold")
+
+    def _verdict(self, checks: list[Check]) -> bool:
+        self._console.rule("checked", align="left")
+        for check in checks:
+            mark = "[green]✔[/green]" if check.passed else "[red]✘[/red]"
+            self._console.print(f" {mark} {check.text}", end="")
+            self._console.print(f"  {check.detail}" if check.detail else "", style="dim", markup=False, soft_wrap=True)
+        passed = all(check.passed for check in checks)
+        self._console.print("everything holds" if passed else "not everything holds", style="bold")
+        return passed
+
+    def _tell(self, text: str) -> None:
+        self._console.print(f"              {text}", style="red")

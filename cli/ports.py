@@ -1,0 +1,53 @@
+"""Ports: which are free, and who has one that is not."""
+
+from __future__ import annotations
+
+import socket
+from typing import Literal
+
+import psutil
+
+Transport = Literal["tcp", "udp"]
+_TYPES = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
+
+
+def free_port(host: str = "127.0.0.1", transport: Transport = "tcp") -> int:
+    """A port that was free a moment ago."""
+    with socket.socket(socket.AF_INET, _TYPES[transport]) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def is_free(port: int, host: str, transport: Transport) -> bool:
+    """Whether one can bind there now."""
+    with socket.socket(socket.AF_INET, _TYPES[transport]) as probe:
+        if transport == "tcp":  # as servers do: a connection in TIME_WAIT does not block
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def owner_of(port: int, transport: Transport) -> str:
+    """`name (pid 123)` of the process that has the port, or words to that effect when it may not be seen."""
+    for connection in psutil.net_connections(transport):
+        address = connection.laddr
+        listening = transport == "udp" or connection.status == psutil.CONN_LISTEN
+        if not address or address.port != port or not listening:
+            continue
+        if connection.pid is None:
+            break
+        try:
+            return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
+        except psutil.NoSuchProcess:
+            break
+    return "a process of another user"
+
+
+def complaint(port: int, host: str, transport: Transport, remedy: str) -> str | None:
+    """One sentence naming who has the port and what to do, or None when it is free."""
+    if is_free(port, host, transport):
+        return None
+    return f"port {port}/{transport} is taken by {owner_of(port, transport)}: {remedy}"

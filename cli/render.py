@@ -1,0 +1,108 @@
+"""One event, one line (or none) for people: what `callbus tap` and the demo print. No I/O."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rich.text import Text
+
+from libs.contracts import events as ev
+
+MOST_CHARACTERS = 110
+_QUIET = (ev.AgentText, ev.CallerSpoke, ev.UsageReported)
+
+
+class EventLines:
+    """Turns events into lines; with `show_call` each begins with the call it belongs to."""
+
+    def __init__(self, *, show_call: bool = False, verbose: bool = False) -> None:
+        self._show_call = show_call
+        self._verbose = verbose
+
+    def line(self, event: ev.Event) -> Text | None:
+        """The line for an event, or None for one that says nothing new to a reader."""
+        if isinstance(event, _QUIET) and not self._verbose:
+            return None
+        text = Text(f"{event.at.astimezone():%H:%M:%S.%f}"[:12] + "  ", style="dim")
+        if self._show_call:
+            text.append(f"{event.call[-6:]}  ", style="dim")
+        said, style = _said(event)
+        if said.startswith(("\N{RIGHTWARDS ARROW}", "\N{LEFTWARDS ARROW}", "⏱")):
+            said = f"  {said}"
+        text.append(said, style=style)
+        return text
+
+
+def _said(event: ev.Event) -> tuple[str, str]:
+    match event:
+        case ev.CallerTurn():
+            words = event.text if not event.failed else "(could not be transcribed)"
+            return f"Caller  {words}", "bold cyan"
+        case ev.AgentTurn() if event.interrupted:
+            return f"Agent   {event.heard_text or '…'} ✂ interrupted after {event.heard_ms:.0f} ms", "bold yellow"
+        case ev.AgentTurn():
+            return f"Agent   {event.text}", "bold green"
+        case ev.ToolCalled():
+            return f"→ {event.name} {_short(event.arguments)}", "magenta"
+        case ev.ToolReturned():
+            verdict = "" if event.ok else "failed "
+            return f"← {event.name} {event.took_ms:.0f} ms {verdict}{_short(event.output)}", "magenta"
+        case ev.LatencyMeasured():
+            return _latency(event), "blue"
+        case ev.OrderPlaced():
+            lines = ", ".join(f"{line.quantity} × {line.name}" for line in event.lines)
+            return f"order {event.number}: {lines}; {event.total_eur} €", "bold"
+        case ev.SessionTrouble():
+            return f"trouble with the model: {event.code} {event.detail}", "red"
+        case ev.AgentText() | ev.CallerSpoke() | ev.UsageReported():
+            return f"{event.kind} {_details(event)}", "dim"
+        case _:
+            return _lifecycle(event)
+
+
+def _lifecycle(event: ev.Event) -> tuple[str, str]:
+    match event:
+        case ev.CallOffered():
+            return f"call {event.call} from {event.caller} to {event.callee}, agent {event.agent or 'none'}", "bold"
+        case ev.CallClaimed():
+            after = f" ({event.cause}, before: {event.previous_wk})" if event.previous_wk else ""
+            return f"worker {event.wk} has the call, epoch {event.epoch}{after}", "dim"
+        case ev.CallAnswered():
+            return f"answered, {event.codec} at {event.rate_hz} Hz", "dim"
+        case ev.WorkerLost():
+            return f"worker {event.wk} lost ({event.cause}) {event.detail}".rstrip(), "red"
+        case ev.CallMuted():
+            return "agent muted" if event.muted else "agent unmuted", "dim"
+        case ev.DtmfReceived():
+            return f"caller pressed {event.digit}", "cyan"
+        case ev.CallEnded():
+            why = f"{event.termination.reason} ({event.termination.result})"
+            detail = f": {event.termination.detail}" if event.termination.detail else ""
+            return f"ended after {event.talk_ms / 1000:.1f} s: {why}{detail}", "bold"
+        case _:
+            return f"{event.kind} {_details(event)}", "dim"
+
+
+def _latency(event: ev.LatencyMeasured) -> str:
+    parts = [
+        f"{name} {value:.0f} ms"
+        for name, value in (
+            ("model", event.stopped_to_first_delta_ms),
+            ("on the bus", event.stopped_to_first_frame_ms),
+            ("heard", event.stopped_to_heard_ms),
+        )
+        if value is not None
+    ]
+    tools = f" (tools {event.tools_ms:.0f} ms)" if event.tools_ms else ""
+    return f"⏱ {', '.join(parts) or 'not measured'}{tools}"
+
+
+def _details(event: ev.Event) -> str:
+    hidden = {"schema_version", "event_id", "org", "call", "at", "kind"}
+    return _short(event.model_dump(mode="json", exclude=hidden, exclude_none=True))
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(", ", ": "))
+    return text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 1] + "…"

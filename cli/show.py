@@ -1,0 +1,62 @@
+"""A stored conversation as text: turns with their tool calls in between, then outcome, cost and times."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+_ROLES = {"caller": ("Caller  ", "bold cyan"), "agent": ("Agent   ", "bold green")}
+
+
+def print_conversation(console: Console, conversation: dict[str, Any]) -> None:
+    """Print what `transcript_store get` answered."""
+    head = " · ".join(
+        f"{name} {conversation[name]}" for name in ("caller", "callee", "agent", "outcome") if conversation.get(name)
+    )
+    console.print(f"[bold]{conversation['call']}[/bold]  {head}", soft_wrap=True)
+    for line in conversation_lines(conversation):
+        console.print(line, soft_wrap=True)
+
+
+def conversation_lines(conversation: dict[str, Any]) -> list[Text]:
+    """Turns and tool calls in the order of their time, then one line of facts."""
+    entries = [(str(turn.get("started_at") or ""), _turn(turn)) for turn in conversation.get("turns", [])]
+    entries += [(str(call.get("called_at") or ""), _tool_call(call)) for call in conversation.get("tool_calls", [])]
+    lines = [line for _, line in sorted(entries, key=lambda entry: entry[0])]
+    facts = [_fact(conversation, *fact) for fact in _FACTS if conversation.get(fact[0]) is not None]
+    return [*lines, Text(" · ".join(facts), style="dim")]
+
+
+_FACTS = (
+    ("began_at", "began", ""),
+    ("duration_ms", "lasted", "ms"),
+    ("talk_ms", "talked", "ms"),
+    ("result", "result", ""),
+    ("reason", "reason", ""),
+    ("cost_usd", "cost", "USD"),
+)
+
+
+def _fact(conversation: dict[str, Any], name: str, label: str, unit: str) -> str:
+    value = conversation[name]
+    shown = f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{label} {shown}{' ' if unit else ''}{unit}"
+
+
+def _turn(turn: dict[str, Any]) -> Text:
+    name, style = _ROLES.get(str(turn.get("speaker")), (f"{turn.get('speaker')}  ", "bold"))
+    said = str(turn.get("text") or "")
+    text = Text(name, style=style)
+    if not turn.get("interrupted"):
+        return text.append(said, style="default")
+    heard = str(turn.get("heard_text") or "")
+    unheard = said.removeprefix(heard)
+    return text.append(heard, style="default").append(f" ✂{unheard}", style="dim strike")
+
+
+def _tool_call(call: dict[str, Any]) -> Text:
+    verdict = "" if call.get("ok") is not False else " failed"
+    took = f" {call['took_ms']:.0f} ms" if call.get("took_ms") is not None else ""
+    return Text(f"        → {call.get('name')} {call.get('arguments')}{took}{verdict}", style="magenta")
