@@ -219,7 +219,7 @@ def parse(data: bytes) -> Request | Response:
     if "\n " in text or "\n\t" in text:
         text = _FOLD.sub(" ", text)
     start_line, *lines = _LINE_END.split(text)
-    words = start_line.rstrip("\r").split(" ")
+    words = start_line.rstrip().split(" ")
     headers = _parse_headers(lines)
     if _SIP_VERSION.match(words[0]):
         return _parse_response(words, headers, body)
@@ -302,7 +302,7 @@ def _read_mandatory(
 
 def _check_max_forwards(headers: Headers) -> None:
     for value in headers.get("max-forwards", ()):
-        if not re.match(r"[0-9]{1,3}\Z", value) or int(value) > 255:
+        if not re.match(r"[0-9]{1,9}\Z", value) or int(value) > 255:
             raise SipParseError(f"Max-Forwards {value[:20]!r} is not 0 to 255", "bad_max_forwards")
 
 
@@ -311,8 +311,8 @@ def _bounded_body(headers: Headers, body: bytes) -> bytes:
     values = headers.get("content-length")
     if not values:
         return body
-    if not re.match(r"[0-9]{1,9}\Z", values[0]):
-        raise SipParseError(f"Content-Length {values[0][:20]!r} is not a number", "bad_content_length")
+    if not re.match(r"[0-9]{1,9}\Z", values[0]) or len(set(values)) > 1:
+        raise SipParseError(f"Content-Length {', '.join(values)[:40]!r} is not one number", "bad_content_length")
     length = int(values[0])
     if length > len(body):
         raise SipParseError(f"Content-Length {length} is more than the {len(body)} bytes received", "truncated")
