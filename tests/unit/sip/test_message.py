@@ -28,7 +28,7 @@ def test_hosts_of_every_kind_are_read_in_uri_and_via(host):
 
 def test_uri_headers_escapes_and_odd_user_parts_are_read():
     assert SipUri.parse("sip:b@x.example?Replaces=1%40x").host == "x.example"
-    assert SipUri.parse("sip:caf%C3%A9;p=1?a@x").user == "café;p=1?a"
+    assert SipUri.parse("sip:t%C3%BCr;p=1?a@x").user == "tür;p=1?a"
     assert SipUri.parse("sip:b:secret@x").user == "b"
     assert SipUri.parse("sip:x.example").user == ""
     assert SipUri.parse("tel:+49-30-123;ext=5").user == "+49-30-123"
