@@ -21,8 +21,15 @@ from services.rehearsal.scenario import (
     render_arguments,
     render_text,
 )
+from services.rehearsal.speech_text import sentences
 
+# "Say exactly the following, word for word: ..." is how clients have a fixed sentence spoken.
+_VERBATIM = re.compile(r"(?is)(?:exactly|verbatim|word for word|wörtlich|wortwörtlich|genau)[^:\n]*:\s*(?P<text>\S.*)")
 _QUOTED = re.compile(r'"([^"]+)"|„([^“”"]+)[“”"]|“([^”]+)”|«([^»]+)»')
+_ASKS_TO_REPEAT = re.compile(r"(?i)interrupted.*repeat the last|ask (?:the caller|them) to repeat|wiederholen")
+_CARRIES_ON = re.compile(r"(?i)interrupted|carry on|continue|go on|fortfahren|weitermachen|fortsetzen")
+_SAYS_GOODBYE = re.compile(r"(?i)goodbye|time limit|maximum duration|verabschied|gesprächszeit")
+_GREETS = re.compile(r"(?i)\bgreet|begrüß")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,50 +66,74 @@ def direct(scenario: Scenario, conversation: Conversation, request: Request) -> 
     if request.idle:
         return [Say(scenario.idle)]
     if request.instructions or request.input is not None:
-        return [Say(_instructed(scenario, request))]
+        return _instructed(scenario, conversation, request)
     acts = _continue(scenario, conversation, request)
     if request.first and not request.by_vad and _was_replayed(conversation):
         return [Say(scenario.resumed), *acts]
     return acts
 
 
-def _instructed(scenario: Scenario, request: Request) -> str:
+def _instructed(scenario: Scenario, conversation: Conversation, request: Request) -> list[Act]:
+    """Read ``instructions`` as a model would, as far as patterns can: a given text first, then its sense."""
+    instructions = request.instructions
+    verbatim = _VERBATIM.search(instructions)
+    if verbatim is not None:
+        return [Say(_unquoted(verbatim["text"]))]
     for rule in scenario.on_instructions:
-        if re.search(rule.match, request.instructions):
-            return rule.say
-    quoted = _QUOTED.findall(request.instructions)
-    if quoted:
-        # "Say exactly: ..." is how clients have a fixed sentence spoken.
-        return " ".join(max(quoted[-1], key=len).split())
+        if re.search(rule.match, instructions):
+            return [Say(rule.say)]
+    if request.input is None or not request.out_of_band:
+        if _ASKS_TO_REPEAT.search(instructions):
+            return [Say(scenario.ask_to_repeat)]
+        if _SAYS_GOODBYE.search(instructions):
+            return [Say(scenario.goodbye)]
+        if _CARRIES_ON.search(instructions):
+            return [Say(scenario.resumed), *_continue(scenario, conversation, request)]
     for item in reversed(request.input or ()):
         texts = [part.get("text") for part in item.get("content") or [] if part.get("text")]
         if texts:
-            return " ".join(texts)
-    return scenario.follow_up
+            return [Say(" ".join(texts))]
+    quoted = _QUOTED.findall(instructions)
+    if quoted:
+        return [Say(_unquoted(max(quoted[-1], key=len)))]
+    if _GREETS.search(instructions):
+        return [Say(scenario.greeting)]
+    return _continue(scenario, conversation, request)
+
+
+def _unquoted(text: str) -> str:
+    return " ".join(text.split()).strip("\"„“”«»' ")
 
 
 def _continue(scenario: Scenario, conversation: Conversation, request: Request) -> list[Act]:
     number = conversation.turn
     since = _since_last_turn(conversation)
-    spoken = [item for item in since if item.is_assistant_message]
     if number == 0:
-        if spoken and not spoken[-1].is_unfinished:
-            return [Say(scenario.follow_up)]
-        return [Say(scenario.greeting)]
+        return _unless_said(scenario, [scenario.greeting], since)
     turn = scenario.turn(number)
     if turn is None:
-        return [Say(scenario.default_answer(number))]
+        return _unless_said(scenario, [scenario.default_answer(number)], since)
     results = tool_results(conversation)
     act = _next_step(turn, since, results, request.tools)
     if act is not None:
         return act or [Say(scenario.wait)]
+    try:
+        answers = [answer for text in turn.answers if (answer := render_text(text, results))]
+    except ScenarioError:
+        answers = []
+    return _unless_said(scenario, answers or [scenario.default_answer(number)], since)
+
+
+def _unless_said(scenario: Scenario, answers: list[str], since: list[Item]) -> list[Act]:
+    """The answers, or after a cut what is left of them, or a polite question when all has been said."""
     if _is_answered(since):
         return [Say(scenario.follow_up)]
-    try:
-        answers = [render_text(template, results) for template in turn.answers]
-    except ScenarioError:
-        answers = [scenario.default_answer(number)]
-    return [Say(answer) for answer in answers if answer] or [Say(scenario.default_answer(number))]
+    heard = " ".join(i.text for i in since if i.is_assistant_message and i.origin == "client")
+    if heard:
+        # A replayed message holds what the caller heard: go on with the first sentence that is not in it.
+        kept = [" ".join(s for s in sentences(answer) if s not in heard) for answer in answers]
+        answers = [text for text in kept if text]
+    return [Say(text) for text in answers] or [Say(scenario.follow_up)]
 
 
 def _next_step(turn: Turn, since: list[Item], results: dict[str, Any], tools: frozenset[str]) -> list[Act] | None:

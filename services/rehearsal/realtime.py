@@ -125,6 +125,8 @@ class RealtimeSession:
     def receive(self, event: Frame | str | bytes, now: float) -> list[Output]:
         """Handle one client event: an object, or the text of a frame. Faulty ones earn an ``error``."""
         fields: Any = event
+        if self.closed:
+            return []
         try:
             if isinstance(event, str | bytes):
                 fields = _decode(event)
@@ -139,7 +141,9 @@ class RealtimeSession:
         return self._flush()
 
     def deadline(self) -> float | None:
-        """When ``expire`` has something to do."""
+        """When ``expire`` has something to do; never once the session is closed."""
+        if self.closed:
+            return None
         due = [at for stream in self._streams() if (at := stream.deadline()) is not None]
         if self._scheduled:
             due.append(self._scheduled[0][0])

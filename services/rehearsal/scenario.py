@@ -93,6 +93,7 @@ class Scenario(_Part):
     """One rehearsed conversation."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
+    language: str = Field(default="de", pattern=r"^[a-z]{2}$", description="of the rendered clips")
     greeting: str
     turns: list[Turn] = []
     repeat: bool = Field(default=False, description="after the last turn begin with the first again")
@@ -104,6 +105,8 @@ class Scenario(_Part):
     wait: str = "Einen Moment bitte."
     resumed: str = "Entschuldigung, die Verbindung war kurz weg."
     idle: str = "Sind Sie noch da?"
+    goodbye: str = "Die vereinbarte Gesprächszeit ist um. Vielen Dank für Ihren Anruf. Auf Wiederhören."
+    ask_to_repeat: str = "Entschuldigung, die Verbindung war kurz weg. Können Sie das bitte wiederholen?"
     follow_up: str = "Kann ich noch etwas für Sie tun?"
     clips: list[str] = Field(default=[], description="sentences to render that no static answer contains")
     faults: list[Fault] = []
@@ -123,8 +126,8 @@ class Scenario(_Part):
 
     def static_texts(self) -> Iterator[str]:
         """Everything that can be spoken and holds no template, with the sentences of ``clips``."""
-        texts = [self.greeting, self.wait, self.resumed, self.idle, self.follow_up]
-        texts += self.default_answers + self.clips + [rule.say for rule in self.on_instructions]
+        texts = [self.greeting, self.wait, self.resumed, self.idle, self.follow_up, self.goodbye]
+        texts += [self.ask_to_repeat] + self.default_answers + self.clips + [rule.say for rule in self.on_instructions]
         for turn in self.turns:
             texts += turn.answers
             texts += [step.say for step in turn.steps if step.say]

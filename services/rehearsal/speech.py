@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import audioop
-import hashlib
 import json
 import math
 import random
-import re
 import shutil
 import struct
 import subprocess
-import unicodedata
 from collections import OrderedDict
 from pathlib import Path
 
@@ -20,6 +17,7 @@ import numpy as np
 from libs.audio.g711 import Law
 from libs.audio.resample import Resampler
 from libs.audio.wav import WavError, read_wav
+from services.rehearsal.speech_text import normalised, sentences
 
 RATE_HZ = 8000
 CLIPS = Path(__file__).parent / "clips"
@@ -28,7 +26,6 @@ CALLER_VOICE = "de+f3"
 
 _PAUSE_MS = 220  # between sentences
 _MS_PER_CHARACTER = 62
-_SENTENCE_END = re.compile(r"(?<=[.!?…])\s+")
 _TARGET_RMS = 32768 * 10 ** (-18 / 20)
 _PEAK = 30000
 _CACHED_TEXTS = 256
@@ -36,21 +33,6 @@ _CACHED_TEXTS = 256
 
 class ClipError(ValueError):
     """A file that is not a G.711 WAV at 8 kHz."""
-
-
-def normalised(text: str) -> str:
-    """The key of a clip: Unicode NFC and single spaces."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
-
-
-def clip_name(text: str) -> str:
-    """File name of the clip for ``text``: the first 12 hex digits of the SHA-1 of its key."""
-    return hashlib.sha1(normalised(text).encode(), usedforsecurity=False).hexdigest()[:12] + ".wav"
-
-
-def sentences(text: str) -> list[str]:
-    """Split after ``.``, ``!`` and ``?``; one clip is one sentence."""
-    return [part for part in _SENTENCE_END.split(normalised(text)) if part]
 
 
 def silence(duration_ms: int) -> bytes:
