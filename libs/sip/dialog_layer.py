@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from libs.sip.dialog import Address, Dialog, DialogKey, DialogState
 from libs.sip.events import Action, Cancelled, Ended, Rejected, Send
@@ -104,18 +104,25 @@ class DialogLayer:
         self._rearm(key, transaction)
 
     def _reply(
-        self, request: Request, source: Address, status: int, now: float, headers: HeaderList = (), body: bytes = b""
-    ) -> list[Action]:  # fmt: skip
-        """A final response from a transaction of its own; stateless when the table of transactions is full."""
-        self.counters[f"replied_{status}"] += 1
+        self, request: Request, source: Address, reply: int | Reply, now: float, to_tag: str = ""
+    ) -> list[Action]:
+        """A final response from a transaction of its own.
+
+        Half of the table is kept for calls: when the rest is full, requests outside dialogs are answered statelessly
+        (RFC 3261 §8.2.7), so a flood of OPTIONS or of unwanted INVITEs cannot keep callers out.
+        """
+        reply = Reply(reply) if isinstance(reply, int) else reply
+        self.counters[f"replied_{reply.status}"] += 1
         destination = request.via.response_destination(source)
-        data = build_response(request, Reply(status, (*headers, self._server), body), source, self._new_token())
-        if len(self._transactions) >= self._config.max_transactions:
-            self.counters["transactions_full"] += 1
+        reply = replace(reply, headers=(*reply.headers, self._server))
+        data = build_response(request, reply, source, to_tag or self._new_token())
+        limit = self._config.max_transactions // (1 if request.to.tag else 2)
+        if len(self._transactions) >= limit:
+            self.counters["stateless_replies"] += 1
             return [Send(data, destination)]
         kind = ServerInvite if request.method == "INVITE" else ServerNonInvite
         transaction = kind(self._timers, destination)
-        transaction.respond(status, data, now)
+        transaction.respond(reply.status, data, now)
         self._add_transaction(server_key(request), transaction)
         return [Send(data, destination)]
 

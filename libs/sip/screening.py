@@ -34,6 +34,11 @@ def content_type(request: Request) -> str:
     return request.header("content-type").partition(";")[0].strip().lower() or "application/octet-stream"
 
 
+def sdp_of(request: Request) -> str:
+    """The session description in the body, "" when there is none."""
+    return request.body.decode("utf-8", "replace") if content_type(request) == _SDP else ""
+
+
 def screen(request: Request) -> Reply | None:
     """Method, scheme, Require and body, in this order; None when the request may be served."""
     if request.method not in METHODS:

@@ -20,7 +20,7 @@ from libs.sip.events import (
     SessionChanged,
 )
 from libs.sip.message import HeaderList, Reply, Request, build_response
-from libs.sip.screening import ALLOW, parse_dtmf_info
+from libs.sip.screening import ALLOW, parse_dtmf_info, sdp_of
 from libs.sip.sdp import (
     LocalMedia,
     Negotiated,
@@ -50,18 +50,16 @@ class Uas(DialogLayer):
             return self._reply(request, source, 482, now)
         full = len(self._dialogs) >= self._config.max_dialogs
         if full or len(self._transactions) >= self._config.max_transactions:
-            return self._reply(request, source, 503, now, (("Retry-After", "5"),))
+            return self._reply(request, source, Reply(503, (("Retry-After", "5"),)), now)
         if not request.values("contact"):
             return self._reply(request, source, 400, now)  # §8.1.1.8: exactly one Contact
         check_path(request)
         try:
-            offer = SessionDescription.parse(request.body.decode("utf-8", "replace")) if request.body else None
+            offer = SessionDescription.parse(sdp) if (sdp := sdp_of(request)) else None
         except SdpError as error:
-            self.counters["bad_sdp"] += 1
-            return self._reply(request, source, 400, now, (("Warning", f'399 {self._sent_by} "{_quotable(error)}"'),))
+            return self._reply(request, source, self._bad_sdp(error), now)
         if offer is not None and not has_common_codec(offer, self._config.codecs):
-            # RFC 3261 §20.43: 305 Incompatible media format
-            return self._reply(request, source, 488, now, (("Warning", f'305 {self._sent_by} "no common codec"'),))
+            return self._reply(request, source, self._no_codec, now)
         dialog = Dialog(
             self._new_token(), True, request.call_id, without_tag(request.to), self._new_token(),
             without_tag(request.from_), source, DialogState.EARLY, request.from_.tag,
@@ -80,6 +78,15 @@ class Uas(DialogLayer):
             source, offer, request.headers,
         )  # fmt: skip
         return [*trying, incoming]
+
+    @property
+    def _no_codec(self) -> Reply:
+        # RFC 3261 §20.43: 305 Incompatible media format
+        return Reply(488, (("Warning", f'305 {self._sent_by} "no common codec"'),))
+
+    def _bad_sdp(self, error: SdpError) -> Reply:
+        self.counters["bad_sdp"] += 1
+        return Reply(400, (("Warning", f'399 {self._sent_by} "{_quotable(error)}"'),))
 
     def _start_server_invite(self, dialog: Dialog, request: Request, source: Address) -> None:
         transaction = ServerInvite(self._timers, request.via.response_destination(source))
@@ -130,7 +137,7 @@ class Uas(DialogLayer):
         if early is None:
             raise SipStateError(f"dialog {dialog} cannot be answered: it was cancelled, ended or answered before")
         local = SessionDescription.parse(sdp)
-        has_offer = early.invite is not None and bool(early.invite.body)
+        has_offer = early.invite is not None and bool(sdp_of(early.invite))
         actions = self._accept(early, local, None if has_offer else local, now, is_first=True)
         early.state = DialogState.CONFIRMED
         return actions
@@ -170,8 +177,8 @@ class Uas(DialogLayer):
         transaction = self._transactions.get(invite_key)
         if not isinstance(transaction, ServerInvite):
             return self._reply(request, source, 481, now)
-        actions = self._reply(request, source, 200, now)
         dialog = self._early_uas(transaction.dialog)
+        actions = self._reply(request, source, 200, now, dialog.local_tag if dialog is not None else "")
         if dialog is not None and dialog.invite_key == invite_key and transaction.state is State.PROCEEDING:
             self.counters["cancelled"] += 1
             actions += self._respond(dialog, 487, now)
@@ -231,9 +238,8 @@ class Uas(DialogLayer):
                 actions = self._reply(request, source, 200, now)
                 return [*actions, DtmfInfo(dialog.id, digit.digit, digit.duration_ms)] if digit else actions
             case _:
-                return self._reply(
-                    request, source, 200, now, (("Allow", ALLOW), ("Accept", "application/sdp"), self._contact)
-                )
+                headers = (("Allow", ALLOW), ("Accept", "application/sdp"), self._contact)
+                return self._reply(request, source, Reply(200, headers), now)
 
     def _receive_bye(self, dialog: Dialog, request: Request, source: Address, now: float) -> list[Action]:
         actions = self._reply(request, source, 200, now)
@@ -259,7 +265,7 @@ class Uas(DialogLayer):
             refusal = Reply(503, (("Retry-After", "5"),))
         settled = self._settle_offer(dialog, request) if refusal is None else refusal
         if isinstance(settled, Reply):
-            return self._reply(request, source, settled.status, now, settled.headers)
+            return self._reply(request, source, settled, now)
         dialog.learn_target(request)
         self._start_server_invite(dialog, request, source)
         self.counters["reinvites"] += 1
@@ -272,35 +278,35 @@ class Uas(DialogLayer):
 
     def _receive_update(self, dialog: Dialog, request: Request, source: Address, now: float) -> list[Action]:
         check_path(request)
-        refusal = self._offer_refusal(dialog) if request.body else None
-        settled = self._settle_offer(dialog, request) if refusal is None and request.body else refusal
+        refusal = self._offer_refusal(dialog) if sdp_of(request) else None
+        settled = self._settle_offer(dialog, request) if refusal is None and sdp_of(request) else refusal
         if isinstance(settled, Reply):
-            return self._reply(request, source, settled.status, now, settled.headers)
+            return self._reply(request, source, settled, now)
         dialog.learn_target(request)
         if settled is None:
-            return self._reply(request, source, 200, now, (self._contact, ("Allow", ALLOW)))
+            return self._reply(request, source, Reply(200, (self._contact, ("Allow", ALLOW))), now)
         offer, negotiated = settled
         dialog.local_sdp = negotiated.answer
         headers = (self._contact, ("Allow", ALLOW), _SDP_TYPE)
-        actions = self._reply(request, source, 200, now, headers, negotiated.answer.serialize().encode())
+        actions = self._reply(request, source, Reply(200, headers, negotiated.answer.serialize().encode()), now)
         return [*actions, SessionChanged(dialog.id, offer, negotiated)]
 
     def _settle_offer(self, dialog: Dialog, request: Request) -> tuple[SessionDescription, Negotiated] | Reply | None:
         """Our answer to a new offer in the session, None when the request brings no offer."""
         if dialog.local_sdp is None:
             return Reply(488)
-        if not request.body:
+        sdp = sdp_of(request)
+        if not sdp:
             return None
         try:
-            offer = SessionDescription.parse(request.body.decode("utf-8", "replace"))
+            offer = SessionDescription.parse(sdp)
             # the codec in use stays in use: the media path has it set up
             in_use = next((name for line in dialog.local_sdp.media for _, name, _ in line.codecs() if line.port), "")
             negotiated = _prefer(offer, local_media(dialog.local_sdp, self._config.codecs), in_use)
         except NoCommonCodec:
-            return Reply(488, (("Warning", f'305 {self._sent_by} "no common codec"'),))
+            return self._no_codec
         except SdpError as error:
-            self.counters["bad_sdp"] += 1
-            return Reply(400, (("Warning", f'399 {self._sent_by} "{_quotable(error)}"'),))
+            return self._bad_sdp(error)
         if negotiated.answer != dialog.local_sdp:
             # RFC 3264 §8: a changed description carries the next version
             version = negotiated.answer.session_version + 1

@@ -14,7 +14,7 @@ from libs.sip.dialog import Address, DialogState
 from libs.sip.dialog_layer import UaConfig, server_key
 from libs.sip.errors import SipParseError
 from libs.sip.events import Action, EndCause, Ended, Send
-from libs.sip.message import BadRequest, Request, build_error, parse
+from libs.sip.message import BadRequest, Reply, Request, build_error, parse
 from libs.sip.screening import ALLOW, screen
 from libs.sip.transaction import ClientInvite, ClientNonInvite, ServerInvite, ServerNonInvite, State, Transaction
 from libs.sip.uac import OutgoingCall, Uac
@@ -136,7 +136,7 @@ class UserAgent(Uas, Uac):
             return self._receive_cancel(request, source, now)
         refusal = screen(request)
         if refusal is not None:
-            return self._reply(request, source, refusal.status, now, refusal.headers)
+            return self._reply(request, source, refusal, now)
         if request.to.tag:
             dialog = self._by_key.get((request.call_id, request.to.tag, request.from_.tag))
             if dialog is None or (dialog.state is DialogState.ENDED and request.method != "BYE"):
@@ -152,7 +152,7 @@ class UserAgent(Uas, Uac):
                 ("Accept-Encoding", "identity"),
                 ("Supported", ""),
             )
-            return self._reply(request, source, 200, now, (*accept, self._contact))
+            return self._reply(request, source, Reply(200, (*accept, self._contact)), now)
         return self._reply(request, source, 481, now)
 
     # -- requests inside a dialog -------------------------------------------------------------------------------

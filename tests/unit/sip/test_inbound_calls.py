@@ -418,6 +418,30 @@ def test_when_the_table_of_transactions_is_full_options_is_still_answered():
     assert core.deadline() is None
 
 
+def test_a_flood_of_options_leaves_room_for_calls():
+    core = agent(CALLEE, "s", max_transactions=10)
+    for number in range(20):
+        assert only_status(core.receive(request("OPTIONS", branch=f"flood{number}"), STRANGER, 0.0)) == 200
+    assert core.counters["stateless_replies"] == 15
+    assert isinstance(core.receive(invite(), CALLER, 0.1)[-1], IncomingCall)
+
+
+def test_a_body_that_need_not_be_understood_is_no_offer():
+    extra = "Content-Disposition: render;handling=optional\r\n"
+    core = agent(CALLEE, "s")
+    data = invite("<location/>", headers=extra).replace(b"application/sdp", b"application/pidf+xml")
+    (_, call) = core.receive(data, CALLER, 0.0)
+    assert call.offer is None
+
+
+def test_cancel_and_487_carry_the_same_tag():
+    core = agent(CALLEE, "s")
+    core.receive(invite(), CALLER, 0.0)
+    actions = core.receive(request("CANCEL", branch="abc"), CALLER, 0.1)
+    assert [r.status for r in replies(actions)] == [200, 487]
+    assert len({r.to.tag for r in replies(actions)}) == 1
+
+
 def test_a_client_of_rfc_2543_without_branch_is_served():
     core = agent(CALLEE, "s")
     old = invite(via="192.0.2.10:5060")
