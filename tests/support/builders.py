@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -202,15 +202,15 @@ class CallScript:
 
     def ended(self, reason: Reason = Reason.CALLER_HUNG_UP, detail: str = "") -> CallScript:
         """The call is over."""
-        started = self.events[0].at
         media = MediaStatistics(rtp_received=1500, rtp_sent=1490, up_published=1500)
         fields = self._fields("gw")
+        answered_at = next((event.at for event in self.events if isinstance(event, CallAnswered)), self.now)
         return self._add(
             CallEnded(
                 **fields,
                 termination=Termination.of(reason, detail),
-                duration_ms=(self.now - started).total_seconds() * 1000,
-                talk_ms=(self.now - started).total_seconds() * 1000 - 1500,
+                duration_ms=(self.now - self.events[0].at).total_seconds() * 1000,
+                talk_ms=(self.now - answered_at).total_seconds() * 1000,
                 media=media,
             )
         )
@@ -245,6 +245,13 @@ async def running_outbox(outbox: EventOutbox) -> AsyncIterator[EventOutbox]:
         task = tasks.create_task(outbox.run())
         yield outbox
         task.cancel()
+
+
+async def until(happened: Callable[[], object], timeout_s: float = 20) -> None:
+    """Wait for what has no event of its own to wait for, such as a counter."""
+    async with asyncio.timeout(timeout_s):
+        while not happened():  # noqa: ASYNC110  a counter cannot be awaited
+            await asyncio.sleep(0.01)
 
 
 POSTGRES = "TEST_POSTGRES_URL"
