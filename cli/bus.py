@@ -43,15 +43,24 @@ async def connected(url: str) -> AsyncIterator[Client]:
         NotRunning: nothing answers there.
     """
 
-    async def quiet(_: Exception) -> None:
-        """The error is raised as well; nats-py would also log a traceback."""
+    said: list[Exception] = []
+
+    async def problems(error: Exception) -> None:
+        said.append(error)  # what is raised in the end says less: "no servers available"
 
     try:
         client = await nats.connect(
-            url, name="callbus-cli", connect_timeout=CONNECT_TIMEOUT_S, allow_reconnect=False, error_cb=quiet
+            url,
+            name="callbus-cli",
+            connect_timeout=CONNECT_TIMEOUT_S,
+            allow_reconnect=False,
+            max_reconnect_attempts=1,  # without a limit the first connection is tried for ever
+            reconnect_time_wait=0,
+            error_cb=problems,
         )
     except (OSError, nats.errors.Error) as error:
-        raise NotRunning(f"nothing answers at {url.rpartition('@')[2]}: {error or type(error).__name__}") from error
+        why = said[-1] if said else error
+        raise NotRunning(f"nothing answers at {url.rpartition('@')[2]}: {why or type(why).__name__}") from error
     try:
         yield client
     finally:

@@ -108,21 +108,21 @@ async def list_conversations(
         return print_json(found)
     if not found:
         return console.print("no conversation is stored yet")
-    rows = table("call", "started", "caller", "callee", "agent", "outcome", "turns", "cost $")
+    rows = table("call", "began", "caller", "callee", "agent", "outcome", "talked", "cost $")
     for one in found:
         rows.add_row(*(_cell(one, name) for name in _CONVERSATION_COLUMNS))
     return console.print(rows)
 
 
-_CONVERSATION_COLUMNS = ("call", "began_at", "caller", "callee", "agent", "outcome", "turns", "cost_usd")
+_CONVERSATION_COLUMNS = ("call", "began_at", "caller", "callee", "agent", "outcome", "talk_ms", "cost_usd")
 
 
 def _cell(row: dict[str, Any], name: str) -> str:
     value = row.get(name)
-    if isinstance(value, list):
-        return str(len(value))
-    if isinstance(value, float):
-        return f"{value:.4f}"
+    if name.endswith("_ms"):
+        return f"{(value or 0) / 1000:.1f} s"
+    if name.endswith("_usd"):
+        return f"{value or 0:.4f}"
     text = "" if value is None else str(value)
     return text[:19].replace("T", " ") if name.endswith("_at") else text
 

@@ -10,20 +10,22 @@ from rich.text import Text
 _ROLES = {"caller": ("Caller  ", "bold cyan"), "agent": ("Agent   ", "bold green")}
 
 
-def print_conversation(console: Console, conversation: dict[str, Any]) -> None:
+def print_conversation(console: Console, answer: dict[str, Any]) -> None:
     """Print what `transcript_store get` answered."""
+    conversation = answer["conversation"]
     head = " · ".join(
         f"{name} {conversation[name]}" for name in ("caller", "callee", "agent", "outcome") if conversation.get(name)
     )
     console.print(f"[bold]{conversation['call']}[/bold]  {head}", soft_wrap=True)
-    for line in conversation_lines(conversation):
+    for line in conversation_lines(answer):
         console.print(line, soft_wrap=True)
 
 
-def conversation_lines(conversation: dict[str, Any]) -> list[Text]:
+def conversation_lines(answer: dict[str, Any]) -> list[Text]:
     """Turns and tool calls in the order of their time, then one line of facts."""
-    entries = [(str(turn.get("started_at") or ""), _turn(turn)) for turn in conversation.get("turns", [])]
-    entries += [(str(call.get("called_at") or ""), _tool_call(call)) for call in conversation.get("tool_calls", [])]
+    conversation = answer["conversation"]
+    entries = [(str(turn.get("started_at") or ""), _turn(turn)) for turn in answer["turns"]]
+    entries += [(str(call.get("called_at") or ""), _tool_call(call)) for call in answer["tool_calls"]]
     lines = [line for _, line in sorted(entries, key=lambda entry: entry[0])]
     facts = [_fact(conversation, *fact) for fact in _FACTS if conversation.get(fact[0]) is not None]
     return [*lines, Text(" · ".join(facts), style="dim")]
@@ -41,7 +43,7 @@ _FACTS = (
 
 def _fact(conversation: dict[str, Any], name: str, label: str, unit: str) -> str:
     value = conversation[name]
-    shown = f"{value:g}" if isinstance(value, float) else str(value)
+    shown = f"{value:.6g}" if isinstance(value, float) else str(value)
     return f"{label} {shown}{' ' if unit else ''}{unit}"
 
 

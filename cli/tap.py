@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import ConsumerConfig, DeliverPolicy
@@ -17,6 +16,7 @@ from libs.contracts.ids import is_token
 
 ALL = "all"
 LAST = "last"
+LOOK_S = 1.0  # how soon a bus that went away is noticed
 
 
 async def call_meant(client: Client, wanted: str) -> str:
@@ -47,20 +47,25 @@ async def events(client: Client, call: str) -> AsyncIterator[Msg]:
     """
     every = call == ALL
     policy = DeliverPolicy.NEW if every else DeliverPolicy.ALL
+    arrived: asyncio.Queue[Msg] = asyncio.Queue()
     try:
         subscription = await client.jetstream().subscribe(
             subjects.events_of(subjects.ANY if every else call),
+            cb=arrived.put,  # not `next_msg`, which may take a cancellation for its time-out and go on
             ordered_consumer=True,
             config=ConsumerConfig(deliver_policy=policy),
         )
     except NotFoundError:
         raise CliError("the bus has no event stream yet: has any service started on it?") from None
-    while True:
-        try:
-            yield await subscription.next_msg(timeout=1)
-        except (nats.errors.TimeoutError, TimeoutError):
-            if client.is_closed:
-                raise CliError("the bus went away") from None
-        except nats.errors.ConnectionClosedError:
-            raise CliError("the bus went away") from None
-        await asyncio.sleep(0)
+    try:
+        while not client.is_closed:
+            try:
+                async with asyncio.timeout(LOOK_S):
+                    message = await arrived.get()
+            except TimeoutError:
+                continue
+            yield message
+    finally:
+        if not client.is_closed:
+            await subscription.unsubscribe()
+    raise CliError("the bus went away")

@@ -25,7 +25,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What is judged: events, the store's conversation, orders, and audio as PCM16LE at 8 kHz."""
+    """What is judged: events, the store's answer to `get`, orders, and audio as PCM16LE at 8 kHz."""
 
     events: Sequence[Event]
     conversation: Mapping[str, Any]
@@ -36,11 +36,12 @@ class Evidence:
 
 def conversation_checks(evidence: Evidence, texts: Sequence[str], wanted: Sequence[ExpectedLine]) -> list[Check]:
     """The promises of every demo."""
-    stored = [str(t.get("text")) for t in evidence.conversation.get("turns", []) if t.get("speaker") == "caller"]
-    interrupted = [t for t in evidence.conversation.get("turns", []) if t.get("interrupted")]
+    turns = evidence.conversation["turns"]
+    stored = [str(turn["text"]) for turn in turns if turn["speaker"] == "caller"]
+    interrupted = [turn for turn in turns if turn["speaker"] == "agent" and turn["interrupted"]]
     ends = [event for event in evidence.events if isinstance(event, CallEnded)]
     placed = [event for event in evidence.events if isinstance(event, OrderPlaced)]
-    outcome = evidence.conversation.get("outcome")
+    outcome = evidence.conversation["conversation"]["outcome"]
     return [
         Check("every caller turn is stored, word for word", stored == list(texts), _difference(stored, texts)),
         Check("the order is stored exactly once", len(evidence.orders) == 1 == len(placed), f"{len(evidence.orders)}"),

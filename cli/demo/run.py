@@ -6,7 +6,6 @@ import asyncio
 import shutil
 import signal
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,12 +129,11 @@ class _Demo:
         while True:
             try:
                 found: dict[str, Any] = await query(client, TRANSCRIPT_STORE, "get", call=call)
-            except CliError:
+                if found["conversation"]["ended_at"] or loop.time() > deadline_at:
+                    return found
+            except CliError:  # not there yet
                 if loop.time() > deadline_at:
                     raise
-                found = {}
-            if found.get("ended_at") or loop.time() > deadline_at:
-                return found
             await asyncio.sleep(0.2)
 
     async def _items(self, rehearsal_url: str) -> dict[str, bytes]:
@@ -153,10 +151,9 @@ class _Demo:
                         items[item["id"]] = read_wav(await response.read()).pcm
         return items
 
-    def _show(self, conversation: Mapping[str, Any], orders: list[dict[str, Any]]) -> None:
+    def _show(self, conversation: dict[str, Any], orders: list[dict[str, Any]]) -> None:
         self._console.rule("stored conversation", align="left")
-        if conversation:
-            print_conversation(self._console, dict(conversation))
+        print_conversation(self._console, conversation)
         for order in orders:
             self._console.rule(f"stored order {order['number']}", align="left")
             for line in order["lines"]:

@@ -1,0 +1,107 @@
+"""Events as lines for people, and stored conversations as text."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from cli.render import MOST_CHARACTERS, EventLines
+from cli.show import conversation_lines
+from libs.contracts import events as ev
+from libs.contracts.termination import Reason, Termination
+
+COMMON: dict[str, Any] = {"event_id": "c:x:1", "org": "default", "call": "01JCABCDEF", "at": datetime.now(UTC)}
+
+
+def line(event: ev.Event, **options: bool) -> str | None:
+    text = EventLines(**options).line(event)
+    return None if text is None else text.plain[14:]
+
+
+@pytest.mark.parametrize(
+    ("event", "expected"),
+    [
+        (ev.CallerTurn(item="i", text="Zehn T-Stücke.", **COMMON), "Caller  Zehn T-Stücke."),
+        (ev.CallerTurn(item="i", text="", failed=True, **COMMON), "Caller  (could not be transcribed)"),
+        (
+            ev.AgentTurn(item="i", response="r", text="Gern.", heard_text="Gern.", audio_ms=9, heard_ms=9, **COMMON),
+            "Agent   Gern.",
+        ),
+        (
+            ev.AgentTurn(
+                item="i",
+                response="r",
+                text="Ja. Noch etwas?",
+                heard_text="Ja.",
+                interrupted=True,
+                audio_ms=2000,
+                heard_ms=812.5,
+                **COMMON,
+            ),
+            "Agent   Ja. ✂ interrupted after 812 ms",
+        ),
+        (
+            ev.ToolCalled(tool_call_id="t", name="order_add", arguments={"quantity": 10}, **COMMON),
+            '  → order_add {"quantity": 10}',
+        ),
+        (
+            ev.ToolReturned(tool_call_id="t", name="order_add", ok=False, output="no", took_ms=3.4, **COMMON),
+            "  ← order_add 3 ms failed no",
+        ),
+        (
+            ev.LatencyMeasured(response="r", stopped_to_first_delta_ms=300, stopped_to_heard_ms=341.2, **COMMON),
+            "  ⏱ model 300 ms, heard 341 ms",
+        ),
+        (
+            ev.CallEnded(termination=Termination.of(Reason.CALLER_HUNG_UP), talk_ms=12_340, **COMMON),
+            "ended after 12.3 s: caller_hung_up (success)",
+        ),
+        (ev.CallClaimed(wk="wk-1", epoch=1, **COMMON), "worker wk-1 has the call, epoch 1"),
+        (ev.DtmfReceived(digit="5", **COMMON), "caller pressed 5"),
+    ],
+)
+def test_an_event_is_one_line(event: ev.Event, expected: str) -> None:
+    assert line(event) == expected
+
+
+def test_what_says_nothing_new_is_shown_only_when_asked_for() -> None:
+    event = ev.CallerSpoke(item="item_1", **COMMON)
+    assert line(event) is None
+    assert line(event, verbose=True) == 'caller.spoke {"item": "item_1"}'
+
+
+def test_lines_of_several_calls_name_theirs() -> None:
+    text = line(ev.DtmfReceived(digit="5", **COMMON), show_call=True)
+    assert text == "ABCDEF  caller pressed 5"
+
+
+def test_long_values_are_cut() -> None:
+    text = line(ev.ToolCalled(tool_call_id="t", name="n", arguments={"query": "x" * 500}, **COMMON))
+    assert text is not None
+    assert text.endswith("…")
+    assert len(text) == MOST_CHARACTERS + len("  → n ")
+
+
+def test_a_stored_conversation_reads_in_the_order_of_its_time() -> None:
+    answer = {
+        "conversation": {"call": "c", "talk_ms": 12000.0},
+        "turns": [
+            {"speaker": "caller", "started_at": "2026-01-01T10:00:02", "text": "Zehn T-Stücke."},
+            {
+                "speaker": "agent",
+                "started_at": "2026-01-01T10:00:05",
+                "text": "Gern. Was noch?",
+                "heard_text": "Gern.",
+                "interrupted": True,
+            },
+        ],
+        "tool_calls": [
+            {"called_at": "2026-01-01T10:00:03", "name": "order_add", "arguments": {"quantity": 10}, "took_ms": 4.0}
+        ],
+    }
+    assert [text.plain for text in conversation_lines(answer)] == [
+        "Caller  Zehn T-Stücke.",
+        "        → order_add {'quantity': 10} 4 ms",
+        "Agent   Gern. ✂ Was noch?",
+        "talked 12000 ms",
+    ]
