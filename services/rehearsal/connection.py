@@ -9,6 +9,7 @@ from aiohttp import WSMsgType, web
 
 from services.rehearsal.outputs import Abort, Close, Output, Raw
 from services.rehearsal.realtime import RealtimeSession
+from services.rehearsal.validation import ServerEventError
 
 
 class _Closed(Exception):
@@ -22,7 +23,7 @@ class Connection:
         self._request, self._socket, self._session = request, socket, session
         self._loop = asyncio.get_running_loop()
         # Bounded by what a scenario says in one session; a client that does not read only hurts itself.
-        self._outputs: asyncio.Queue[Output] = asyncio.Queue()
+        self._outputs: asyncio.Queue[Output | ServerEventError] = asyncio.Queue()
         self._timer: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
@@ -61,6 +62,8 @@ class Connection:
                     if self._request.transport is not None:
                         self._request.transport.abort()
                     raise _Closed
+                case ServerEventError():
+                    raise output
                 case dict():
                     await self._socket.send_str(orjson.dumps(output).decode())
 
@@ -74,4 +77,8 @@ class Connection:
 
     def _expire(self) -> None:
         self._timer = None
-        self._act(self._session.expire(self._loop.time()))
+        try:
+            self._act(self._session.expire(self._loop.time()))
+        except ServerEventError as error:
+            # Raised here it would only be logged by the loop, and the session would hang.
+            self._outputs.put_nowait(error)

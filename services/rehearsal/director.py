@@ -203,9 +203,13 @@ def _since_last_turn(conversation: Conversation) -> list[Item]:
 
 
 def _is_answered(since: list[Item]) -> bool:
-    """Whether the last word since the caller's turn is a complete message after every tool result."""
+    """Whether the last word since the caller's turn is a complete message after every tool result.
+
+    Results of an earlier turn's calls, which a barge-in overtook, do not reopen this one.
+    """
+    calls = {item.body.get("call_id") for item in since if item.kind == "function_call"}
     for item in reversed(since):
-        if item.kind == "function_call_output":
+        if item.kind == "function_call_output" and item.body["call_id"] in calls:
             return False
         if item.is_assistant_message:
             # A replayed message may have been cut at any point: answering again is the safe reading.

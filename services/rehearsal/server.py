@@ -140,6 +140,7 @@ class Rehearsal:
         application.add_routes(
             [
                 web.get("/healthz", self._healthz),
+                web.get("/readyz", self._healthz),  # it listens, so it is ready
                 web.get("/metrics", self._metrics),
                 web.get("/v1/models", self._models),
                 web.get("/v1/realtime", self._realtime),

@@ -198,6 +198,17 @@ def test_the_answer_after_a_barge_in_belongs_to_the_new_turn():
     assert shop.calls == [("order_add", {"article_number": "B", "quantity": 5})]
 
 
+def test_a_tool_result_overtaken_by_a_new_turn_does_not_repeat_the_answer():
+    driver, shop = Driver(BESTELLUNG, session=CONFIG), Shop()
+    replay(driver, [said("user", "eins"), said("user", "zwei")])
+    replay(driver, called("c0", "search_products", {}, {"products": [{"article_number": "B"}]})[:1])
+    driver.turn()
+    answer(driver, shop)
+    driver.tool("c0", "{}")
+    driver.send("response.create")
+    assert answer(driver, shop) == [BESTELLUNG.follow_up]
+
+
 @pytest.mark.parametrize(
     ("instructions", "spoken"),
     [

@@ -11,6 +11,7 @@ from libs.audio.wav import read_wav
 from services.rehearsal.faults import Fault
 from services.rehearsal.server import Rehearsal
 from services.rehearsal.settings import RehearsalSettings
+from services.rehearsal.validation import ServerEventError
 
 from .driver import PCMU
 
@@ -175,3 +176,34 @@ async def test_bad_json_is_answered_and_the_session_goes_on(rehearsal):
         assert (await until(socket, "error"))[-1]["error"]["code"] == "invalid_json"
         await configure(socket)
         assert (await until(socket, "session.updated"))[-1]["type"] == "session.updated"
+
+
+async def test_an_upgrade_can_hang(rehearsal):
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1), connected(rehearsal, fault="hang_upgrade"):
+            pass
+
+
+async def test_pings_can_go_unanswered(rehearsal):
+    async with connected(rehearsal, fault="no_pong") as socket:
+        await configure(socket)
+        assert (await until(socket, "session.updated"))[-1]["type"] == "session.updated"
+    beating = aiohttp.ClientSession(headers={"Authorization": "Bearer any"})
+    query = {"model": "gpt-realtime-2.1", "fault": "no_pong"}
+    async with beating as http, http.ws_connect(f"{rehearsal.base_url}/realtime", params=query, heartbeat=0.1) as ws:
+        await ws.receive(timeout=1)
+        assert (await ws.receive(timeout=2)).type in (aiohttp.WSMsgType.ERROR, aiohttp.WSMsgType.CLOSED)
+
+
+async def test_the_self_check_ends_a_session_that_breaks_the_models(rehearsal, monkeypatch):
+    def refuse(frame):
+        if frame["type"] == "response.done":
+            raise ServerEventError("a rehearsed mistake")
+
+    monkeypatch.setattr("services.rehearsal.server.validate_server_event", refuse)
+    async with connected(rehearsal) as socket:
+        await configure(socket)
+        await send(socket, "response.create")
+        events = await until(socket, "response.done")
+    assert events[-1]["type"] != "response.done"
+    assert rehearsal.sessions.all()[0].closed is not None
