@@ -178,7 +178,8 @@ class Softphone(asyncio.DatagramProtocol):
     # -- the shell of the SIP core ------------------------------------------------------------------------------
 
     def datagram_received(self, data: bytes, addr: tuple[str | Any, int]) -> None:
-        self._act(self.agent.receive(data, (str(addr[0]), addr[1]), self._now()))
+        if self._agent is not None:  # None for an instant while `open` is under way
+            self._act(self._agent.receive(data, (str(addr[0]), addr[1]), self._now()))
 
     def error_received(self, exc: Exception) -> None:
         """ICMP errors: the timers of the core find out by themselves."""
