@@ -6,6 +6,7 @@ Here both are errors: the stand-in is there to tell a client what the real serve
 
 from __future__ import annotations
 
+import json
 from typing import Any, get_args
 
 from openai.types import realtime
@@ -93,6 +94,26 @@ def validate_server_event(frame: Frame) -> None:
     extra = [path for path in _unknown_fields(parsed, "") if path not in _UNTYPED_SERVER_FIELDS]
     if extra:
         raise ServerEventError(f"{frame['type']}: fields unknown to the models: {', '.join(extra)}")
+
+
+def decode_client_event(text: str | bytes) -> Any:
+    """The JSON of a frame. Raises ClientEventError."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ClientEventError(f"Could not parse your message as JSON: {error}.", code="invalid_json") from None
+
+
+def is_plain_append(event: Any) -> bool:
+    """Whether an event is an append that needs no further check of its shape."""
+    # 50 of these a second per call: the model's two checks by hand, for a tenth of the time.
+    return (
+        isinstance(event, dict)
+        and event.get("type") == "input_audio_buffer.append"
+        and isinstance(event.get("audio"), str)
+        and event.keys() <= {"type", "audio", "event_id"}
+        and isinstance(event.get("event_id", ""), str)
+    )
 
 
 def warm_up() -> None:
