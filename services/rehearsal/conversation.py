@@ -111,20 +111,20 @@ class Conversation:
 
     def delete(self, item_id: str) -> None:
         """Remove an item; raises ClientEventError when it does not exist."""
-        item = self._existing(item_id, "delet")
+        item = self._existing(item_id, "delete")
         item.deleted = True
         self.items.remove(item)
         self.removed.append(item)
 
     def retrieve(self, item_id: str) -> Item:
-        return self._existing(item_id, "retriev")
+        return self._existing(item_id, "retrieve")
 
     def truncate(self, item_id: str, content_index: int, audio_end_ms: int) -> Item:
         """Cut an assistant's audio to what was heard, and forget its transcript.
 
         Raises ClientEventError with the API's own words where it refuses.
         """
-        item = self._existing(item_id, "truncat")
+        item = self._existing(item_id, "truncate")
         if not item.is_assistant_message or item.origin != "model" or not item.sent_ms:
             raise ClientEventError(
                 "Only model output audio messages can be truncated",
@@ -155,8 +155,8 @@ class Conversation:
         item = self.find(item_id)
         if item is None:
             raise ClientEventError(
-                f"Error {verb}ing item: the item with id '{item_id}' does not exist.",
-                code=f"item_{verb}e_invalid_item_id",
+                f"Error {verb[:-1]}ing item: the item with id '{item_id}' does not exist.",
+                code=f"item_{verb}_invalid_item_id",
                 param="item_id",
             )
         return item

@@ -170,13 +170,13 @@ def test_one_response_at_a_time():
 def test_an_out_of_band_response_runs_beside_and_leaves_no_item():
     driver = Driver(session={"audio": PCMU})
     driver.send("response.create")
-    item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Lies das vor."}]}
+    item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Lies den Satz."}]}
     response = {"conversation": "none", "metadata": {"topic": "tts"}, "input": [item]}
     assert "response.created" in kinds(driver.send("response.create", response=response))
     done = [f["response"] for f in of(driver.settle(), "response.done")]
     aside = next(r for r in done if r["metadata"] == {"topic": "tts"})
     assert aside["conversation_id"] is None
-    assert aside["output"][0]["content"][0]["transcript"] == "Lies das vor."
+    assert aside["output"][0]["content"][0]["transcript"] == "Lies den Satz."
     assert len(driver.core.truth.conversation.items) == 1
 
 
