@@ -19,7 +19,7 @@ class SendOffer:
 
 @dataclass(frozen=True, slots=True)
 class SendRelease:
-    """Tell a worker that the call is not its own (any more); repeated by the shell, as it may be lost."""
+    """Tell a worker that the call is not its own (any more). It may be lost: then the missing uplink tells (R2)."""
 
     wk: str
     epoch: int

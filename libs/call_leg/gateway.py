@@ -14,6 +14,7 @@ from nats.aio.msg import Msg
 from pydantic import ValidationError
 
 from libs.call_leg.kv_copy import CallsCopy
+from libs.call_leg.leg import Phase
 from libs.call_leg.ports import Entrance, NewCall
 from libs.call_leg.roster import Gone, Roster
 from libs.call_leg.shell import SOURCE, LegContext, LegShell
@@ -58,6 +59,7 @@ class CallLegs:
         self._copy = CallsCopy(bus, self._entries)
         self._context = LegContext(gw, bus, outbox, self._copy, self.roster)
         self._roster_timer: asyncio.TimerHandle | None = None
+        self._beat_due_at: float | None = None
         self._idle = asyncio.Event()
         self._idle.set()
         self.counters: Counter[str] = Counter()
@@ -104,7 +106,7 @@ class CallLegs:
             if self._bus.control.is_connected:
                 await self._bus.control.publish(subject, beat.to_json())
             beats += 1
-            due += HEARTBEAT_S
+            due = self._beat_due_at = due + HEARTBEAT_S
             await asyncio.sleep(due - loop.time())
             late_s = loop.time() - due
             self.roster.ticked(late_s, loop.time())
@@ -159,7 +161,7 @@ class CallLegs:
                 self._idle.set()
 
     def _entries(self) -> Iterator[CallEntry]:
-        return (shell.entry() for shell in self._calls.values())
+        return (shell.entry() for shell in self._calls.values() if shell.leg.phase is not Phase.ENDED)
 
     async def drain(self, timeout_s: float) -> None:
         """Take no new calls, let the present ones finish, end what is left after `timeout_s`."""
@@ -197,7 +199,7 @@ class CallLegs:
 
     async def _on_gone(self, msg: Msg) -> None:
         try:
-            name = json.loads(msg.data)["client"].get("name", "")
+            name = str(json.loads(msg.data)["client"].get("name", ""))
         except (ValueError, KeyError, AttributeError, TypeError):
             self.counters["malformed_advisory"] += 1
             return
@@ -213,7 +215,10 @@ class CallLegs:
 
     def _expire_roster(self) -> None:
         self._roster_timer = None
-        self._take_from(self.roster.expire(asyncio.get_running_loop().time()))
+        now = asyncio.get_running_loop().time()
+        if self._beat_due_at is not None:  # after a stall of ours this timer runs before the late heartbeat does
+            self.roster.ticked(now - self._beat_due_at, now)
+        self._take_from(self.roster.expire(now))
         self._arm_roster()
 
     def _take_from(self, gone: list[Gone]) -> None:

@@ -129,6 +129,7 @@ class Leg:
         self._deadline: float | None = None
         self._seek_until = float("inf")
         self._failure: Termination | None = None
+        self._is_ready_early = False
 
     # -- life ---------------------------------------------------------------------------------------------
 
@@ -142,18 +143,21 @@ class Leg:
         if self.phase is Phase.ENDED:
             return None
         limit = self._overtime_at()
-        return min(self._deadline, limit) if self._deadline is not None else limit
+        if self._deadline is None or limit is None:
+            return limit if self._deadline is None else self._deadline
+        return min(self._deadline, limit)
 
-    def _overtime_at(self) -> float:
+    def _overtime_at(self) -> float | None:
         if self.answered_at is None:
-            return float("inf")
+            return None
         return self.answered_at + self._config.max_duration_s + OVERTIME_S
 
     def expire(self, now: float) -> list[Action]:
         """Time has passed: an offer without answer, a worker that is not ready, a retry, an endless call."""
         if self.phase is Phase.ENDED:
             return []
-        if now >= self._overtime_at():
+        limit = self._overtime_at()
+        if limit is not None and now >= limit:
             return self.end(Termination.of(Reason.MAX_DURATION, "the worker did not end the call in time"), now)
         if self._deadline is None or now < self._deadline:
             return []
@@ -175,6 +179,7 @@ class Leg:
         if wk is None:
             return self._nobody(now)
         self._attempts += 1
+        self._is_ready_early = False
         self.epoch += 1
         self.wk = wk
         self.phase = Phase.OFFERING
@@ -204,8 +209,8 @@ class Leg:
         self._excluded.add(wk)
         actions: list[Action] = [SendRelease(wk, self.epoch)]
         if was_claimed:
-            self.played_by_epoch[self.epoch] = self._played()
-            actions += [StopUplink(), Lost(wk, self.epoch, "failed", why)]
+            played = self.played_by_epoch[self.epoch] = self._played()
+            actions += [StopUplink(), Lost(wk, self.epoch, "failed", why, played)]
         return actions + self._offer_next(now, "retry" if self.dead is None else "failover")
 
     def offer_answered(self, wk: str, epoch: int, accepted: bool, reason: str, now: float) -> list[Action]:
@@ -217,7 +222,8 @@ class Leg:
             return self._offer_next(now, "retry" if self.dead is None else "failover")
         self.phase = Phase.CLAIMED
         self._deadline = now + self._config.ready_timeout_s
-        return [Claimed(wk, epoch), StartMedia(wk, epoch), WriteEntry()]
+        claimed: list[Action] = [Claimed(wk, epoch), StartMedia(wk, epoch), WriteEntry()]
+        return claimed + self._ready(now)[1] if self._is_ready_early else claimed
 
     def offer_failed(self, wk: str, epoch: int, why: str, now: float) -> list[Action]:
         """The request had no responder, or no answer in time."""
@@ -237,7 +243,7 @@ class Leg:
         assert self.wk is not None
         wk, epoch = self.wk, self.epoch
         release = SendRelease(wk, epoch)
-        self._excluded = {wk}
+        self._excluded = {wk} if self.answered_at is not None else self._excluded | {wk}
         if self.phase is Phase.OFFERING:
             return [release, *self._offer_next(now, "retry" if self.dead is None else "failover")]
         played = self.played_by_epoch[epoch] = self._played()
@@ -255,7 +261,10 @@ class Leg:
         """Do what is asked, or say in one sentence why not."""
         if self.phase is Phase.ENDED:
             return _refuse("the call has ended"), []
-        if command.epoch is not None and command.epoch != self.epoch:
+        if command.epoch is None:
+            if isinstance(command, Ready | Failed | HandOver):
+                return _refuse(f"'{command.kind}' is a worker's word and needs its epoch"), []
+        elif command.epoch != self.epoch or self.wk is None:  # without an owner every epoch so far is fenced
             return _refuse(f"epoch {command.epoch} is not the call's present one ({self.epoch})"), []
         match command:
             case Ready():
@@ -277,6 +286,9 @@ class Leg:
     def _ready(self, now: float) -> tuple[CommandReply, list[Action]]:
         if self.phase is Phase.TALKING:
             return _DONE, []  # the worker repeated itself: our first reply was lost
+        if self.phase is Phase.OFFERING:  # it overtook the acceptance, which travels another way through the client
+            self._is_ready_early = True
+            return _DONE, []
         if self.phase is not Phase.CLAIMED:
             return _refuse(f"the call is {self.phase}, not claimed"), []
         self.phase = Phase.TALKING
@@ -289,10 +301,10 @@ class Leg:
         return _DONE, [Answer(), WriteEntry()]
 
     def _failed(self, command: Failed, now: float) -> tuple[CommandReply, list[Action]]:
-        if self.phase not in (Phase.CLAIMED, Phase.TALKING):
+        if self.phase not in (Phase.OFFERING, Phase.CLAIMED, Phase.TALKING):
             return _refuse(f"the call is {self.phase}"), []
         self._failure = Termination.of(command.reason, command.detail)
-        if self.phase is Phase.CLAIMED:
+        if self.phase is not Phase.TALKING:
             return _DONE, self._next_worker(now, command.detail or command.reason)
         return _DONE, self._replace("failed", command.detail or command.reason, now)
 
@@ -316,6 +328,7 @@ class Leg:
         actions: list[Action] = []
         if self.phase in (Phase.OFFERING, Phase.CLAIMED, Phase.TALKING) and self.wk is not None:
             actions.append(SendRelease(self.wk, self.epoch, termination.reason))
+        duration_s = 0.0 if self.phase is Phase.NEW else now - self.started_at
         self.phase = Phase.ENDED
         self.termination = termination
         self._deadline = None
@@ -324,7 +337,6 @@ class Leg:
                 actions.append(HangUpCaller(termination))
             else:
                 actions.append(Reject(self._config.fallback_status, termination))
-        duration_s = now - self.started_at
         talk_s = 0.0 if self.answered_at is None else now - self.answered_at
         return [*actions, EndMedia(), PublishEnded(termination, duration_s, talk_s), DropEntry()]
 

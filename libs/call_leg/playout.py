@@ -104,10 +104,12 @@ class Playout:
         self._last_seq = frame.seq
         self.counters["received"] += 1
         if not frame.payload:
+            if self._remainder and frame.flags & Flag.END_OF_RESPONSE:  # a late end mark
+                self._pad_remainder(frame.seq)
             return False
         self.flushed = False
         self._enqueue(frame)
-        if len(self._queue) > HARD_CAP_FRAMES:
+        while len(self._queue) > HARD_CAP_FRAMES:  # a frame of 60 ms makes three
             self._trim()
         return not self._talking and self._may_start()
 
@@ -133,14 +135,14 @@ class Playout:
         self._remainder = b""
 
     def _flush(self, seq: int) -> None:
-        if seq > self._flush_seq:
+        if seq > self._flush_seq:  # a repetition finds newer audio, and leaves it alone
             self._flush_seq = seq
             self._last_seq = max(self._last_seq, seq - 1)
+            self._remainder = b""
         while self._queue and self._queue[0].seq < seq:
             self._queue.popleft()
             self.counters["flushed"] += 1
         if not self._queue:
-            self._remainder = b""
             self.flushed = True
 
     def _may_start(self) -> bool:
@@ -150,6 +152,8 @@ class Playout:
         """20 ms to play now (shorter only at the end of a response), or None for silence."""
         if not self._talking and not self._may_start():
             return None
+        if not self._queue and self._remainder:  # the source stopped within a frame: what it sent is played
+            self._pad_remainder(self._last_seq)
         if not self._queue:
             self._underrun()
             return None
@@ -162,8 +166,6 @@ class Playout:
 
     def _underrun(self) -> None:
         self._talking = False
-        if self._remainder:  # the source stopped within a frame: what it sent is played, then silence
-            self._pad_remainder(self._last_seq)
         if self._pacing == "continuous":
             self.counters["underrun"] += 1
             self._target = min(self._target + 1, CONTINUOUS_MAX_TARGET)
