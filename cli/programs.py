@@ -20,7 +20,8 @@ WORKER_DRAIN_S = "1"
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A process: how it is started, where it says that it is ready, when it is ended (lower phases first)."""
+    """A process: how it is started, where it says that it is ready, when it is ended (lower phases first; started
+    the other way round)."""
 
     name: str
     argv: tuple[str, ...]

@@ -75,7 +75,7 @@ def make_plan(settings: CliSettings, options: UpOptions) -> Plan:
 
 
 async def start_all(supervisor: Supervisor, chosen: Plan, configs: list[Path]) -> None:
-    """The bus, its streams and the configuration, then all services side by side.
+    """The bus, its streams and the configuration, then the services: first those that others ask, in waves.
 
     Raises:
         CliError: something did not become ready, or the configuration has mistakes.
@@ -86,9 +86,11 @@ async def start_all(supervisor: Supervisor, chosen: Plan, configs: list[Path]) -
     async with connected(chosen.nats_url) as client:
         await _prepare(client)
         await apply(client, reading)
-    for program in chosen.services:
-        await supervisor.start(program)
-    await supervisor.wait_ready(*chosen.services)
+    for phase in sorted({program.phase for program in chosen.services}, reverse=True):
+        wave = [program for program in chosen.services if program.phase == phase]
+        for program in wave:
+            await supervisor.start(program)
+        await supervisor.wait_ready(*wave)
 
 
 async def _prepare(client: Client) -> None:

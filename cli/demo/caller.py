@@ -98,5 +98,9 @@ class Caller:
 
     async def _agent_done(self, call: PhoneCall, mark: int) -> None:
         """The agent has said something since `mark`, and nothing is heard any more."""
-        await self._log.wait_for(AgentTurn, mark, AGENT_TURN_TIMEOUT_S, where=lambda turn: turn.heard_ms > 0)
+
+        def is_answer(turn: AgentTurn) -> bool:  # the turn that our words cut short is none
+            return turn.heard_ms > 0 and not turn.interrupted
+
+        await self._log.wait_for(AgentTurn, mark, AGENT_TURN_TIMEOUT_S, where=is_answer)
         await call.wait_for_silence(AGENT_DONE_SILENCE_MS, timeout_s=AGENT_TURN_TIMEOUT_S)
