@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import sys
 from contextlib import suppress
+from datetime import date
 
 from libs.contracts.offer import Offer
 from libs.runtime.log import get_logger
 from libs.runtime.metrics import export_counters, export_gauge
 from libs.runtime.service import Service, run
 from services.ai_session.backends.factory import BackendPlan, UnsupportedAgentError, plan_scripted
+from services.ai_session.backends.realtime import Endpoint, RealtimeBackend, capabilities_of
+from services.ai_session.costs import Models, ModelsFileError, load
 from services.ai_session.settings import Settings
 from services.ai_session.worker import Worker
 
@@ -20,18 +24,50 @@ log = get_logger()
 class Backends:
     """Chooses the backend of an offer's agent."""
 
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+
     def __call__(self, offer: Offer) -> BackendPlan:
         """See `PlanBackend`."""
         match offer.agent.backend:
             case "scripted":
                 return plan_scripted(offer)
+            case "realtime":
+                endpoint = self._endpoint
+                return BackendPlan(capabilities_of(offer), lambda emit: RealtimeBackend(endpoint, offer, emit))
             case other:
                 raise UnsupportedAgentError(f"backend {other!r} is not available on this worker")
 
 
+def endpoint_of(settings: Settings) -> Endpoint:
+    """The speech API that the settings name.
+
+    Raises:
+        ConnectionError: the table of models cannot be read.
+    """
+    try:
+        models = load(settings.models_file)
+    except ModelsFileError as error:
+        raise ConnectionError(str(error)) from None
+    key = settings.openai_api_key.get_secret_value() if settings.openai_api_key is not None else ""
+    secure = settings.openai_base_url.startswith(("https:", "wss:"))
+    tls = ssl.create_default_context() if secure else None  # made once: it takes 20 ms
+    return Endpoint(settings.openai_base_url, key, settings.openai_model, models, tls=tls)
+
+
+def warn_of_shutdown(models: Models, name: str, today: date) -> None:
+    """Tell operators in time that their model ends."""
+    ends = models.get(name).shutdown
+    if ends is not None:
+        log.warning("the model will be shut down", model=name, ends=ends.isoformat(), days=(ends - today).days)
+
+
 async def serve(service: Service, settings: Settings) -> None:
     """Take calls until the service is to stop, then hand them over."""
-    worker = Worker(service.bus, service.outbox, Backends(), settings.worker_capacity)
+    endpoint = endpoint_of(settings)
+    warn_of_shutdown(endpoint.models, endpoint.model, date.today())
+    worker = Worker(service.bus, service.outbox, Backends(endpoint), settings.worker_capacity)
+    export_counters("callbus_worker_model", "What model connections counted", "kind", lambda: endpoint.counters)
     service.health.checks["draining"] = lambda: "draining" if worker.claims.draining else None
     export_counters("callbus_worker", "What the worker counted", "kind", lambda: worker.counters)
     export_counters("callbus_worker_tools", "Tool look-ups that failed", "kind", lambda: worker.tools.counters)

@@ -61,6 +61,7 @@ LAST_WORDS_S = 15.0
 DRAIN_PATIENCE_S = 5.0
 FAILED_RESPONSES = 3  # in a row, then the model counts as broken
 DIGITS_PAUSE_S = 1.5  # between two keys of one group
+RETRY_S = 0.5  # before a failed response is tried again, times the failures so far
 STALL_S = 20.0  # thinking without any sign of life
 
 
@@ -109,6 +110,7 @@ class TurnMachine:
         self._last_words_by = 0.0
         self._hand_over_by: float | None = None
         self._over = False
+        self._retry_at: float | None = None
         self._digits = ""
         self._digits_at = 0.0
 
@@ -215,9 +217,7 @@ class TurnMachine:
                 if self.phase is Phase.LISTENING:
                     self.phase = Phase.THINKING
                 return []
-            case ToolRequested(response, tool_call_id, name, arguments):
-                if response in self._dead:
-                    return []
+            case ToolRequested(_, tool_call_id, name, arguments):  # of a completed response, interrupted or not
                 self._tools += 1
                 return [RunTool(tool_call_id, name, arguments)]
             case ResponseEnded():
@@ -241,7 +241,7 @@ class TurnMachine:
             if self._failures >= FAILED_RESPONSES:
                 return [*actions, Fail(event.detail)]
             if event.response not in self._playing:
-                actions.append(StartResponse(None))
+                self._retry_at = now + RETRY_S * self._failures
         self._settle()
         return [*actions, *self._hang_up_when_quiet()]
 
@@ -293,7 +293,7 @@ class TurnMachine:
                 return [*self._hang_up_when_quiet(), *self._maybe_hand_over(now)]
 
     def _correct(self, part: Part) -> list[Action]:
-        """Make the model believe what was heard, no more and no less (openai.md §7, steps 3 and 4)."""
+        """Make the model believe what was heard, no more and no less."""
         item, content_index = part.key
         self._unheard.pop(item, None)
         if part.complete:
@@ -337,6 +337,9 @@ class TurnMachine:
         if self.phase is Phase.THINKING and not self._tools and now - self._quiet_since > STALL_S:
             self._quiet_since = now
             return [Fail("the model gave no sign of life while an answer was due", reconnect=True)]
+        if self._retry_at is not None and now >= self._retry_at:
+            self._retry_at = None
+            return self._respond(None, now)
         if self._digits and now - self._digits_at > DIGITS_PAUSE_S:
             digits, self._digits = self._digits, ""
             return self._respond(self._rules.phrases.pressed(digits), now)

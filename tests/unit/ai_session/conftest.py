@@ -51,3 +51,11 @@ async def gateway(url: str) -> AsyncIterator[Client]:
         yield client
     finally:
         await client.close()
+
+
+async def ended(worker: Worker) -> None:
+    """Wait until the worker's last session is over."""
+    async with asyncio.timeout(3):
+        while worker.sessions:
+            worker._idle.clear()
+            await worker._idle.wait()

@@ -18,7 +18,7 @@ from libs.contracts.ids import new_call_id
 from libs.contracts.offer import Resume
 from services.ai_session.resume import read_events
 from tests.support.fake_leg import FakeLeg
-from tests.unit.ai_session.conftest import gateway, running_worker
+from tests.unit.ai_session.conftest import ended, gateway, running_worker
 
 SPEECH = tone(300, 300, 8000, -15)
 
@@ -40,13 +40,6 @@ async def a_call(server, config, **worker_options):
 async def events_of(worker, leg):
     await worker._around.outbox.flush(2)
     return await read_events(worker._bus.js, "default", leg.call)
-
-
-async def ended(worker):
-    async with asyncio.timeout(3):
-        while worker.sessions:
-            worker._idle.clear()
-            await worker._idle.wait()
 
 
 async def test_an_accepted_offer_is_followed_by_the_claim_frame_and_ready(server):

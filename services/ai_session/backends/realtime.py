@@ -1,0 +1,400 @@
+"""OpenAI Realtime over WebSocket: the shell around `realtime_events`, `realtime_config` and `responses`.
+
+The reader runs in picows' data callback and never waits, so that pongs and audio cannot pile up behind a
+slow consumer. No audio moves before `session.updated` has named the codec in force. Reconnecting is the
+session's business: this object serves one connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from binascii import b2a_base64
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import msgspec
+import picows
+
+from libs.contracts.offer import Offer
+from libs.runtime.log import get_logger
+from services.ai_session.backends import realtime_config
+from services.ai_session.backends.port import (
+    BackendError,
+    Capabilities,
+    Emit,
+    Lost,
+    Opening,
+    ResponseEnded,
+    ResponseStarted,
+    SpeechStarted,
+    SpeechStopped,
+    ToolRequested,
+    Trouble,
+)
+from services.ai_session.backends.realtime_events import (
+    ErrorReceived,
+    RealtimeEvents,
+    ResponseCreated,
+    SessionCreated,
+    SessionUpdated,
+    WireEvent,
+)
+from services.ai_session.backends.responses import ORIGIN, STALL_S, Create, Responses
+from services.ai_session.backends.wire_audio import WireAudio
+from services.ai_session.costs import Models
+
+log = get_logger()
+
+HANDSHAKE_TIMEOUT_S = 2.0
+CREATED_TIMEOUT_S = 2.0
+UPDATED_TIMEOUT_S = 2.0
+PING_AFTER_S = 10.0
+PONG_WITHIN_S = 10.0
+MAX_FRAME_BYTES = 32 << 20
+CLOSE_TIMEOUT_S = 0.5
+
+_FATAL = frozenset({"insufficient_quota", "invalid_api_key", "account_deactivated", "billing_hard_limit_reached"})
+_HARMLESS = frozenset({"response_cancel_not_active"})
+_APPEND_HEAD = b'{"type":"input_audio_buffer.append","audio":"'
+_APPEND_TAIL = b'"}'
+W = TypeVar("W", SessionCreated, SessionUpdated)
+_json = msgspec.json.Encoder()
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where the API is; shared by all calls of the worker."""
+
+    base_url: str
+    api_key: str
+    model: str
+    models: Models
+    counters: Counter[str] = field(default_factory=Counter)
+    tls: ssl.SSLContext | None = None
+
+    def url(self, model: str) -> str:
+        """The WebSocket address for a model."""
+        base = self.base_url.rstrip("/")
+        if base.startswith("http"):
+            base = "ws" + base[len("http") :]
+        return f"{base}/realtime?model={quote(model, safe='')}"
+
+
+class _Listener(picows.WSListener):
+    """Hands whole messages to the backend, fragments put together."""
+
+    def __init__(self, backend: RealtimeBackend) -> None:
+        self._backend = backend
+        self._fragments = b""
+
+    def on_ws_connected(self, transport: picows.WSTransport) -> None:
+        self._backend.connected(transport)
+
+    def on_ws_frame(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:
+        if frame.msg_type is picows.WSMsgType.CLOSE:
+            transport.send_close(frame.get_close_code(), frame.get_close_message())
+            transport.disconnect()
+            self._backend.closing(int(frame.get_close_code().value), frame.get_close_reason() or "")
+            return
+        if frame.msg_type in (picows.WSMsgType.PING, picows.WSMsgType.PONG):
+            return
+        data = frame.get_payload_as_bytes()
+        if not frame.fin or self._fragments:
+            self._fragments += data
+            if not frame.fin:
+                return
+            data, self._fragments = self._fragments, b""
+        self._backend.received(data)
+
+    def on_ws_disconnected(self, transport: picows.WSTransport) -> None:
+        self._backend.disconnected()
+
+    def pause_writing(self) -> None:
+        self._backend.behind = True
+
+    def resume_writing(self) -> None:
+        self._backend.behind = False
+
+
+class RealtimeBackend:
+    """One connection for one call; see `SpeechBackend`."""
+
+    def __init__(self, endpoint: Endpoint, offer: Offer, emit: Emit) -> None:
+        agent = offer.agent
+        self._endpoint, self._offer, self._emit = endpoint, offer, emit
+        self._model = agent.model or endpoint.model
+        self._format = str(realtime_config.wire_format(offer.state)["type"])
+        self._audio = WireAudio(self._format, offer.state.rate_hz)
+        transcription = agent.transcription.model or endpoint.models.transcription
+        self._events = RealtimeEvents(endpoint.models, self._model, transcription, self._audio.decode)
+        self._responses = Responses()
+        self._loop = asyncio.get_running_loop()
+        self._transport: picows.WSTransport | None = None
+        self._arrivals: asyncio.Queue[WireEvent | Lost] | None = asyncio.Queue()  # while opening
+        self._heard_at = self._loop.time()
+        self._closed_by: tuple[int, str] | None = None
+        self._over = False
+        self.behind = False
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Turns by the server's VAD; it interrupts itself unless the agent may not be interrupted."""
+        return capabilities_of(self._offer)
+
+    # -- opening ----------------------------------------------------------------------------------------
+
+    async def open(self, opening: Opening) -> None:
+        """See the port: connect, configure, check the codec, replay."""
+        await self._connect()
+        try:
+            greeting = await self._await(SessionCreated, CREATED_TIMEOUT_S, "session.created")
+            if isinstance(greeting, ErrorReceived):
+                raise _refused(greeting)
+            await self._configure(opening)
+        except BackendError:
+            await self.close()
+            raise
+        for entry in opening.history:
+            self._send({"type": "conversation.item.create", "item": realtime_config.item(entry)})
+        early, self._arrivals = self._arrivals, None
+        while early is not None and not early.empty():
+            event = early.get_nowait()
+            if isinstance(event, Lost):
+                raise BackendError("unreachable", event.detail, retry=True)
+            self._take(event)
+
+    async def _connect(self) -> None:
+        endpoint = self._endpoint
+        if not endpoint.api_key and "api.openai.com" in endpoint.base_url:
+            raise BackendError("refused", "OPENAI_API_KEY is not set", retry=False)
+        try:
+            await picows.ws_connect(
+                lambda: _Listener(self),
+                endpoint.url(self._model),
+                ssl_context=endpoint.tls,
+                websocket_handshake_timeout=HANDSHAKE_TIMEOUT_S,
+                extra_headers={"Authorization": f"Bearer {endpoint.api_key}"},
+                max_redirects=0,
+                max_frame_size=MAX_FRAME_BYTES,
+                enable_auto_ping=True,
+                auto_ping_idle_timeout=PING_AFTER_S,
+                auto_ping_reply_timeout=PONG_WITHIN_S,
+            )
+        except picows.WSHandshakeError as error:
+            raise refusal(error) from None
+        except (OSError, TimeoutError, picows.WSError) as error:
+            what = str(error) or type(error).__name__
+            raise BackendError("unreachable", f"the model's endpoint was not reached: {what}", retry=True) from None
+
+    async def _configure(self, opening: Opening) -> None:
+        """Send the session's configuration until the server has it; what the call can do without may go."""
+        offer, models = self._offer, self._endpoint.models
+        update = realtime_config.session(
+            offer.agent, self._model, models, offer.state, opening.instructions, opening.tools
+        )
+        format_attempts = 2
+        while True:
+            self._send({"type": "session.update", "session": update})
+            answer = await self._await(SessionUpdated, UPDATED_TIMEOUT_S, "session.updated")
+            if isinstance(answer, ErrorReceived):
+                self._count("configuration_refused")
+                if answer.code in _FATAL or not realtime_config.without(update, answer.param):
+                    raise _refused(answer)
+                log.warning("the model's server refused a part of the session", param=answer.param)
+                continue
+            if answer.input_format == answer.output_format == self._format:
+                return
+            format_attempts -= 1
+            if not format_attempts:
+                raise BackendError(
+                    "failed",
+                    f"the call needs {self._format}, but the model's server insists on {answer.input_format or '?'} "
+                    f"in and {answer.output_format or '?'} out",
+                    retry=False,
+                )
+
+    async def _await(self, kind: type[W], timeout_s: float, name: str) -> W | ErrorReceived:
+        """The next event of this kind, or an error event, whichever comes first."""
+        assert self._arrivals is not None
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    event = await self._arrivals.get()
+                    if isinstance(event, Lost):
+                        raise BackendError("unreachable", event.detail, retry=True)
+                    if isinstance(event, kind | ErrorReceived):
+                        return event
+        except TimeoutError:
+            raise BackendError("unreachable", f"no {name} came within {timeout_s:g} s", retry=True) from None
+
+    # -- called by the listener -------------------------------------------------------------------------
+
+    def connected(self, transport: picows.WSTransport) -> None:
+        """The upgrade succeeded."""
+        self._transport = transport
+
+    def received(self, data: bytes) -> None:
+        """A whole message."""
+        self._heard_at = self._loop.time()
+        for event in self._events.read(data):
+            if self._arrivals is not None:
+                self._arrivals.put_nowait(event)
+            else:
+                self._take(event)
+
+    def closing(self, code: int, reason: str) -> None:
+        """The server says goodbye. 1000 and 1001 are losses, too: the call is not over."""
+        self._closed_by = (code, reason)
+
+    def disconnected(self) -> None:
+        """The connection is gone, whoever closed it."""
+        code, reason = self._closed_by or (1006, "")
+        why = f"the model's server closed with {code}" if self._closed_by else "the model connection broke"
+        self._lose(f"closed_{code}", f"{why}: {reason}" if reason else why)
+
+    def _lose(self, code: str, detail: str, *, retry: bool = True) -> None:
+        if self._over:
+            return
+        self._over = True
+        lost = Lost(code, detail, retry)
+        if self._arrivals is not None:
+            self._arrivals.put_nowait(lost)
+        else:
+            self._emit(lost)
+
+    def _take(self, event: WireEvent) -> None:
+        """Bookkeeping of what concerns responses; then the event goes to the session."""
+        if self._over:
+            return
+        now, responses = self._loop.time(), self._responses
+        match event:
+            case ResponseCreated(response, metadata):
+                self._emit(ResponseStarted(response, responses.created(response, metadata)))
+            case ErrorReceived():
+                self._error(event, now)
+            case SessionCreated() | SessionUpdated():
+                pass
+            case SpeechStarted() | SpeechStopped():
+                responses.caller_speaks(isinstance(event, SpeechStarted), now)
+                self._emit(event)
+            case ToolRequested(response, tool_call_id):
+                responses.tool_called(response, tool_call_id)
+                self._emit(event)
+            case ResponseEnded(response):
+                self._emit(event)
+                self._create(responses.done(response, now))
+            case _:
+                self._emit(event)
+
+    def _error(self, error: ErrorReceived, now: float) -> None:
+        self._count("error_events")
+        if self._responses.refused(error.code, error.event_id, now) or error.code in _HARMLESS:
+            return
+        if error.code in _FATAL:
+            self._lose(error.code, error.message, retry=False)
+            return
+        self._emit(Trouble(error.code, error.message))
+
+    # -- the session's wishes -----------------------------------------------------------------------------
+
+    def feed(self, pcm: bytes) -> bool:
+        """20 ms of the caller as one `append`, built by hand: 50 of them a second per call."""
+        if self.behind or self._transport is None or self._over:
+            return False
+        audio = b2a_base64(self._audio.encode(pcm), newline=False)
+        self._transport.send(picows.WSMsgType.TEXT, _APPEND_HEAD + audio + _APPEND_TAIL)
+        return True
+
+    def start_response(self, instructions: str | None) -> None:
+        """Ask for a response when none is active."""
+        self._create(self._responses.ask(instructions, self._loop.time()))
+
+    def cancel_response(self, response: str) -> None:
+        """`response.cancel`; an answer that it was over already is harmless."""
+        self._send({"type": "response.cancel", "response_id": response})
+
+    def truncate(self, item: str, content_index: int, audio_end_ms: int) -> None:
+        """`conversation.item.truncate`."""
+        self._send(
+            {
+                "type": "conversation.item.truncate",
+                "item_id": item,
+                "content_index": content_index,
+                "audio_end_ms": audio_end_ms,
+            }
+        )
+
+    def delete_item(self, item: str) -> None:
+        """`conversation.item.delete`."""
+        self._send({"type": "conversation.item.delete", "item_id": item})
+
+    def tool_result(self, tool_call_id: str, output: str) -> None:
+        """Hand in an output; one response follows when all of a response's outputs are in."""
+        self._send({"type": "conversation.item.create", "item": realtime_config.tool_output(tool_call_id, output)})
+        self._create(self._responses.tool_output(tool_call_id, self._loop.time()))
+
+    def tick(self, now: float) -> None:
+        """Retries, and a server that owes an answer and says nothing."""
+        self._create(self._responses.tick(now))
+        if self._responses.is_waiting and now - self._heard_at > STALL_S:
+            self._lose("stalled", f"the model's server sent nothing for {STALL_S:g} s while a response was due")
+
+    async def close(self) -> None:
+        """Close the connection, politely while it answers."""
+        self._over = True
+        for kind, count in self._events.counters.items():
+            self._count(f"events_{kind}", count)
+        self._events.counters.clear()
+        transport, self._transport = self._transport, None
+        if transport is None or transport.is_disconnected:
+            return
+        transport.send_close(picows.WSCloseCode.OK)
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await transport.wait_disconnected()
+        except (TimeoutError, picows.WSError, OSError):
+            transport.disconnect(graceful=False)
+
+    def _create(self, create: Create | None) -> None:
+        if create is None:
+            return
+        response: dict[str, Any] = {"metadata": {"origin": ORIGIN}}
+        if create.instructions:
+            response["instructions"] = create.instructions
+        self._heard_at = self._loop.time()  # from here on an answer is due
+        self._send({"type": "response.create", "event_id": create.event_id, "response": response})
+
+    def _send(self, event: Mapping[str, Any]) -> None:
+        if self._transport is not None and not self._transport.is_disconnected:
+            self._transport.send(picows.WSMsgType.TEXT, _json.encode(event))
+
+    def _count(self, kind: str, count: int = 1) -> None:
+        self._endpoint.counters[kind] += count
+
+
+def capabilities_of(offer: Offer) -> Capabilities:
+    """What the Realtime API does by itself for this call."""
+    return Capabilities(server_interrupts=offer.agent.turn_taking.interruptible, out_of_band=True)
+
+
+def _refused(error: ErrorReceived) -> BackendError:
+    sentence = f"the model's server refused the session: {error.message or error.code}"
+    return BackendError("refused", sentence, retry=False)
+
+
+def refusal(error: picows.WSHandshakeError) -> BackendError:
+    """A failed upgrade in the terms of the port: 401 and 403 are final, 429 and 5xx are not."""
+    status = int(error.response.status) if error.response is not None else 0
+    match status:
+        case 401 | 403:
+            return BackendError("refused", f"the model's server refused the key (HTTP {status})", retry=False)
+        case 0 | 408 | 429:
+            pass
+        case _ if status < 500:
+            return BackendError("refused", f"the model's server refused the session (HTTP {status})", retry=False)
+    what = f"HTTP {status}" if status else str(error)
+    return BackendError("unreachable", f"the model's server did not open a session: {what}", retry=True)
