@@ -13,6 +13,7 @@ from libs.contracts.heartbeat import CallEntry
 from libs.runtime.bus import Bus
 from libs.runtime.log import get_logger
 from libs.runtime.streams import bucket
+from libs.runtime.tasks import stop_if_cancelled
 
 log = get_logger()
 
@@ -47,6 +48,7 @@ class CallsCopy:
     async def run(self) -> None:
         """Write until cancelled."""
         while True:
+            stop_if_cancelled()
             await self._wanted.wait()
             self._wanted.clear()
             try:
@@ -59,6 +61,7 @@ class CallsCopy:
     async def _write_pending(self) -> None:
         store = await bucket(self._bus.js, subjects.KV_CALLS)
         while self._pending:
+            stop_if_cancelled()
             call, entry = next(iter(self._pending.items()))
             if entry is None:
                 await store.delete(call)

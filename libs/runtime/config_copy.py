@@ -17,11 +17,12 @@ from libs.contracts.config import AgentConfig, OrgConfig, RouteConfig, route_for
 from libs.runtime.bus import Bus
 from libs.runtime.log import get_logger
 from libs.runtime.streams import bucket
+from libs.runtime.tasks import stop_if_cancelled
 
 log = get_logger()
 
 RETRY_S = 0.5
-QUIET_S = 5.0
+QUIET_S = 1.0
 
 
 class ConfigCopy:
@@ -56,6 +57,7 @@ class ConfigCopy:
     async def run(self) -> None:
         """Follow the bucket until cancelled."""
         while True:
+            stop_if_cancelled()
             try:
                 await self._follow()
             except (nats.errors.Error, JetStreamError, OSError) as error:
@@ -70,6 +72,7 @@ class ConfigCopy:
         complete = False
         try:
             while not self._again:
+                stop_if_cancelled()
                 try:
                     entry = await watcher.updates(timeout=QUIET_S)  # type: ignore[no-untyped-call]
                 except nats.errors.TimeoutError:

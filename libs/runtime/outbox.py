@@ -17,6 +17,7 @@ from libs.contracts import subjects
 from libs.contracts.events import CallEvent
 from libs.runtime.bus import Bus
 from libs.runtime.log import get_logger
+from libs.runtime.tasks import stop_if_cancelled
 
 log = get_logger()
 
@@ -54,6 +55,7 @@ class EventOutbox:
     async def run(self) -> None:
         """Publish until cancelled. Events still waiting then are lost: call `flush` first."""
         while True:
+            stop_if_cancelled()
             while not self._waiting:
                 self._empty.set()
                 self._arrived.clear()
@@ -76,21 +78,27 @@ class EventOutbox:
 
     async def _publish(self, event: CallEvent, only_first: bool) -> bool:
         kind: str = event.kind  # type: ignore[attr-defined]  # every concrete event has one
-        subject = subjects.event(event.org, event.call, kind)
+        try:
+            subject, payload = subjects.event(event.org, event.call, kind), event.to_json()
+        except ValueError as error:  # no token, or not JSON: one bad event must not hold up the others
+            return self._unpublishable(event, str(error))
         headers = {"Nats-Msg-Id": event.event_id}
         if only_first:
             headers["Nats-Expected-Last-Subject-Sequence"] = "0"
-        payload = event.to_json()
         wait_s = RETRY_FIRST_S
         while True:
             try:
                 ack = await self._bus.js.publish(subject, payload, timeout=2, headers=headers)
             except APIError as error:
+                ours = None
                 if only_first and error.err_code == WRONG_LAST_SEQUENCE:
                     ours = await self._is_ours(subject, event.event_id)
+                if ours is not None:
                     self.counters["duplicate" if ours else "superseded"] += 1
                     return ours
                 problem: Exception = error
+            except nats.errors.MaxPayloadError:
+                return self._unpublishable(event, f"{len(payload)} bytes are more than the server takes")
             except (nats.errors.Error, NoStreamResponseError, OSError) as error:
                 problem = error
             else:
@@ -102,10 +110,16 @@ class EventOutbox:
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 2, RETRY_MOST_S)
 
-    async def _is_ours(self, subject: str, event_id: str) -> bool:
-        """The expected sequence is checked before the message id: was it our own publish, its ack lost?"""
+    def _unpublishable(self, event: CallEvent, problem: str) -> bool:
+        self.counters["unpublishable"] += 1
+        log.error("an event cannot be published and is lost", event_id=event.event_id, problem=problem)
+        return True
+
+    async def _is_ours(self, subject: str, event_id: str) -> bool | None:
+        """The expected sequence is checked before the message id: was it our own publish, its ack lost?
+        None when the server did not say."""
         try:
             last = await self._bus.js.get_last_msg(subjects.EVENTS_STREAM, subject)
         except (nats.errors.Error, APIError):
-            return False
+            return None
         return (last.headers or {}).get("Nats-Msg-Id") == event_id
