@@ -101,7 +101,7 @@ class Fallback(Message):
 
 
 class RouteConfig(Message):
-    """Which agent answers which number or SIP user; the first match by descending precedence, then name, wins."""
+    """Which agent answers which number or SIP user. Of several that match, `route_for` tells which one wins."""
 
     kind: Literal["route"] = "route"
     org: str = DEFAULT_ORG
@@ -121,11 +121,21 @@ class RouteConfig(Message):
         """Where it stands in KV `config`."""
         return f"route.{self.org}.{self.name}"
 
+    def specificity(self, callee: str) -> int:
+        """How exactly this route names a called number or user; -1 when it does not serve it.
+
+        A whole name counts for more than a pattern of the same length.
+        """
+        fitting = (
+            2 * len(pattern.removesuffix("*")) + (not pattern.endswith("*"))
+            for pattern in self.match
+            if (callee.startswith(pattern[:-1]) if pattern.endswith("*") else callee == pattern)
+        )
+        return max(fitting, default=-1)
+
     def matches(self, callee: str) -> bool:
         """Tell whether this route serves a called number or user."""
-        return any(
-            callee.startswith(pattern[:-1]) if pattern.endswith("*") else callee == pattern for pattern in self.match
-        )
+        return self.specificity(callee) >= 0
 
 
 class OrgConfig(Message):
@@ -155,8 +165,7 @@ def route_for(routes: list[RouteConfig], callee: str) -> RouteConfig | None:
     """The route that serves `callee`: highest precedence, then most specific match, then name."""
 
     def rank(route: RouteConfig) -> tuple[int, int, str]:
-        exact = max(len(p.rstrip("*")) for p in route.match if RouteConfig.matches(route, callee))
-        return (-route.precedence, -exact, route.name)
+        return (-route.precedence, -route.specificity(callee), route.name)
 
     fitting = [route for route in routes if route.matches(callee)]
     return min(fitting, key=rank, default=None)

@@ -14,6 +14,7 @@ import msgpack
 
 FRAME_MS = 20
 MAX_PAYLOAD_MS = 60
+LIMIT = 1 << 53  # what every language's JSON and msgpack hold; positions can be added without overflow
 
 
 class Codec(IntEnum):
@@ -98,15 +99,15 @@ def unpack(data: bytes) -> AudioFrame:
     """Read a frame; fields appended by a newer sender are ignored.
 
     Raises:
-        FrameError: `malformed` (not such an array), `unknown_codec`, or `bad_payload` (half a sample,
-            more than 60 ms).
+        FrameError: `malformed` (not such an array, or integers that cannot be counts), `unknown_codec`, or
+            `bad_payload` (half a sample, more than 60 ms).
     """
     try:
         fields = _unpackb(data)
         codec, flags, epoch, seq, timestamp, payload, played = fields[:_FIELDS]
         limit = _MAX_BYTES.get(codec)
         size = len(payload)
-    except (ValueError, TypeError, msgpack.UnpackException, msgpack.ExtraData) as error:
+    except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:  # KeyError: a map, from Python 3.12 on
         raise FrameError("malformed", f"not an audio frame: {error}") from None
     if limit is None:
         raise FrameError("unknown_codec", f"codec {codec!r} is unknown here")
@@ -114,5 +115,7 @@ def unpack(data: bytes) -> AudioFrame:
         raise FrameError("bad_payload", f"{size} bytes are not up to {MAX_PAYLOAD_MS} ms of 16-bit samples")
     if not (type(flags) is type(epoch) is type(seq) is type(timestamp) is type(played) is int):
         raise FrameError("malformed", "a frame's flags, epoch, seq, timestamp and played are integers")
+    if not (flags >= 0 and 0 <= epoch < LIMIT and 0 <= seq < LIMIT and 0 <= timestamp < LIMIT and 0 <= played < LIMIT):
+        raise FrameError("malformed", "a frame's integers lie between 0 and 2^53")
     traced_at_ns = fields[_FIELDS] if flags & Flag.TRACE and len(fields) > _FIELDS else 0
-    return AudioFrame(codec, flags, epoch, seq, timestamp, payload, played, traced_at_ns)
+    return AudioFrame(int(codec), flags, epoch, seq, timestamp, payload, played, traced_at_ns)
