@@ -99,6 +99,8 @@ class TurnMachine:
         self._cut: set[str] = set()  # responses whose rest was lost with the model connection
         self._heard_items: set[str] = set()  # of the living and dead responses, to know what to delete
         self._unheard: dict[str, str] = {}  # items that produced audio -> response; until heard or deleted
+        self._flushing = False  # a flush is not acknowledged yet
+        self._to_forget: list[ResponseEnded] = []  # interrupted responses that ended meanwhile
         self._caller_speaking = False
         self._tools = 0
         self._failures = 0
@@ -233,6 +235,9 @@ class TurnMachine:
         if event.response in self._dead:
             self._dead.discard(event.response)
             self._settle()
+            if self._flushing:  # what was heard of it is not known yet
+                self._to_forget.append(event)
+                return []
             return self._forget_unheard(event)
         actions: list[Action] = []
         if event.status == "failed":
@@ -261,7 +266,10 @@ class TurnMachine:
             return []
         if self._active is None and not self._playing:
             return []
-        actions: list[Action] = [FlushPlayout()] if self._playing else []
+        actions: list[Action] = []
+        if self._playing:
+            self._flushing = True
+            actions.append(FlushPlayout())
         if self._active is not None:
             self._dead.add(self._active)
             if not self._can.server_interrupts:
@@ -284,7 +292,12 @@ class TurnMachine:
                 self._text.learn(part.key, part.received)
                 return [self._agent_turn(part, interrupted=part.response in self._cut)]
             case Flushed(parts):
-                return [action for part in parts for action in self._correct(part)]
+                self._flushing = False
+                ended, self._to_forget = self._to_forget, []
+                return [
+                    *(action for part in parts for action in self._correct(part)),
+                    *(action for response in ended for action in self._forget_unheard(response)),
+                ]
             case Drained():
                 self._playing.clear()
                 if self._active is None:
