@@ -114,7 +114,9 @@ class Bridge:
         self.counters["up"] += 1
         if self.counters["up"] == 1 and self.playout.sent == 0:
             self._send(self.playout.claim_frame())  # the first one may have come before the gateway listened to us
-        if frame.payload:
+        if frame.codec != self._codec:
+            self.counters["up_other_codec"] += 1
+        elif frame.payload:
             self._feed(frame.payload)
         playout = self.playout
         for event in playout.heard(frame.played, flushed=bool(frame.flags & Flag.FLUSHED)):

@@ -13,12 +13,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, assert_never
 
-import nats.errors
 from nats.aio.msg import Msg
 
 from libs.contracts import subjects
 from libs.contracts.commands import (
-    Command,
     CommandReply,
     DtmfPressed,
     Failed,
@@ -45,6 +43,7 @@ from services.ai_session.backends.port import BackendError, BackendEvent, Lost, 
 from services.ai_session.bridge import Bridge, Escalation
 from services.ai_session.history import Conversation, rebuild, render
 from services.ai_session.journal import Journal, Outbox
+from services.ai_session.leg_link import LegLink
 from services.ai_session.resume import read_events
 from services.ai_session.tools import HANG_UP, ToolCaller, ToolDirectory, parse_arguments
 
@@ -52,8 +51,6 @@ log = get_logger()
 
 NO_UPLINK_S = 2.0  # R2
 LINK_LOSS_S = 10.0  # R3
-READY_ATTEMPTS = 3
-COMMAND_TIMEOUT_S = 1.0
 RECONNECT_ATTEMPTS = 2
 RECONNECT_TIMEOUT_S = 4.0
 TAIL_S = 2.0  # how long received speech may go on playing before a lost connection is replaced
@@ -90,7 +87,7 @@ class Session:
             offer, plan.capabilities, self._journal, lambda data: around.bus.send_frame(downlink, data), self._escalate
         )
         self._caller = ToolCaller(offer, around.bus, around.tools)
-        self._leg = subjects.control(offer.org, offer.call, "leg")
+        self._leg = LegLink(offer, around.bus)
         self._past: list[Event] = []
         self._instructions = ""
         self._backend: SpeechBackend | None = None
@@ -103,6 +100,7 @@ class Session:
         self._reconnecting = False
         self._ready = False
         self._draining = False
+        self._broken = False
         self.ended_by = ""
 
     # -- called by the worker -------------------------------------------------------------------------
@@ -113,12 +111,18 @@ class Session:
 
     def uplink(self, frame: AudioFrame, now: float) -> None:
         """One frame of the caller."""
-        self.bridge.uplink(frame, now)
+        try:
+            self.bridge.uplink(frame, now)
+        except Exception as error:  # noqa: BLE001  a defect ends this call, not the worker's other ones
+            self._break(error)
 
     def tick(self, now: float, late_s: float) -> None:
         """About ten times a second. `late_s`: a late ticker has not read its sockets and judges nobody (R3)."""
         if self._ready:
-            self.bridge.tick(now)
+            try:
+                self.bridge.tick(now)
+            except Exception as error:  # noqa: BLE001  see uplink
+                self._break(error)
         up_at = self._around.bus.media_link.up_at
         if up_at is None:
             self._link_lost_at = self._link_lost_at or now
@@ -160,7 +164,7 @@ class Session:
                 problems = error.exceptions if isinstance(error, BaseExceptionGroup) else (error,)
                 log.exception("the session broke", problem="; ".join(map(repr, problems)))
                 self.ended_by = "internal_error"
-                await self._command(Failed(epoch=self.offer.epoch, reason=Reason.INTERNAL_ERROR, detail=str(error)))
+                await self._leg.ask(Failed(epoch=self.offer.epoch, reason=Reason.INTERNAL_ERROR, detail=str(error)))
             finally:
                 self._count()
                 log.info("session ended", cause=self.ended_by or "cancelled", **self.bridge.counters)
@@ -209,11 +213,13 @@ class Session:
     async def _open_first(self) -> Conversation:
         offer = self.offer
         conversation = Conversation()
-        if offer.resume is not None:
-            self._past = await read_events(self._around.bus.js, offer.org, offer.call)
-            conversation = rebuild(self._past, offer.resume.played)
-            log.info("conversation rebuilt", items=len(conversation.items), go_on=conversation.go_on.value)
-        self._instructions = await self._caller.fill(offer.agent.prompt)
+        async with asyncio.TaskGroup() as both:
+            filling = both.create_task(self._caller.fill(offer.agent.prompt))
+            if offer.resume is not None:
+                self._past = await read_events(self._around.bus.js, offer.org, offer.call)
+                conversation = rebuild(self._past, offer.resume.played)
+                log.info("conversation rebuilt", items=len(conversation.items), go_on=conversation.go_on.value)
+        self._instructions = filling.result()
         try:
             await self._open_backend(conversation)
         except BackendError as error:
@@ -228,8 +234,12 @@ class Session:
         backend: SpeechBackend | None = None
 
         def emit(event: BackendEvent) -> None:
-            if backend is self._backend:  # a predecessor's late event concerns nobody
+            if backend is not self._backend:  # a predecessor's late event concerns nobody
+                return
+            try:
                 self.bridge.on_event(event, self._loop.time())
+            except Exception as error:  # noqa: BLE001  see uplink
+                self._break(error)
 
         backend = self._plan.make(emit)
         self._backend = backend
@@ -241,17 +251,11 @@ class Session:
         self.bridge.attach(backend)
 
     async def _report_ready(self) -> bool:
-        answer = "no answer"
-        for _ in range(READY_ATTEMPTS):
-            reply = await self._command(Ready(epoch=self.offer.epoch))
-            if reply is not None and reply.ok:
-                return True
-            if reply is not None:
-                answer = reply.error  # it may not have read our acceptance yet, which is on its way to another task
-            await asyncio.sleep(0.1)
-        log.info("the leg does not want this session", answer=answer)
-        self.end("not_wanted")
-        return False
+        objection = await self._leg.insist(Ready(epoch=self.offer.epoch))
+        if objection is not None:
+            log.info("the leg does not want this session", answer=objection)
+            self.end("not_wanted")
+        return objection is None
 
     # -- what needs waiting ---------------------------------------------------------------------------
 
@@ -261,13 +265,13 @@ class Session:
                 self._spawn(self._run_tool(what))
             case HandOver():
                 log.info("handing the call over")
-                self._spawn(self._command_until_answered(HandOverCommand(epoch=self.offer.epoch)))
+                self._spawn(self._leg.tell(HandOverCommand(epoch=self.offer.epoch)))
             case HangUp(why):
                 log.info("hanging up", why=why.value)
                 reason = Reason.MAX_DURATION if why is Why.MAX_DURATION else Reason.AGENT_HUNG_UP
                 detail = "budget of the call is spent" if why is Why.BUDGET else ""
                 command = HangUpCommand(epoch=self.offer.epoch, reason=reason, detail=detail)
-                self._spawn(self._command_until_answered(command))
+                self._spawn(self._leg.tell(command))
             case Fail(detail, reconnect):
                 if reconnect:
                     self.bridge.on_event(Lost("stalled", detail), self._loop.time())
@@ -280,6 +284,12 @@ class Session:
             case _:
                 assert_never(what)
 
+    def _break(self, error: Exception) -> None:
+        """A defect in the hot path: let the call's task fail with it, once."""
+        if not self._broken:
+            self._broken = True
+            self._spawn(_fail_with(error))
+
     def _spawn(self, work: Coroutine[Any, Any, object]) -> None:
         if self._group is not None and not self.ended_by:
             self._group.create_task(work)
@@ -288,7 +298,7 @@ class Session:
 
     async def _run_tool(self, request: RunTool) -> None:
         """Call one tool and hand its output to the model; tools of one response run side by side."""
-        began = self._loop.time()
+        began, asked_by = self._loop.time(), self._backend
         arguments = parse_arguments(request.arguments)
         self._journal.put(ToolCalled, tool_call_id=request.tool_call_id, name=request.name, arguments=arguments or {})
         ends_call = request.name == HANG_UP.name and HANG_UP.name in self.offer.agent.tools
@@ -307,8 +317,8 @@ class Session:
         self.bridge.turn.tool_done(took_ms, now)
         if ends_call:
             self.bridge.do(self.bridge.turn.end_politely(Why.AGENT, now), now)
-        elif self._backend is not None:
-            self._backend.tool_result(request.tool_call_id, render(output))
+        elif asked_by is not None and asked_by is self._backend:  # a new connection was told "unknown" in its replay
+            asked_by.tool_result(request.tool_call_id, render(output))
 
     async def _reconnect(self, lost: Lost) -> None:
         """The model connection is gone: open another one with the conversation so far, or give the call back."""
@@ -357,26 +367,11 @@ class Session:
         """Give the call back to the gateway; it releases us, or we end by ourselves a little later."""
         log.warning("the session cannot serve the call", reason=reason.value, detail=detail)
         self.bridge.do([NoteTrouble(reason.value, detail)], self._loop.time())
-        await self._command_until_answered(Failed(epoch=self.offer.epoch, reason=reason, detail=detail))
+        await self._leg.tell(Failed(epoch=self.offer.epoch, reason=reason, detail=detail))
         await asyncio.sleep(AFTER_FAILURE_S)
         self.end(reason.value)
 
     # -- commands --------------------------------------------------------------------------------------
-
-    async def _command_until_answered(self, command: Command) -> None:
-        for _ in range(READY_ATTEMPTS):
-            if await self._command(command) is not None:
-                return
-            await asyncio.sleep(0.1)
-
-    async def _command(self, command: Command) -> CommandReply | None:
-        """Ask the leg; None when there was no answer."""
-        try:
-            reply = await self._around.bus.request(self._leg, command.to_json(), COMMAND_TIMEOUT_S)
-            return CommandReply.model_validate_json(reply)
-        except (nats.errors.Error, OSError, ValueError) as error:
-            log.warning("the leg did not answer", problem=str(error) or type(error).__name__)
-            return None
 
     async def _on_command(self, msg: Msg) -> None:
         """A command of the gateway to the session (R7)."""
@@ -401,3 +396,7 @@ class Session:
     def _count(self) -> None:
         self._around.counters.update(self.bridge.counters)
         self._around.counters["sessions"] += 1
+
+
+async def _fail_with(error: Exception) -> None:
+    raise error

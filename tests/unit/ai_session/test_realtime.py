@@ -11,7 +11,7 @@ import pytest
 from libs.audio.g711 import Law
 from libs.audio.tone import silence, tone
 from libs.contracts.config import AgentConfig, Limits
-from libs.contracts.offer import CallState
+from libs.contracts.offer import CallState, Resume
 from services.ai_session.__main__ import Backends
 from services.ai_session.backends.realtime import Endpoint
 from services.ai_session.costs import load
@@ -281,3 +281,38 @@ async def test_the_worker_feeds_silence_as_well(server):
         await leg.until_ready()
         await leg.run(400, silence(400, 8000))
         assert worker._sessions[leg.call].bridge.counters["up_dropped"] == 0
+
+
+async def test_a_model_that_stalls_in_the_middle_is_replaced(server, monkeypatch):
+    monkeypatch.setattr("services.ai_session.backends.realtime.STALL_S", 0.3)
+    async with a_call(server, fault="stall:after_deltas=2,duration_ms=0") as (worker, leg):
+        await leg.until_ready()
+        await leg.run_until(lambda: worker.counters["reconnected"] > 0)
+        assert leg.commanded("failed") == []
+
+
+async def test_a_caller_who_was_cut_off_by_a_dead_worker_is_served_by_the_next_one(server):
+    async with a_call(server) as (worker, leg):
+        await leg.until_ready()
+        await leg.run_until(lambda: len(leg.heard) >= 8000)
+        await leg.run(400, SPEECH)
+        await leg.run_until(lambda: len(leg.heard) >= 8000 + 4000)
+        played = {1: leg.played}
+        await worker._around.outbox.flush(2)
+        endpoint = Endpoint(leg.rehearsal.base_url, "k", "gpt-realtime-2.1", load(Path(BUILT_IN_MODELS)))
+        async with running_worker(server.url, Backends(endpoint)) as other:
+            resume = Resume(cause="failover", previous_wk=worker.id, previous_epoch=1, played=played)
+            await leg.release()
+            await leg.offer(other.id, resume=resume)
+            await leg.until_ready()
+            before = len(leg.heard)
+            await leg.run_until(lambda: len(leg.heard) > before + 8000)
+            truth = leg.rehearsal.sessions.all()[-1]
+            assert [(item.role, item.text) for item in truth.items()][:3] == [
+                ("assistant", "Guten Tag. Was darf es sein?"),
+                ("user", "Zehn Bögen."),
+                ("assistant", "Zehn Bögen sind notiert."),
+            ]
+            assert truth.client_errors == []
+            await leg.release()
+            await ended(other)

@@ -247,3 +247,31 @@ async def test_bad_messages_are_counted_and_survived(server, data):
         await leg.run(40)
         assert worker.counters["offer_malformed"] == 1
         assert worker.counters["up_malformed"] == 1
+
+
+async def test_a_defect_in_one_call_ends_it_with_its_reason_and_the_worker_lives(server):
+    async with a_call(server, agent()) as (worker, leg):
+        await leg.offer(worker.id)
+        await leg.until_ready()
+
+        def defect(*_):
+            raise RuntimeError("a defect")
+
+        worker._sessions[leg.call].bridge.uplink = defect
+        await leg.run(40)
+        await leg.until(lambda: leg.commanded("failed"))
+        assert leg.commanded("failed")[0].reason == "internal_error"
+        await ended(worker)
+        other = FakeLeg(leg.nats, leg.agent)
+        await other.start()
+        assert (await other.offer(worker.id)).accepted
+        await other.until_ready()
+        await other.release()
+
+
+async def test_a_session_that_the_leg_refuses_ends_silently(server):
+    async with a_call(server, agent()) as (worker, leg):
+        leg.refuse["ready"] = "the call has ended"
+        await leg.offer(worker.id)
+        await ended(worker)
+        assert [command.kind for command in leg.commands] == ["ready"] * 3
