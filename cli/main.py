@@ -38,7 +38,7 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run(work)
     except CliError as error:
         raise _failure(error) from None
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):  # Ctrl-C, or SIGTERM where a command handles it
         raise typer.Exit(130) from None
 
 

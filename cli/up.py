@@ -227,7 +227,7 @@ def detach(settings: CliSettings, arguments: list[str], console: Console) -> Non
     while process.poll() is None:
         state = running(settings.state_file)
         if state is not None and state.ready and state.supervisor.pid == process.pid:
-            console.print(_said(log), highlight=False, markup=False)
+            console.print(_said(log), highlight=False, markup=False, soft_wrap=True)
             return
         time.sleep(0.1)
     raise CliError(_said(log))

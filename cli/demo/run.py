@@ -172,4 +172,4 @@ class _Demo:
         return passed
 
     def _tell(self, text: str) -> None:
-        self._console.print(f"              {text}", style="red")
+        self._console.print(f"              {text}", style="red", soft_wrap=True)
