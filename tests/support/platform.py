@@ -1,0 +1,225 @@
+"""callbus as real processes, for tests and load runs: a private directory, free loopback ports, no `.env`.
+
+    async with platform(documents=[agent, route], workers=2) as running:
+        async with await Softphone.open() as phone:
+            call = await phone.call(running.sip_uri("echo"))
+
+Processes are started and ended by the command line's supervisor, so that nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import aiohttp
+import nats
+from nats.aio.client import Client
+from prometheus_client.parser import text_string_to_metric_families
+from tenacity import AsyncRetrying, retry_if_result, stop_after_delay, wait_fixed
+
+from cli import checkout
+from cli.ports import free_port
+from cli.programs import Options, Plan, Program, plan
+from cli.supervisor import Supervisor
+from libs.contracts import subjects
+from libs.contracts.config import AgentConfig, OrgConfig, RouteConfig
+from libs.contracts.events import CallEvent, Event
+from libs.contracts.wire import event_decoder
+from libs.runtime.streams import bucket
+
+Document = AgentConfig | RouteConfig | OrgConfig
+Sample = tuple[str, tuple[tuple[str, str], ...]]
+Kind = TypeVar("Kind", bound=CallEvent)
+
+READY_TIMEOUT_S = 40.0
+OF_THE_USER = ("OPENAI_", "SIP_", "CALLBUS_", "NATS_", "ELEVENLABS_", "TWILIO_", "REHEARSAL_", "WORKER_", "RTP_")
+
+ECHO_AGENT = AgentConfig(name="echo", backend="scripted", backend_options={"mode": "echo"})
+ECHO_ROUTE = RouteConfig(name="echo", match=("echo",), agent="echo")
+
+
+class Platform:
+    """What runs. `names` are `nats-server`, `sip_gateway`, `ai_session-1` …, and what else was asked for."""
+
+    def __init__(self, directory: Path, planned: Plan, sip_port: int, supervisor: Supervisor, client: Client) -> None:
+        self.directory = directory
+        self.nats_url = planned.nats_url
+        self.rehearsal_url = planned.rehearsal_url
+        self.sip_port = sip_port
+        self.client = client
+        self.supervisor = supervisor
+        self.programs = {program.name: program for program in planned.programs}
+
+    @property
+    def names(self) -> list[str]:
+        """All processes."""
+        return list(self.programs)
+
+    @property
+    def workers(self) -> list[str]:
+        """The AI workers among them."""
+        return [name for name in self.programs if name.startswith("ai_session")]
+
+    def sip_uri(self, user: str) -> str:
+        """Where a softphone reaches an agent."""
+        return f"sip:{user}@127.0.0.1:{self.sip_port}"
+
+    def pid(self, name: str) -> int:
+        """Its pid now."""
+        return self.supervisor.pid_of(name)
+
+    def log(self, name: str) -> str:
+        """What it wrote so far."""
+        path = self.supervisor.log_of(name)
+        return path.read_text("utf-8", "replace") if path.exists() else ""
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        """Send a signal to exactly this process."""
+        os.kill(self.pid(name), number)
+
+    async def start(self, name: str) -> None:
+        """Start a process that ended, and wait until it is ready."""
+        await self.supervisor.start(self.programs[name])
+        await self.supervisor.wait_ready(self.programs[name], timeout_s=READY_TIMEOUT_S)
+
+    async def get(self, name: str, page: str) -> str:
+        """A page of a service's health server: `/healthz`, `/readyz`, `/metrics`."""
+        url = f"http://127.0.0.1:{self.programs[name].health_port}{page}"
+        async with aiohttp.ClientSession() as client, client.get(url) as response:
+            return await response.text()
+
+    async def metrics(self, name: str) -> dict[Sample, float]:
+        """Every sample of its Prometheus page, by name and labels."""
+        page = await self.get(name, "/metrics")
+        return {
+            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+            for family in text_string_to_metric_families(page)
+            for sample in family.samples
+        }
+
+    async def metric(self, name: str, sample: str, **labels: str) -> float:
+        """One sample, 0 while it does not exist."""
+        return (await self.metrics(name)).get((sample, tuple(sorted(labels.items()))), 0.0)
+
+    async def publish(self, *documents: Document) -> None:
+        """Put configuration where gateways and workers follow it."""
+        store = await bucket(self.client.jetstream(), subjects.KV_CONFIG)
+        for document in documents:
+            await store.put(document.key, document.to_json())
+
+    @asynccontextmanager
+    async def events(self) -> AsyncIterator[EventFeed]:
+        """All events of all calls, from the first on."""
+        feed = EventFeed()
+        subscription = await self.client.jetstream().subscribe(
+            subjects.EVENTS_FILTER, cb=feed.take, ordered_consumer=True
+        )
+        try:
+            yield feed
+        finally:
+            await subscription.unsubscribe()
+
+
+class EventFeed:
+    """Events in the order of the stream."""
+
+    def __init__(self) -> None:
+        self._decoder = event_decoder()
+        self.seen: list[Event] = []
+
+    async def take(self, msg: object) -> None:
+        """From the subscription."""
+        event = self._decoder.decode(msg.data)  # type: ignore[attr-defined]
+        if event is not None:
+            self.seen.append(event)
+
+    def of(self, kind: type[Kind], call: str | None = None) -> list[Kind]:
+        """Those of one kind, of one call or of all."""
+        return [event for event in self.seen if isinstance(event, kind) and call in (None, event.call)]
+
+    async def wait_for(self, kind: type[Kind], count: int = 1, timeout_s: float = 20.0) -> list[Kind]:
+        """The first `count` of one kind.
+
+        Raises:
+            tenacity.RetryError: they did not come in time.
+        """
+        waiting = AsyncRetrying(
+            stop=stop_after_delay(timeout_s), wait=wait_fixed(0.02), retry=retry_if_result(lambda n: n < count)
+        )
+        await waiting(self._count, kind)
+        return self.of(kind)[:count]
+
+    async def _count(self, kind: type[CallEvent]) -> int:
+        return len(self.of(kind))
+
+
+@asynccontextmanager
+async def platform(
+    *,
+    documents: Iterable[Document] = (),
+    workers: int = 1,
+    catalog: bool = False,
+    store: bool = False,
+    rehearsal: bool = False,
+    environment: Mapping[str, str] | None = None,
+    worker_environment: Mapping[str, str] | None = None,
+) -> AsyncIterator[Platform]:
+    """Bus, SIP gateway and workers, with catalog_tools, transcript_store and rehearsal on request.
+
+    Yields when all are ready and the gateway knows every worker. `environment` is for every service,
+    `worker_environment` for the workers alone (rehearsal sets the endpoint itself).
+    """
+    async with AsyncExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="callbus-")))
+        sip_port = free_port(transport="udp")
+        optional = {"catalog_tools": catalog, "transcript_store": store}
+        planned = plan(
+            Options(
+                var=directory,
+                workers=workers,
+                sip_port=sip_port,
+                rehearsal=rehearsal,
+                nats_port=free_port(),
+                environment={"LOG_FORMAT": "json", **(environment or {})},
+                worker_environment=worker_environment or {},
+            )
+        )
+        planned = replace(planned, services=tuple(p for p in planned.services if optional.get(p.name, True)))
+        supervisor = await stack.enter_async_context(
+            Supervisor(environment=_clean_environment(), cwd=directory, log_dir=directory / "log", tell=print)
+        )
+        await _start(supervisor, planned.nats)
+        client = await nats.connect(planned.nats_url, name="tests")
+        stack.push_async_callback(client.close)
+        running = Platform(directory, planned, sip_port, supervisor, client)
+        await running.publish(*documents)
+        await _start(supervisor, *planned.services)
+        known = AsyncRetrying(
+            stop=stop_after_delay(READY_TIMEOUT_S), wait=wait_fixed(0.05), retry=retry_if_result(lambda n: n != workers)
+        )
+        await known(running.metric, "sip_gateway", "callbus_workers")
+        try:
+            yield running
+        except BaseException:
+            for program in planned.programs:
+                print(f"{program.name}:\n{supervisor.tail(program)}")
+            raise
+
+
+async def _start(supervisor: Supervisor, *programs: Program) -> None:
+    for program in programs:
+        await supervisor.start(program)
+    await supervisor.wait_ready(*programs, timeout_s=READY_TIMEOUT_S)
+
+
+def _clean_environment() -> dict[str, str]:
+    """Ours, without what would configure a service, and with the checkout importable from anywhere."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(OF_THE_USER)}
+    return kept | {"PYTHONPATH": str(checkout.ROOT)}
