@@ -30,12 +30,50 @@ fmt: setup  ## format
 
 .PHONY: lint
 lint: setup  ## ruff, codespell, import boundaries
-	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/codespell libs services cli tests docs README.md && $(BIN)/lint-imports --no-cache
+	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
+	@$(BIN)/codespell libs services cli tests docs README.md CHANGELOG.md CONTRIBUTING.md
+	@$(BIN)/lint-imports --no-cache
 
 .PHONY: types
 types: setup  ## mypy --strict on libs, services, cli
 	@$(BIN)/mypy
 
 .PHONY: test
-test: setup  ## all tests that need neither network nor docker
-	@$(BIN)/pytest -q
+test: setup  ## everything that needs neither network nor docker (under 3 minutes)
+	@$(BIN)/pytest -q -n 3 --dist loadfile tests/unit tests/e2e
+
+.PHONY: test-integration
+test-integration: setup  ## with docker (NATS, PostgreSQL) and SIP peers (sipp, baresip)
+	@$(BIN)/pytest -q tests/integration
+
+.PHONY: check
+check: lint types test  ## what has to hold before a commit
+
+.PHONY: demo
+demo: setup  ## a caller orders by phone, everything local, no key needed (under 90 s)
+	@$(BIN)/callbus demo $(ARGS)
+
+.PHONY: up
+up: setup  ## all services, staying up; any softphone can call sip:bestellung@HOST
+	@$(BIN)/callbus up $(ARGS)
+
+.PHONY: down
+down: setup  ## end what `make up` started
+	@$(BIN)/callbus down
+
+.PHONY: bench
+bench: setup  ## CPU, latency and jitter per call, beside a bare UDP echo
+	@$(BIN)/python -m tests.load.bench $(ARGS)
+
+.PHONY: docs
+docs: setup  ## write again what is generated: subjects, settings
+	@$(BIN)/python -m libs.contracts.document > docs/subjects.md
+	@$(BIN)/python -m cli.settings_document > docs/settings.md
+
+.PHONY: lock
+lock: setup  ## resolve requirements.lock and the locks per service anew
+	@for group in dev sip-gateway ai-session catalog-tools transcript-store rehearsal cli; do \
+	  out=requirements/$$group.lock; [ $$group = dev ] && out=requirements.lock; \
+	  $(BIN)/uv pip compile pyproject.toml --group $$group --universal --python-version 3.11 --generate-hashes \
+	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet --output-file $$out || exit 1; \
+	  echo "$$out"; done
