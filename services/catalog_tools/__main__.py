@@ -29,7 +29,8 @@ async def main(service: Service, settings: Settings) -> None:
             export_gauge("callbus_catalogue_products", "Products on sale", lambda: len(app.catalog.index.articles))
             await app.run(service.stopping, listening=listening)
     except (SQLAlchemyError, ValueError) as problem:
-        raise OSError(f"database {settings.catalog_database_url.rpartition('@')[2]}: {problem}") from problem
+        where, why = settings.catalog_database_url.rpartition("@")[2], str(problem).partition("\n")[0]
+        raise OSError(f"database {where}: {why}") from problem
 
 
 if __name__ == "__main__":

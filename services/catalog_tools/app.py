@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
@@ -15,6 +16,7 @@ from libs.runtime.outbox import EventOutbox
 from services.catalog_tools.catalog import Catalog
 from services.catalog_tools.database import migrate, open_engine
 from services.catalog_tools.importer import load_sample_if_empty
+from services.catalog_tools.orders import forget_old
 from services.catalog_tools.queries import Queries
 from services.catalog_tools.relay import Relay
 from services.catalog_tools.server import Server
@@ -31,6 +33,8 @@ async def opened(url: str) -> AsyncIterator[async_sessionmaker[AsyncSession]]:
     try:
         await migrate(engine)
         sessions = async_sessionmaker(engine, expire_on_commit=False)
+        async with sessions.begin() as session:
+            await forget_old(session, datetime.now(UTC))
         async with sessions() as session:
             report = await load_sample_if_empty(session)
         if report is not None:

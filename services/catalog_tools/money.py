@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import Decimal
 
 MOST_CENTS = 100_000_000  # a million euros a piece: above it, somebody mistyped
-_AMOUNT = re.compile(r"\d{1,3}(?:[.,]\d{3})+[.,]\d{2}|\d+(?:[.,]\d{1,4})?")
+_AMOUNT = re.compile(r"[0-9]{1,3}(?:[.,][0-9]{3})+[.,][0-9]{2}|[0-9]+(?:[.,][0-9]{1,2})?")  # "1.234" may be either
 
 
 class AmountError(ValueError):
@@ -24,7 +24,7 @@ def cents(text: str) -> int:
         raise AmountError(f"{text.strip()!r} is not an amount")
     *thousands, last = re.split("[.,]", plain)
     number = Decimal(f"{''.join(thousands)}.{last}" if thousands else last)
-    amount = int((number * 100).quantize(Decimal(1), ROUND_HALF_UP))
+    amount = int(number * 100)
     if amount > MOST_CENTS:
         raise AmountError(f"{text.strip()!r} is more than {euros(MOST_CENTS)}")
     return amount

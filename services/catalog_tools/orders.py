@@ -9,21 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Insert, delete, func, select
+from sqlalchemy import Insert, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from libs.contracts.events import OrderLine, OrderPlaced, event_id
-from services.catalog_tools.models import Basket, BasketLine, Order, OrderedLine, PendingEvent
+from services.catalog_tools.models import Answer, Basket, BasketLine, Order, OrderedLine, PendingEvent
 from services.catalog_tools.money import euros
 from services.catalog_tools.search import Article
 
 SOURCE = "catalog_tools"
 MOST_LINES = 200
 MOST_PIECES = 100_000
+REPETITIONS_END = timedelta(days=7)
 FIRST_NUMBER = 100_000  # six digits are easy to say and to find again
 
 
@@ -195,9 +196,10 @@ async def list_orders(
     ]
 
 
-async def count_orders(session: AsyncSession) -> int:
-    """How many orders there are."""
-    return await session.scalar(select(func.count()).select_from(Order)) or 0
+async def forget_old(session: AsyncSession, now: datetime) -> None:
+    """Remove what only repetitions of long ended calls could ask for: given answers, published events."""
+    await session.execute(delete(Answer).where(Answer.answered_at < now - REPETITIONS_END))
+    await session.execute(delete(PendingEvent).where(PendingEvent.published_at < now - REPETITIONS_END))
 
 
 async def _lines(session: AsyncSession, basket: Basket) -> Sequence[BasketLine]:

@@ -13,7 +13,7 @@ Size = tuple[str, ...]  # dimensions in order: ("22", "15"), ('1/2"',); millimet
 
 _FRACTIONS = str.maketrans({"½": " 1/2", "¼": " 1/4", "¾": " 3/4", "⅜": " 3/8", "×": "x", "*": "x"})
 _QUOTES = re.compile("[″”“„]|''")
-_DIGRAPHS = re.compile("(?:ae|oe|ue)")
+_DIGRAPHS = re.compile("[aou]e")
 # How inches are said; longest first. "halb" alone is too common a word to count without its unit.
 _INCH_WORDS = (
     (re.compile(r"\b(?:anderthalb|ein(?:und)?ein(?:en)? ?halb)(?:er|e)?[- ]?zoll\w*"), ' 1 1/2" '),

@@ -26,7 +26,8 @@ async def main(service: Service, settings: Settings) -> None:
             export_counters("callbus_store_queries", "Queries by verb", "verb", lambda: app.counters)
             await app.run(service.stopping)
     except (SQLAlchemyError, ValueError) as problem:
-        raise OSError(f"database {settings.transcript_database_url.rpartition('@')[2]}: {problem}") from problem
+        where, why = settings.transcript_database_url.rpartition("@")[2], str(problem).partition("\n")[0]
+        raise OSError(f"database {where}: {why}") from problem
 
 
 if __name__ == "__main__":

@@ -82,6 +82,7 @@ class Conversation(Table):
     cost_usd: Mapped[float] = mapped_column(default=0.0)
     workers: Mapped[list[Any]] = mapped_column(default=list)
     media: Mapped[dict[str, Any] | None]
+    event_count: Mapped[int] = mapped_column(default=0)  # by which a replica knows that its memory is current
 
 
 class Turn(Table):

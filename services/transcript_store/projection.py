@@ -49,6 +49,11 @@ class Projection:
     latencies: tuple[Row, ...] = ()
     orders: tuple[Row, ...] = ()
 
+    @property
+    def details(self) -> tuple[tuple[Row, ...], ...]:
+        """All rows but the conversation's, one tuple for each table."""
+        return (self.turns, self.tool_calls, self.usage, self.latencies, self.orders)
+
 
 @dataclass(slots=True)
 class _Call:

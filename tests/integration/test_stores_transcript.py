@@ -184,7 +184,7 @@ async def test_duplicates_and_disorder_are_stored_once(server: NatsServer, url: 
 
 
 async def test_a_killed_store_goes_on_where_it_was(server: NatsServer, url: str) -> None:
-    events = shuffled_calls(40)
+    events = shuffled_calls(12)
     env = os.environ | {"NATS_URL": server.url, "TRANSCRIPT_DATABASE_URL": url, "TRANSCRIPT_BATCH": "20"}
     env |= {"TRANSCRIPT_ACK_WAIT_S": "1", "LOG_LEVEL": "ERROR"}
     bus = await Bus.connect(server.url, "test")
@@ -212,7 +212,7 @@ async def stored_so_far(bus: Bus) -> int:
 
 
 async def test_two_stores_at_once_write_everything_once(server: NatsServer, url: str) -> None:
-    events = shuffled_calls(15)
+    events = shuffled_calls(8)
     async with store(server, url, transcript_batch=7) as one, store(server, url, transcript_batch=5) as two:
         await one.publish(events)
         await two.settled()
@@ -221,7 +221,7 @@ async def test_two_stores_at_once_write_everything_once(server: NatsServer, url:
 
 
 async def test_a_restarted_server_in_mid_stream_loses_nothing(server: NatsServer, tmp_path: Path) -> None:
-    events = shuffled_calls(20)
+    events = shuffled_calls(10)
     async with store(server, f"sqlite:///{tmp_path}/x.db", transcript_batch=10) as running:
         for event in events:
             running.outbox.put(event)

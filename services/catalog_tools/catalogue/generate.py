@@ -278,12 +278,12 @@ FAMILIES = (
     Family(
         802,
         "Rohr",
-        "Kupferrohr {} mm, Stange 5 m",
+        "Kupferrohr {} mm, 5 m lang",
         "Kupfer",
         COPPER,
         "21.50",
-        synonyms="Rohr|Stangenrohr",
-        unit="Stange",
+        synonyms="Rohr",
+        unit="Rohr",
     ),
     Family(
         803,

@@ -71,7 +71,7 @@ FIRST_HITS = {
     "Winkel 90 Grad 20 Mehrschicht": "Winkel 90° 20 mm Mehrschichtverbundrohr, Pressfitting",
     "Klemmverschraubung 32 PE": 'Klemmverschraubung 32x1" AG PE-Rohr',
     "Rohrschellen 22": "Rohrschelle 22 mm mit Schalldämmung",
-    "Kupferrohre 15 mm": "Kupferrohr 15 mm, Stange 5 m",
+    "Kupferrohre 15 mm": "Kupferrohr 15 mm, 5 m lang",
     "101004": "T-Stück 22 mm Kupfer, Lötfitting",
     "Artikelnummer 107003": "Übergangsmuffe 22x15 Kupfer, Lötfitting",
 }

@@ -36,6 +36,7 @@ def upgrade() -> None:
         sa.Column("cost_usd", sa.Double(), nullable=False),
         sa.Column("workers", sa.JSON(), nullable=False),
         sa.Column("media", sa.JSON(), nullable=True),
+        sa.Column("event_count", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("call", name=op.f("pk_conversations")),
     )
     op.create_index(op.f("ix_conversations_began_at"), "conversations", ["began_at"], unique=False)

@@ -1,0 +1,105 @@
+"""The toolbox without a bus: orders that race, replicas that meet, answers that grow old."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+
+from libs.contracts.events import OrderPlaced
+from libs.contracts.tool import ToolReply, ToolRequest
+from services.catalog_tools.app import opened
+from services.catalog_tools.catalog import Catalog
+from services.catalog_tools.importer import import_csv
+from services.catalog_tools.models import Answer, Order, PendingEvent
+from services.catalog_tools.orders import forget_old
+from services.catalog_tools.tools import TOOLS, Toolbox
+from tests.support.builders import DATABASES, database_url
+
+Sessions = async_sessionmaker[AsyncSession]
+T_PIECE = {"article_number": "101004", "quantity": 3}
+
+
+@pytest.fixture(params=DATABASES)
+async def url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
+    async with database_url(request.param, tmp_path) as fresh:
+        yield fresh
+
+
+@pytest.fixture
+async def sessions(url: str) -> AsyncIterator[Sessions]:
+    async with opened(url) as sessions:
+        yield sessions
+
+
+async def toolbox(sessions: Sessions) -> Toolbox:
+    catalog = Catalog(sessions)
+    await catalog.refresh()
+    return Toolbox(catalog, sessions)
+
+
+def request(name: str, tool_call_id: str, epoch: int = 1, **arguments: object) -> ToolRequest:
+    return ToolRequest(
+        call="c",
+        org="default",
+        epoch=epoch,
+        tool_call_id=tool_call_id,
+        name=name,
+        arguments=arguments,
+        deadline_at=datetime.now(UTC) + timedelta(seconds=8),
+    )
+
+
+async def test_an_order_submitted_by_two_replicas_at_once_is_stored_once(url: str, sessions: Sessions) -> None:
+    async with opened(url) as others:
+        boxes = [await toolbox(sessions), await toolbox(others)]
+        await boxes[0].answer(request("order_add", "t0", **T_PIECE))
+        replies: list[ToolReply] = await asyncio.gather(
+            *(boxes[i % 2].answer(request("order_submit", f"s{i // 4}", epoch=1)) for i in range(12))
+        )
+    assert {reply.output["number"] for reply in replies} == {"100001"}
+    async with sessions() as session:
+        assert await session.scalar(select(func.count()).select_from(Order)) == 1
+        [pending] = (await session.scalars(select(PendingEvent))).all()
+    event = OrderPlaced.model_validate_json(pending.body)
+    assert (event.event_id, event.lines[0].quantity, event.total_eur) == ("c:catalog_tools:1", 3, "11.55")
+
+
+async def test_a_price_change_leaves_baskets_and_orders_as_they_were(sessions: Sessions) -> None:
+    box = await toolbox(sessions)
+    await box.answer(request("order_add", "t1", **T_PIECE))
+    async with sessions() as session:
+        await import_csv(session, "article_number;name;type;price_eur\n101004;T-Stück neu;T-Stück;99.00\n")
+    box = await toolbox(sessions)
+    basket = (await box.answer(request("order_add", "t2", **T_PIECE))).output["basket"]
+    assert [(line["quantity"], line["unit_price_eur"]) for line in basket["lines"]] == [(6, "3.85")]
+
+
+async def test_given_answers_and_published_events_are_forgotten_after_a_week(sessions: Sessions) -> None:
+    box = await toolbox(sessions)
+    await box.answer(request("order_add", "t1", **T_PIECE))
+    await box.answer(request("order_submit", "t2"))
+    async with sessions.begin() as session:
+        await forget_old(session, datetime.now(UTC) + timedelta(days=8))
+    async with sessions() as session:
+        assert (await session.scalars(select(Answer))).all() == []
+        assert len((await session.scalars(select(PendingEvent))).all()) == 1  # not published yet
+    again = await box.answer(request("order_submit", "t2"))
+    assert again.output["number"] == "100001"
+
+
+async def test_an_unknown_tool_is_refused_with_a_sentence(sessions: Sessions) -> None:
+    reply = await (await toolbox(sessions)).answer(request("order_pizza", "t1"))
+    assert (reply.ok, reply.error) == (False, "There is no tool 'order_pizza'.")
+
+
+@pytest.mark.parametrize("tool", TOOLS.values(), ids=TOOLS)
+def test_parameters_are_a_plain_schema_for_speech_models(tool) -> None:
+    parameters = tool.describe().parameters
+    assert set(parameters) == {"type", "properties", "required"}
+    for entry in parameters["properties"].values():
+        assert {"type", "description"} <= set(entry)
+        assert not {"anyOf", "title", "default"} & set(entry)
