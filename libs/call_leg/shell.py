@@ -66,7 +66,6 @@ class LegShell:
         self._tasks: asyncio.TaskGroup | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._events = 0
-        self._offering: asyncio.Task[None] | None = None
         self._decoder = wire.leg_command_decoder()
         self._pacing: Any = "paced"
         self._offered_at = datetime.now(UTC)
@@ -136,8 +135,6 @@ class LegShell:
         if command is None:
             reply = CommandReply(ok=False, error=f"command {wire.kind_of(msg.data)!r} was not understood")
         else:
-            if self.leg.phase is Phase.OFFERING and command.epoch == self.leg.epoch and self._offering is not None:
-                await asyncio.wait([self._offering])  # a quick worker's `ready` overtook the reply to our offer
             reply, todo = self.leg.command(command, self._loop.time())
             if not reply.ok:
                 log.info("command refused", command=command.kind, why=reply.error)
@@ -155,7 +152,7 @@ class LegShell:
 
     def _send_offer(self, action: do.SendOffer) -> None:
         if self._tasks is not None:
-            self._offering = self._tasks.create_task(self._offer(action))
+            self._tasks.create_task(self._offer(action))
 
     async def _offer(self, action: do.SendOffer) -> None:
         new, leg = self.new, self.leg
