@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 
 from cli.errors import CliError, NotRunning
+from cli.ports import free_port
 from cli.settings import CliSettings
 
 app = typer.Typer(
@@ -42,6 +44,14 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
         raise typer.Exit(130) from None
 
 
+def _settings() -> CliSettings:
+    try:
+        return CliSettings()
+    except ValidationError as error:
+        wrong = "; ".join(f"{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors(include_url=False))
+        raise _failure(CliError(f"the environment or .env has a mistake: {wrong}")) from None
+
+
 def _failure(error: CliError) -> typer.Exit:
     errors.print(str(error), style="red", markup=False, soft_wrap=True)
     return typer.Exit(3 if isinstance(error, NotRunning) else 1)
@@ -50,7 +60,9 @@ def _failure(error: CliError) -> typer.Exit:
 @app.command(epilog="Examples: callbus up · callbus up --workers 4 --sip-port 5070 · callbus up --detach")
 def up(
     workers: Annotated[int, typer.Option(min=1, max=64, help="AI workers")] = 2,
-    sip_port: Annotated[int | None, typer.Option(help="SIP port; else SIP_LISTEN_PORT, else 5060")] = None,
+    sip_port: Annotated[
+        int | None, typer.Option(help="SIP port (0: any free one); else SIP_LISTEN_PORT, else 5060")
+    ] = None,
     sip_host: Annotated[str | None, typer.Option(help="Address to take calls on; else all")] = None,
     rehearsal: Annotated[
         bool | None, typer.Option("--rehearsal/--no-rehearsal", help="Stand-in for OpenAI; default: when no key is set")
@@ -60,10 +72,10 @@ def up(
     """Start the bus and all services, keep them running until Ctrl-C."""
     from cli import up as running
 
-    settings = CliSettings()
+    settings = _settings()
     options = running.UpOptions(
         workers=workers,
-        sip_port=settings.sip_listen_port if sip_port is None else sip_port,
+        sip_port=(settings.sip_listen_port if sip_port is None else sip_port) or free_port(transport="udp"),
         sip_host=sip_host or settings.sip_listen_host,
         rehearsal=rehearsal,
     )
@@ -85,7 +97,7 @@ def down() -> None:
     """End everything that `callbus up` started, and nothing else."""
     from cli import up as running
 
-    if running.down(CliSettings(), console):
+    if running.down(_settings(), console):
         console.print("callbus has ended")
     else:
         console.print("callbus was not running here")
@@ -115,7 +127,7 @@ def apply(
     """Publish agents, routes and organisations; running gateways follow at once."""
     from cli.queries import apply_files
 
-    _run(apply_files(console, CliSettings(), nats, paths, dry_run))
+    _run(apply_files(console, _settings(), nats, paths, dry_run))
 
 
 @app.command(epilog="Examples: callbus calls · callbus calls --json")
@@ -123,7 +135,7 @@ def calls(nats: Nats = None, as_json: Json = False) -> None:
     """List the calls that are going on."""
     from cli.queries import list_calls
 
-    _run(list_calls(console, CliSettings(), nats, as_json))
+    _run(list_calls(console, _settings(), nats, as_json))
 
 
 @app.command(epilog="Examples: callbus tap last · callbus tap all · callbus tap 01JC… --json | jq .kind")
@@ -136,7 +148,7 @@ def tap(
     """Follow a call: its transcript and events so far, then live until it ends."""
     from cli.queries import follow
 
-    _run(follow(console, CliSettings(), nats, call, verbose=verbose, as_json=as_json))
+    _run(follow(console, _settings(), nats, call, verbose=verbose, as_json=as_json))
 
 
 @app.command(epilog="Examples: callbus conversations · callbus conversations --limit 5 --json")
@@ -148,7 +160,7 @@ def conversations(
     """List the stored conversations."""
     from cli.queries import list_conversations
 
-    _run(list_conversations(console, CliSettings(), nats, limit, as_json))
+    _run(list_conversations(console, _settings(), nats, limit, as_json))
 
 
 @app.command(epilog="Examples: callbus show last · callbus show 01JC… --json")
@@ -158,7 +170,7 @@ def show(
     """Show a stored conversation: turns, tool calls, outcome, cost."""
     from cli.queries import show_conversation
 
-    _run(show_conversation(console, CliSettings(), nats, call, as_json))
+    _run(show_conversation(console, _settings(), nats, call, as_json))
 
 
 @app.command(epilog="Examples: callbus orders · callbus orders --csv > orders.csv")
@@ -171,7 +183,7 @@ def orders(
     """List the stored orders."""
     from cli.queries import list_orders
 
-    _run(list_orders(console, CliSettings(), nats, limit, as_csv=csv, as_json=as_json))
+    _run(list_orders(console, _settings(), nats, limit, as_csv=csv, as_json=as_json))
 
 
 @catalog_app.command("import", epilog="Example: callbus catalog import products.csv")
@@ -182,7 +194,7 @@ def catalog_import(
     """Replace the catalogue by a CSV file; mistakes are named by line, then nothing changes."""
     from cli.queries import import_catalog
 
-    _run(import_catalog(console, CliSettings(), nats, file))
+    _run(import_catalog(console, _settings(), nats, file))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,11 @@ def is_free(port: int, host: str, transport: Transport) -> bool:
 
 def owner_of(port: int, transport: Transport) -> str:
     """`name (pid 123)` of the process that has the port, or words to that effect when it may not be seen."""
-    for connection in psutil.net_connections(transport):
+    try:
+        connections = psutil.net_connections(transport)
+    except psutil.AccessDenied:  # macOS asks for root
+        return "another process"
+    for connection in connections:
         address = connection.laddr
         listening = transport == "udp" or connection.status == psutil.CONN_LISTEN
         if not address or address.port != port or not listening:

@@ -54,6 +54,13 @@ def test_mistakes_in_files_end_with_code_1_before_anything_is_asked_of_the_bus(c
     assert result.stderr == f"{tmp_path / 'none.yaml'} does not exist\n"
 
 
+def test_a_mistake_in_the_environment_is_named(cli: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIP_LISTEN_PORT", "sip")
+    result = cli.invoke(app, ["down"])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("the environment or .env has a mistake: SIP_LISTEN_PORT: Input should be")
+
+
 def test_down_without_up_is_no_error(cli: CliRunner) -> None:
     result = cli.invoke(app, ["down"])
     assert (result.exit_code, result.output) == (0, "callbus was not running here\n")
