@@ -94,6 +94,11 @@ class Bridge:
         self.last_up_at = 0.0
         self.counters: Counter[str] = Counter()
 
+    def verdict(self) -> Counter[str]:
+        """What the call counted, for its last log line and the metrics."""
+        written_off = Counter(dn_written_off_samples=self.playout.written_off)
+        return +(self.counters + written_off)
+
     def claim(self, now: float) -> None:
         """Send the frame that proves the new epoch."""
         self.last_up_at = now

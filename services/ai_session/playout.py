@@ -22,6 +22,8 @@ from typing import NamedTuple
 
 FRAME_MS = 20
 LEAD_MS = 200
+STUCK_FRAMES = 25
+STUCK_FRAMES_AT_START = 150  # before anything was played: the line may still be about to be answered
 Key = tuple[str, int]
 
 
@@ -45,13 +47,14 @@ class Part:
     received: int = 0
     sent: int = 0
     heard: int = 0
+    lost: int = 0  # written off: sent, and never played
     ended: bool = False  # all of its audio has been received
     from_sample: int = -1  # timestamp of its first sample; -1 while nothing was sent
 
     @property
     def complete(self) -> bool:
-        """The whole part was received and heard."""
-        return self.ended and self.heard >= self.received
+        """The whole part was received, and heard as far as it arrived."""
+        return self.ended and self.heard + self.lost >= self.received
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,8 @@ class Playout:
         self._seq = 0
         self._played_floor = 0  # samples up to here are gone: heard, or thrown away by a flush
         self._flush_seq: int | None = None
+        self._stuck = 0
+        self.written_off = 0
         self.sent = 0
         self.played = 0
 
@@ -219,9 +224,13 @@ class Playout:
         played = min(played, self.sent)
         events: list[PlayoutEvent] = []
         if played > self.played:
-            self.played = played
+            self.played, self._stuck = played, 0
             if self._spans:
                 self._credit(played, events)
+        elif self.sent > max(played, self._played_floor) and self._flush_seq is None:
+            self._stuck += 1
+            if self._stuck >= (STUCK_FRAMES if self.played else STUCK_FRAMES_AT_START):
+                self._write_off(events)
         if flushed and self._flush_seq is not None:
             events.append(self._acknowledged())
         if not self._idle and self._is_drained():
@@ -246,6 +255,15 @@ class Playout:
                 self._spans[0] = (upto, end, part)
                 break
             self._spans.popleft()
+        self._retire(events)
+
+    def _write_off(self, events: list[PlayoutEvent]) -> None:
+        self._stuck = 0
+        self.written_off += self.sent - max(self.played, self._played_floor)
+        self._played_floor = self.sent
+        while self._spans:
+            start, end, part = self._spans.popleft()
+            part.lost += end - start
         self._retire(events)
 
     def _retire(self, events: list[PlayoutEvent]) -> None:

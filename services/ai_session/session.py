@@ -167,7 +167,7 @@ class Session:
                 await self._leg.ask(Failed(epoch=self.offer.epoch, reason=Reason.INTERNAL_ERROR, detail=str(error)))
             finally:
                 self._count()
-                log.info("session ended", cause=self.ended_by or "cancelled", **self.bridge.counters)
+                log.info("session ended", cause=self.ended_by or "cancelled", **self.bridge.verdict())
 
     async def _serve(self) -> None:
         offer = self.offer
@@ -394,7 +394,7 @@ class Session:
             await msg.respond(answer.to_json())
 
     def _count(self) -> None:
-        self._around.counters.update(self.bridge.counters)
+        self._around.counters.update(self.bridge.verdict())
         self._around.counters["sessions"] += 1
 
 

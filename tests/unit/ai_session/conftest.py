@@ -46,7 +46,7 @@ async def running_worker(url: str, plan: PlanBackend = plan_scripted, capacity: 
 
 @asynccontextmanager
 async def gateway(url: str) -> AsyncIterator[Client]:
-    client = await nats.connect(url, pending_size=-1)
+    client = await nats.connect(url, pending_size=-1, reconnect_time_wait=0.05, max_reconnect_attempts=-1)
     try:
         yield client
     finally:

@@ -108,6 +108,35 @@ def test_audio_that_arrives_under_a_flush_waits_and_plays_with_the_full_lead_aft
     assert [(type(e), e.part.key, e.part.heard) for e in events] == [(PartBegan, ("b", 0), 160)]
 
 
+def test_frames_lost_on_the_bus_are_written_off_and_the_rest_goes_on():
+    playout = Playout(8000)
+    playout.push("r", ("a", 0), pcm(4800))
+    playout.end_response()
+    all_frames(playout)
+    playout.heard(160)  # one frame arrived, then the broker restarted
+    all_frames(playout)
+    for _ in range(24):
+        assert playout.heard(160) == []
+        assert all_frames(playout) == []
+    playout.heard(160)
+    assert len(all_frames(playout)) == 10
+    assert playout.written_off == 1600
+    playout.heard(playout.sent)
+    all_frames(playout)
+    events = playout.heard(playout.sent)
+    assert [type(e) for e in events] == [PartDone, Drained]
+    assert (events[0].part.heard, events[0].part.lost) == (3200, 1600)
+
+
+def test_nothing_is_written_off_while_the_call_is_about_to_be_answered():
+    playout = Playout(8000)
+    playout.push("r", ("a", 0), pcm(4800))
+    all_frames(playout)
+    for _ in range(100):
+        playout.heard(0)
+    assert playout.written_off == 0
+
+
 def test_a_position_beyond_what_was_sent_is_clamped():
     playout = Playout(8000)
     playout.push("r", ("a", 0), pcm(160))
@@ -130,6 +159,7 @@ steps = st.lists(
         st.tuples(st.just("end"), st.integers(0, 3), st.just(0)),
         st.tuples(st.just("response_done"), st.just(0), st.just(0)),
         st.tuples(st.just("play"), st.integers(0, 12), st.just(0)),
+        st.tuples(st.just("stuck"), st.just(0), st.just(0)),
         st.tuples(st.just("flush"), st.just(0), st.just(0)),
         st.tuples(st.just("ack"), st.integers(0, 12), st.just(0)),
     ),
@@ -155,6 +185,9 @@ def test_no_sequence_of_events_credits_more_than_was_sent_or_breaks_the_position
             for event in playout.heard(playout.played + a * FRAME, flushed=verb == "ack"):
                 for part in getattr(event, "parts", ()) or ([event.part] if hasattr(event, "part") else ()):
                     parts[part.key] = part
+        elif verb == "stuck":
+            for _ in range(150):
+                playout.heard(playout.played)
         elif not playout.flushing:
             sent_seq = playout.flush().seq
             names += 1
@@ -165,5 +198,5 @@ def test_no_sequence_of_events_credits_more_than_was_sent_or_breaks_the_position
         assert playout.sent == next_timestamp
         assert playout.played <= playout.sent
         for part in parts.values():
-            assert 0 <= part.heard <= part.sent <= part.received
+            assert 0 <= part.heard + part.lost <= part.sent <= part.received
     assert sum(part.heard for part in parts.values()) <= playout.played

@@ -42,7 +42,8 @@ def machine(greeting=None, capabilities=None, **rules):
 
 
 def part(item="a", response="r", received=8000, heard=0, ended=False, sent=None):
-    return Part((item, 0), response, received, heard if sent is None else sent, heard, ended, 0)
+    spans = heard if sent is None else sent
+    return Part((item, 0), response, received=received, sent=spans, heard=heard, ended=ended, from_sample=0)
 
 
 def speaking(**rules):

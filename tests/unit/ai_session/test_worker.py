@@ -18,6 +18,7 @@ from libs.contracts.ids import new_call_id
 from libs.contracts.offer import Resume
 from services.ai_session.resume import read_events
 from tests.support.fake_leg import FakeLeg
+from tests.support.nats import nats_server
 from tests.unit.ai_session.conftest import ended, gateway, running_worker
 
 SPEECH = tone(300, 300, 8000, -15)
@@ -275,3 +276,22 @@ async def test_a_session_that_the_leg_refuses_ends_silently(server):
         await leg.offer(worker.id)
         await ended(worker)
         assert [command.kind for command in leg.commands] == ["ready"] * 3
+
+
+async def test_a_short_restart_of_the_broker_leaves_the_call_alone():
+    say = [["text:Eins zwei drei.", "tone:440:3000"]]
+    async with nats_server() as broker, a_call(broker, agent(greeting="x", options={"say": say})) as (worker, leg):
+        await leg.offer(worker.id)
+        await leg.until_ready()
+        await leg.run_until(lambda: len(leg.heard) >= 16000)
+        session = worker._sessions[leg.call]
+        broker.kill()
+        await asyncio.sleep(0.5)
+        await broker.start()
+        async with asyncio.timeout(5):
+            while worker._bus.media_link.up_at is None or not leg.nats.is_connected:  # noqa: ASYNC110  two clients
+                await asyncio.sleep(0.02)
+        before = len(leg.heard)
+        await leg.run_until(lambda: len(leg.heard) >= before + 8000)
+        assert worker._sessions[leg.call] is session
+        assert leg.commanded("failed") == []
