@@ -68,6 +68,7 @@ class Playout:
         """Start with a new owner; returns how far the old one's audio was played."""
         played = self.played
         self.counters["fenced"] += len(self._queue)
+        self.counters["discarded"] += len(self._queue)  # those of them that had entered
         self.epoch = epoch
         self._pacing = pacing
         self._reset_epoch()
@@ -93,6 +94,8 @@ class Playout:
             self.counters["fenced"] += 1
             return False
         if frame.flags & Flag.FLUSH:
+            self.counters["received"] += 1
+            self.counters["control"] += 1
             self._flush(frame.seq)
             return False
         if frame.seq <= self._last_seq or frame.seq < self._flush_seq:
@@ -104,6 +107,7 @@ class Playout:
         self._last_seq = frame.seq
         self.counters["received"] += 1
         if not frame.payload:
+            self.counters["control"] += 1
             if self._remainder and frame.flags & Flag.END_OF_RESPONSE:  # a late end mark
                 self._pad_remainder(frame.seq)
             return False

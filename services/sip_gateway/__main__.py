@@ -25,6 +25,8 @@ async def main(service: Service, settings: Settings) -> None:
     await legs.start()
     export_counters("callbus_sip", "SIP datagrams, calls and refusals", "what",
                     lambda: transport.counters + gateway.counters)  # fmt: skip
+    export_counters("callbus_media", "Packets and frames of ended calls; see MediaStatistics", "what",
+                    lambda: gateway.media)  # fmt: skip
     export_gauge(
         "callbus_ticker_worst_lateness_seconds", "Latest slot since the start", lambda: ticker.worst_lateness_s
     )

@@ -121,6 +121,8 @@ class SipGateway:
             settings.sip_listen_host, settings.sip_public_host, settings.sip_allowed_sources, self.on_event
         )
         self.counters: Counter[str] = Counter()
+        self.media: Counter[str] = Counter()
+        """Media statistics of all calls that ended; frames that came after `call.ended` are in it too."""
 
     async def run(self) -> None:
         """Serve calls; each is a task of one group."""
@@ -246,6 +248,7 @@ class SipGateway:
                 await self._play_fallback(sip_call, fallback.result())
         finally:
             self.ticker.remove(sip_call.rtp)
+            self.media.update(sip_call.statistics().model_dump(exclude={"schema_version"}))
             del self._live[sip_call.dialog]
             if sip_call.sock is not None:
                 self._ports.release(sip_call.sock)

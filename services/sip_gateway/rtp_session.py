@@ -61,6 +61,7 @@ class RtpSession:
         self._sock = sock
         self.fileno = sock.fileno()
         self._media = media
+        self._named = remote  # by SDP; packets go to `_remote`, which is where they come from (RFC 4961)
         self._remote = remote
         self._audio = audio
         self.on_digit: Callable[[str], None] | None = None
@@ -203,15 +204,23 @@ class RtpSession:
 
     # -- changes ----------------------------------------------------------------------------------------------
 
-    def redirect(self, remote: tuple[str, int], *, may_send: bool) -> None:
-        """A re-INVITE named another address or direction: latch anew."""
-        if remote != self._remote:
-            self._remote, self._latched = remote, False
+    def redirect(self, remote: tuple[str, int], *, may_send: bool, media: MediaFormat | None = None) -> None:
+        """A re-INVITE named another address, direction or codec: latch anew, unless the address stayed."""
+        if remote != self._named:
+            self._named = self._remote = remote
+            self._latched = False
         self.may_send = may_send
+        if media is not None and media != self._media:
+            self._media = media
+            self._law = media.law
+            self._silence = media.law.silence * FRAME_SAMPLES
+            self._in_order.event_payload_type = media.event_payload_type
+            self._pending = b""
 
     def statistics(self) -> MediaStatistics:
         """Counters of the call so far."""
-        order, audio, playout = self._in_order, self._audio, self._audio.playout.counters
+        order, audio = self._in_order, self._audio
+        uplink, playout = audio.uplink.counters, audio.playout.counters
         return MediaStatistics(
             rtp_received=order.received,
             rtp_lost=order.lost + order.jumped,
@@ -220,10 +229,21 @@ class RtpSession:
             rtp_foreign=self.foreign,
             rtp_malformed=self.malformed,
             rtp_sent=self.sent,
+            rtp_unsent=self.unsent,
+            up_concealed=order.lost,
+            up_filled=uplink["filled"],
             up_published=audio.published,
-            up_dropped=audio.unpublished + audio.uplink.counters["overrun"],
+            up_dropped=audio.unpublished + uplink["overrun"] + uplink["unowned"],
             dn_received=playout["received"],
-            dn_fenced=playout["fenced"] + audio.foreign,
+            dn_control=playout["control"],
+            dn_stale=playout["stale"],
+            dn_fenced=playout["fenced"] - playout["discarded"] + audio.foreign,
+            dn_malformed=audio.malformed,
+            dn_lost=playout["lost"],
+            dn_played=playout["played"],
             dn_trimmed=playout["trimmed"],
             dn_flushed=playout["flushed"],
+            dn_discarded=playout["discarded"],
+            dn_waiting=audio.playout.depth,
+            dn_underrun=playout["underrun"],
         )
