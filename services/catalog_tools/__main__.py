@@ -28,7 +28,7 @@ async def main(service: Service, settings: Settings) -> None:
             export_counters("callbus_tool_answers", "Refused, repeated and raced", "kind", lambda: app.toolbox.counters)
             export_gauge("callbus_catalogue_products", "Products on sale", lambda: len(app.catalog.index.articles))
             await app.run(service.stopping, listening=listening)
-    except (SQLAlchemyError, ValueError) as problem:
+    except (SQLAlchemyError, ValueError, OSError) as problem:
         where, why = settings.catalog_database_url.rpartition("@")[2], str(problem).partition("\n")[0]
         raise OSError(f"database {where}: {why}") from problem
 

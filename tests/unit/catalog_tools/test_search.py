@@ -72,6 +72,13 @@ FIRST_HITS = {
     "Klemmverschraubung 32 PE": 'Klemmverschraubung 32x1" AG PE-Rohr',
     "Rohrschellen 22": "Rohrschelle 22 mm mit Schalldämmung",
     "Kupferrohre 15 mm": "Kupferrohr 15 mm, 5 m lang",
+    "Reduzierstück 22 auf 18": "Übergangsmuffe 22x18 Kupfer, Lötfitting",
+    "15er Kupferbogen 90°": "Bogen 90° 15 mm Kupfer, Lötfitting",
+    "pressmuffen 22 edelstahl": "Pressmuffe 22 mm Edelstahl, Pressfitting",
+    "Verschraubung 22 flachdichtend": "Verschraubung 22 mm flachdichtend Rotguss, Löten",
+    "Uebergangsstueck 22 auf 3/4 zoll aussengewinde": 'Übergangsstück 22x3/4" AG Rotguss, Löten',
+    "1000 Bögen 15 mm": "Bogen 90° 15 mm Kupfer, Lötfitting",
+    "T-Stück 15 15 15": "T-Stück 15 mm Kupfer, Lötfitting",
     "101004": "T-Stück 22 mm Kupfer, Lötfitting",
     "Artikelnummer 107003": "Übergangsmuffe 22x15 Kupfer, Lötfitting",
 }
