@@ -21,6 +21,7 @@ from libs.contracts.events import Event
 from libs.contracts.wire import event_decoder, kind_of
 from libs.runtime.bus import Bus
 from libs.runtime.log import get_logger
+from libs.runtime.tasks import stop_if_cancelled
 from services.transcript_store.store import Received, Store
 
 log = get_logger()
@@ -62,6 +63,7 @@ class Consumer:
     async def run(self) -> None:
         """Consume until stopped."""
         while not self._stopping:
+            stop_if_cancelled()
             try:
                 await self._follow(await self._bind())
             except (nats.errors.Error, JetStreamError, OSError) as problem:
@@ -85,9 +87,10 @@ class Consumer:
         reconnects, idle = self._bus.control_link.reconnects, 0
         try:
             while not self._stopping and self._bus.control_link.reconnects == reconnects:
+                stop_if_cancelled()
                 try:
                     messages = await subscription.fetch(self._batch, timeout=FETCH_TIMEOUT_S)
-                except nats.errors.TimeoutError:
+                except TimeoutError:  # the client's own is one, too
                     idle += 1
                     if idle % IDLE_FETCHES_BEFORE_CHECK == 0:
                         await subscription.consumer_info()  # raises if an operator removed it
