@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,21 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
+_WHOLE = {"call", "order", "began", "placed", "article"}  # ids are copied, so they are never cut
+
+
 def table(*columns: str) -> Table:
-    """A plain table; the console decides what fits."""
+    """A plain table; the console wraps what does not fit."""
     made = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
-        made.add_column(column)
+        width = 26 if column == "call" else None
+        made.add_column(column, no_wrap=column in _WHOLE, min_width=width, overflow="fold")
     return made
+
+
+def local_time(iso: str | None) -> str:
+    """A stored time as people here read it; empty when there is none."""
+    return f"{datetime.fromisoformat(iso).astimezone():%Y-%m-%d %H:%M}" if iso else ""
 
 
 async def apply_files(console: Console, settings: CliSettings, nats: str | None, paths: list[Path], dry: bool) -> None:
@@ -71,10 +81,11 @@ async def list_calls(console: Console, settings: CliSettings, nats: str | None, 
         return print_json([entry.model_dump(mode="json") for entry in entries])
     if not entries:
         return console.print("no call is going on")
-    rows = table("call", "phase", "caller", "callee", "agent", "worker", "epoch", "since")
+    rows = table("call", "since", "phase", "caller", "agent", "worker", "epoch")
     for entry in entries:
-        cells = (entry.call, entry.phase, entry.caller, entry.callee, entry.agent, entry.wk or "none")
-        rows.add_row(*cells, str(entry.epoch), entry.offered_at[11:19])
+        worker = entry.wk[-6:] if entry.wk else "none"
+        since = local_time(entry.offered_at)[-5:]
+        rows.add_row(entry.call, since, entry.phase, entry.caller, entry.agent, worker, str(entry.epoch))
     return console.print(rows)
 
 
@@ -108,13 +119,13 @@ async def list_conversations(
         return print_json(found)
     if not found:
         return console.print("no conversation is stored yet")
-    rows = table("call", "began", "caller", "callee", "agent", "outcome", "talked", "cost $")
+    rows = table("call", "began", "caller", "agent", "outcome", "talked", "cost $")
     for one in found:
         rows.add_row(*(_cell(one, name) for name in _CONVERSATION_COLUMNS))
     return console.print(rows)
 
 
-_CONVERSATION_COLUMNS = ("call", "began_at", "caller", "callee", "agent", "outcome", "talk_ms", "cost_usd")
+_CONVERSATION_COLUMNS = ("call", "began_at", "caller", "agent", "outcome", "talk_ms", "cost_usd")
 
 
 def _cell(row: dict[str, Any], name: str) -> str:
@@ -123,8 +134,9 @@ def _cell(row: dict[str, Any], name: str) -> str:
         return f"{(value or 0) / 1000:.1f} s"
     if name.endswith("_usd"):
         return f"{value or 0:.4f}"
-    text = "" if value is None else str(value)
-    return text[:19].replace("T", " ") if name.endswith("_at") else text
+    if name.endswith("_at"):
+        return local_time(value)
+    return "" if value is None else str(value)
 
 
 async def show_conversation(
@@ -152,7 +164,7 @@ async def list_orders(
         return console.print("no order is stored yet")
     rows = table("order", "placed", "article", "quantity", "name", "price €", "total €")
     for order in found:
-        head = [str(order["number"]), str(order["placed_at"])[:19].replace("T", " ")]
+        head = [str(order["number"]), local_time(order["placed_at"])]
         for line in order["lines"]:
             name = (line["article_number"], str(line["quantity"]), line["name"])
             rows.add_row(*head, *name, line["unit_price_eur"], line["line_total_eur"])

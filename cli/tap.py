@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -37,7 +37,7 @@ async def call_meant(client: Client, wanted: str) -> str:
     return subjects.parse_event(message.subject or "").call
 
 
-async def events(client: Client, call: str) -> AsyncIterator[Msg]:
+async def events(client: Client, call: str) -> AsyncGenerator[Msg, None]:
     """Messages of one call from its beginning, or of all calls from now on; endless.
 
     One ordered consumer gives past and present without a gap between them.

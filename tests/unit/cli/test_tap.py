@@ -1,0 +1,57 @@
+"""Following calls: past and present in one row, each event once."""
+
+import asyncio
+from datetime import UTC, datetime
+
+from nats.aio.client import Client
+
+from cli.bus import connected
+from cli.tap import ALL, call_meant, events
+from libs.contracts import subjects
+from libs.contracts.events import DtmfReceived
+from libs.contracts.wire import event_decoder
+from libs.runtime.streams import provision
+from tests.support.nats import nats_server
+
+
+async def press(client: Client, call: str, digit: str, kind: str = "call.dtmf") -> None:
+    event = DtmfReceived(event_id=f"{call}:{digit}", org="default", call=call, at=datetime.now(UTC), digit=digit)
+    await client.jetstream().publish(subjects.event("default", call, kind), event.to_json())
+
+
+async def test_history_comes_first_then_what_happens_of_this_call_alone() -> None:
+    heard: list[str] = []
+    async with nats_server() as server, connected(server.url) as client:
+        await provision(client.jetstream())
+        for digit in "12":
+            await press(client, "one", digit)
+            await press(client, "two", digit)
+        async for message in events(client, "one"):
+            event = event_decoder().decode(message.data)
+            assert isinstance(event, DtmfReceived)
+            assert event.call == "one"
+            heard.append(event.digit)
+            if heard == ["1", "2"]:
+                await press(client, "two", "9")
+                await press(client, "one", "3")
+            elif event.digit == "3":
+                break
+    assert heard == ["1", "2", "3"]
+
+
+async def test_all_begins_now_and_last_is_the_latest_call() -> None:
+    async with nats_server() as server, connected(server.url) as client:
+        await provision(client.jetstream())
+        for call in ("one", "two"):
+            await press(client, call, "1", kind="call.offered")
+        assert await call_meant(client, "last") == "two"
+        await press(client, "one", "7")  # before anybody follows: history
+        following = events(client, ALL)
+        first = asyncio.ensure_future(anext(following))
+        while not first.done():
+            await press(client, "two", "8")
+            await asyncio.wait([first], timeout=0.05)
+        event = event_decoder().decode(first.result().data)
+        assert isinstance(event, DtmfReceived)
+        assert event.digit == "8"
+        await following.aclose()
