@@ -99,7 +99,7 @@ class Session:
         self._link_lost_at: float | None = None
         self._reconnecting = False
         self._ready = False
-        self._draining = False
+        self._drain_patience_s: float | None = None
         self._broken = False
         self.ended_by = ""
 
@@ -133,12 +133,12 @@ class Session:
         if late_s < 0.1 and now - max(self.bridge.last_up_at, up_at) > NO_UPLINK_S:
             self.end("no_uplink")
 
-    def drain(self) -> None:
-        """The worker shuts down: hand this call over at its next pause."""
-        self._draining = True
+    def drain(self, patience_s: float) -> None:
+        """The worker shuts down: hand this call over at its next pause, or when patience ends."""
+        self._drain_patience_s = patience_s
         if self._ready:
             now = self._loop.time()
-            self.bridge.do(self.bridge.turn.drain(now), now)
+            self.bridge.do(self.bridge.turn.drain(patience_s, now), now)
 
     def end(self, cause: str) -> None:
         """End the session silently; the first cause stands."""
@@ -195,8 +195,8 @@ class Session:
         self._ready = True
         talked_s = resume.talk_ms / 1000 if resume is not None else 0.0
         self.bridge.do(self.bridge.turn.begin(conversation.go_on, talked_s, now), now)
-        if self._draining:
-            self.drain()
+        if self._drain_patience_s is not None:
+            self.drain(self._drain_patience_s)
 
     async def _open_in_time(self) -> Conversation | None:
         limit_s = self.offer.agent.limits.ready_timeout_s

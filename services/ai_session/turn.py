@@ -58,7 +58,6 @@ from services.ai_session.playout import Drained, Flushed, Part, PartBegan, PartD
 from services.ai_session.speech_text import SpeechText
 
 LAST_WORDS_S = 15.0
-DRAIN_PATIENCE_S = 5.0
 FAILED_RESPONSES = 3  # in a row, then the model counts as broken
 DIGITS_PAUSE_S = 1.5  # between two keys of one group
 RETRY_S = 0.5  # before a failed response is tried again, times the failures so far
@@ -145,10 +144,10 @@ class TurnMachine:
         self._digits_at = now
         return []
 
-    def drain(self, now: float) -> list[Action]:
-        """The worker shuts down: hand the call over at the next pause (R9)."""
+    def drain(self, patience_s: float, now: float) -> list[Action]:
+        """The worker shuts down: hand the call over at the next pause, at the latest after `patience_s` (R9)."""
         if self._hand_over_by is None:
-            self._hand_over_by = now + DRAIN_PATIENCE_S
+            self._hand_over_by = now + patience_s
         return self._maybe_hand_over(now)
 
     def end_politely(self, why: Why, now: float) -> list[Action]:

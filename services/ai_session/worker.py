@@ -61,7 +61,7 @@ class Worker:
         self.claims.draining = True
         log.info("draining", calls=self.claims.count)
         for session in list(self._sessions.values()):
-            session.drain()
+            session.drain(timeout_s)
         try:
             async with asyncio.timeout(timeout_s + HAND_OVER_GRACE_S):
                 while self._sessions:

@@ -176,7 +176,7 @@ def test_tools_keep_the_turn_thinking():
     assert turn.on_backend(ToolRequested("r", "t", "n", "{}"), 1.1) == [RunTool("t", "n", "{}")]
     turn.on_backend(ResponseEnded("r", "completed"), 1.1)
     assert turn.phase is Phase.THINKING
-    assert turn.drain(1.2) == []  # not a pause
+    assert turn.drain(5, 1.2) == []  # not a pause
     turn.tool_done(100, 1.3)
 
 
@@ -229,14 +229,14 @@ def test_a_spent_budget_ends_the_call_politely():
     assert kinds(turn.spent(0.6, 2.0)) == [StartResponse]
 
 
-def test_a_drain_waits_for_the_pause_but_not_longer_than_five_seconds():
+def test_a_drain_waits_for_the_pause_but_not_for_ever():
     turn, _ = speaking()
-    assert turn.drain(2.0) == []
+    assert turn.drain(5, 2.0) == []
     turn.on_backend(ResponseEnded("r", "completed"), 2.1)
     assert turn.on_playout(Drained(), 3.0) == [HandOver()]
     assert turn.tick(4.0) == []
     turn, _ = speaking()
-    turn.drain(2.0)
+    turn.drain(5, 2.0)
     assert turn.tick(6.9) == []
     assert turn.tick(7.1) == [HandOver()]
 
