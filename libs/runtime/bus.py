@@ -32,6 +32,7 @@ class Link:
 
     def __init__(self) -> None:
         self.up_at: float | None = None
+        self.was_ever_up = False
         self.reconnects = 0
         self.on_up: list[Callable[[], None]] = []
         self.on_down: list[Callable[[], None]] = []
@@ -39,6 +40,7 @@ class Link:
     def went_up(self, now: float) -> None:
         """The connection was made, or made again."""
         self.up_at = now
+        self.was_ever_up = True
         for callback in self.on_up:
             callback()
 
@@ -151,8 +153,8 @@ class Bus:
 
     async def close(self) -> None:
         """Drain control (unsubscribe, flush), then close both. Safe to call when never connected."""
-        for client in (self.control, self.media):
-            if client.is_closed:
+        for client, link in ((self.control, self.control_link), (self.media, self.media_link)):
+            if client.is_closed or not link.was_ever_up:  # closing one that never connected fails in the client
                 continue
             try:
                 async with asyncio.timeout(2):
