@@ -52,7 +52,8 @@ class InOrderRelease:
         self._reorder_s = reorder_ms / 1000
         self._max_held = max_held
         self._max_conceal = max_conceal
-        self._event_payload_type = event_payload_type
+        self.event_payload_type = event_payload_type
+        """May change within a stream, with the session description."""
         self.received = 0
         """Packets pushed."""
         self.released = 0
@@ -166,7 +167,7 @@ class InOrderRelease:
         self.released += 1
         timestamp = self._timestamps.extend(packet.timestamp)
         gap = 0
-        if packet.payload_type != self._event_payload_type:
+        if packet.payload_type != self.event_payload_type:
             if self._expected_timestamp is not None:
                 gap = max(0, timestamp - self._expected_timestamp)
             self._expected_timestamp = timestamp + len(packet.payload)

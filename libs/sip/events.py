@@ -51,6 +51,20 @@ class IncomingCall:
 
 
 @dataclass(frozen=True, slots=True)
+class InviteRefused:
+    """A new INVITE was refused by the core because of its offer, for the record; the refusal is among the Sends.
+
+    `status` is 488 for no common codec, 400 for a session description that cannot be read. There is no dialog.
+    """
+
+    request_uri: SipUri
+    from_uri: SipUri
+    source: tuple[str, int]
+    status: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Cancelled:
     """The caller gave up before we answered; 200 and 487 are already among the Sends."""
 
@@ -136,6 +150,7 @@ class Ended:
 Action = (
     Send
     | IncomingCall
+    | InviteRefused
     | Cancelled
     | Confirmed
     | SessionChanged

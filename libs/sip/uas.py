@@ -16,6 +16,7 @@ from libs.sip.events import (
     EndCause,
     Ended,
     IncomingCall,
+    InviteRefused,
     Send,
     SessionChanged,
 )
@@ -57,9 +58,9 @@ class Uas(DialogLayer):
         try:
             offer = SessionDescription.parse(sdp) if (sdp := sdp_of(request)) else None
         except SdpError as error:
-            return self._reply(request, source, self._bad_sdp(error), now)
+            return self._refuse_offer(request, source, self._bad_sdp(error), str(error), now)
         if offer is not None and not has_common_codec(offer, self._config.codecs):
-            return self._reply(request, source, self._no_codec, now)
+            return self._refuse_offer(request, source, self._no_codec, "no common codec", now)
         dialog = Dialog(
             self._new_token(), True, request.call_id, without_tag(request.to), self._new_token(),
             without_tag(request.from_), source, DialogState.EARLY, request.from_.tag,
@@ -78,6 +79,10 @@ class Uas(DialogLayer):
             source, offer, request.headers,
         )  # fmt: skip
         return [*trying, incoming]
+
+    def _refuse_offer(self, request: Request, source: Address, reply: Reply, why: str, now: float) -> list[Action]:
+        refused = InviteRefused(request.uri, request.from_.uri, source, reply.status, why)
+        return [*self._reply(request, source, reply, now), refused]
 
     @property
     def _no_codec(self) -> Reply:

@@ -26,6 +26,7 @@ from libs.sip.events import (
     DtmfInfo,
     Ended,
     IncomingCall,
+    InviteRefused,
     ReinviteRejected,
     Rejected,
     Ringing,
@@ -213,7 +214,7 @@ class Softphone(asyncio.DatagramProtocol):
         if isinstance(action, IncomingCall):
             self._act(self.agent.reject(action.dialog, 480, self._now()))
             return
-        if isinstance(action, Send | Confirmed | DtmfInfo):
+        if isinstance(action, Send | InviteRefused | Confirmed | DtmfInfo):
             return
         call = self.calls.get(action.dialog)
         if call is None:

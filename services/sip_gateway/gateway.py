@@ -42,8 +42,10 @@ from services.sip_gateway.transport import SipTransport
 log = get_logger()
 
 LATE_OFFER_LAW = Law.PCMA  # an INVITE without SDP: one codec, so that the agent's session knows it before the ACK
+UNSPECIFIED = ("0.0.0.0", "::")
 END_REASONS = {
     sip.EndCause.REMOTE_BYE: Reason.CALLER_HUNG_UP,
+    sip.EndCause.LOCAL_BYE: Reason.NO_COMMON_CODEC,  # not by us, whose leg has ended then: the ACK's answer was bad
     sip.EndCause.NO_ACK: Reason.NO_ACK,
     sip.EndCause.TRANSACTION_TIMEOUT: Reason.CALLER_HUNG_UP,
 }
@@ -55,6 +57,7 @@ class _Live:
     def __init__(self, shell: LegShell, sip_call: SipCall) -> None:
         self.shell = shell
         self.sip = sip_call
+        self.resumed_at = 0.0  # when a hold ended: before it the caller owed us no RTP
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,7 @@ class _Media:
     format: MediaFormat
     remote: tuple[str, int]
     may_send: bool
+    is_held: bool = False
 
 
 class _Refused(Exception):
@@ -99,9 +103,16 @@ def _agree(arrival: _Arrival, port: int) -> _Media:
         raise _Refused(Termination.of(Reason.NO_COMMON_CODEC, str(error))) from None
     except SdpError as error:
         raise _Refused(Termination.of(Reason.MALFORMED_OFFER, str(error))) from None
+    return _settled(media)
+
+
+def _settled(media: Negotiated) -> _Media:
+    """What a negotiation means for RTP. Anything but both ways is a hold (RFC 3264 §8.4), and so is no address."""
+    nowhere = media.remote_host in UNSPECIFIED  # the hold of RFC 2543
     settled = MediaFormat(Law[media.codec], media.payload_type, media.telephone_event_pt)
     remote = (media.remote_host, media.remote_port)
-    return _Media(media.answer.serialize(), settled, remote, media.direction.sends)
+    is_held = nowhere or media.direction is not Direction.SENDRECV
+    return _Media(media.answer.serialize(), settled, remote, media.direction.sends and not nowhere, is_held)
 
 
 class SipGateway:
@@ -116,7 +127,7 @@ class SipGateway:
         self._live: dict[str, _Live] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._loop = asyncio.get_running_loop()
-        self.ticker = Ticker(self._ticked)
+        self.ticker = Ticker(self._ticked, self._media_failed)
         self.transport = SipTransport(
             settings.sip_listen_host, settings.sip_public_host, settings.sip_allowed_sources, self.on_event
         )
@@ -132,12 +143,20 @@ class SipGateway:
     def _ticked(self, lateness_s: float, now: float) -> None:
         self._legs.roster.ticked(lateness_s, now)
 
+    def _media_failed(self, rtp: RtpSession) -> None:
+        for live in self._live.values():
+            if live.sip.rtp is rtp:
+                live.shell.end(Termination.of(Reason.INTERNAL_ERROR, "a defect in the gateway's media; see its log"))
+
     # -- from SIP ---------------------------------------------------------------------------------------------
 
     def on_event(self, local_host: str, event: sip.Action) -> None:
         """What the SIP core reports."""
         if isinstance(event, sip.IncomingCall):
             self._incoming(local_host, event)
+            return
+        if isinstance(event, sip.InviteRefused):
+            self._refused_by_core(event)
             return
         live = self._live.get(getattr(event, "dialog", ""))
         if live is None:
@@ -160,31 +179,42 @@ class SipGateway:
 
     def _incoming(self, local_host: str, event: sip.IncomingCall) -> None:
         """An INVITE with a new dialog: find the agent, agree on media, offer the call."""
-        self.counters["invites"] += 1
-        country = self._settings.default_country
-        caller = normalise(event.from_uri.user, country)
-        callee = normalise(event.request_uri.user, country)
-        route = self._config.route(callee) or self._config.route(event.request_uri.user)
+        caller, callee, route = self._routed(event)
         arrival = _Arrival(local_host, event, caller, callee, route)
         try:
             self._accept(arrival)
         except _Refused as refused:
             self._refuse(arrival, refused.termination)
 
-    def _refuse(self, arrival: _Arrival, why: Termination) -> None:
+    def _routed(self, event: sip.IncomingCall | sip.InviteRefused) -> tuple[str, str, RouteConfig | None]:
+        """Caller, callee and the route that serves it."""
+        self.counters["invites"] += 1
+        country = self._settings.default_country
+        caller = normalise(event.from_uri.user, country)
+        callee = normalise(event.request_uri.user, country)
+        return caller, callee, self._config.route(callee) or self._config.route(event.request_uri.user)
+
+    def _refused_by_core(self, event: sip.InviteRefused) -> None:
+        """The SIP core could make nothing of the offer, and has said so."""
+        reason = Reason.NO_COMMON_CODEC if event.status == 488 else Reason.MALFORMED_OFFER
+        self._record(*self._routed(event), Termination.of(reason, event.reason))
+
+    def _record(self, caller: str, callee: str, route: RouteConfig | None, why: Termination) -> None:
         """Every attempt leaves a record, refused ones included."""
-        event, route = arrival.event, arrival.route
         self.counters[f"refused_{why.reason}"] += 1
-        log.warning("call refused", caller=arrival.caller, callee=arrival.callee, reason=why.reason, detail=why.detail)
+        log.warning("call refused", caller=caller, callee=callee, reason=why.reason, detail=why.detail)
         attempt = RefusedAttempt(
-            org=route.org if route else DEFAULT_ORG, entrance="sip", caller=arrival.caller, callee=arrival.callee,
+            org=route.org if route else DEFAULT_ORG, entrance="sip", caller=caller, callee=callee,
             route=route.name if route else None, agent=route.agent if route else None, termination=why,
         )  # fmt: skip
         self._legs.record_refused(attempt)
+
+    def _refuse(self, arrival: _Arrival, why: Termination) -> None:
+        self._record(arrival.caller, arrival.callee, arrival.route, why)
         status = STATUS_OF.get(why.reason, 503)
         headers = [("Retry-After", "5")] if status == 503 else []
         core = self.transport.core(arrival.local_host)
-        actions = core.reject(event.dialog, status, self._loop.time(), headers=headers)
+        actions = core.reject(arrival.event.dialog, status, self._loop.time(), headers=headers)
         self.transport.perform(arrival.local_host, actions)
 
     def _accept(self, arrival: _Arrival) -> None:
@@ -230,6 +260,7 @@ class SipGateway:
                       callee=arrival.callee, agent=agent, route=route.name, fallback=route.fallback,
                       state=state)  # fmt: skip
         shell = self._legs.open(new, sip_call)
+        shell.leg.held = media.is_held
         rtp.on_digit = shell.dtmf
         live = self._live[arrival.event.dialog] = _Live(shell, sip_call)
         log.info("call offered", call=call, caller=new.caller, callee=new.callee, agent=agent.name, codec=state.codec)
@@ -255,16 +286,22 @@ class SipGateway:
 
     async def _play_fallback(self, sip_call: SipCall, pcm: bytes) -> None:
         """No agent came: the route's message, then BYE."""
-        sip_call.audio.set_filler(pcm)
+        tail_s = 0.2  # silence, so that no packet under way is cut off and none of the beginning comes again
+        sip_call.audio.set_filler(pcm + bytes(int(16000 * 2 * tail_s)))
         sip_call.answer()
-        await asyncio.sleep(len(pcm) / 16000 + 0.2)
-        sip_call.hang_up(Termination.of(Reason.FALLBACK_PLAYED))
+        try:
+            await asyncio.sleep(len(pcm) / 16000 + tail_s)
+        finally:
+            sip_call.hang_up(Termination.of(Reason.FALLBACK_PLAYED))
 
     # -- changes within a call ----------------------------------------------------------------------------------
 
-    def _session_changed(self, live: _Live, media: Negotiated) -> None:
-        live.sip.rtp.redirect((media.remote_host, media.remote_port), may_send=media.direction.sends)
-        live.shell.set_held(not media.direction.receives or media.direction is Direction.INACTIVE)
+    def _session_changed(self, live: _Live, negotiated: Negotiated) -> None:
+        media = _settled(negotiated)
+        live.sip.rtp.redirect(media.remote, may_send=media.may_send, media=media.format)
+        if live.shell.leg.held and not media.is_held:
+            live.resumed_at = self._loop.time()
+        live.shell.set_held(media.is_held)
 
     def _late_answer(self, live: _Live, answer: SessionDescription) -> None:
         """The ACK brought the answer to our offer: where to send. The codec was the only one offered."""
@@ -272,7 +309,8 @@ class SipGateway:
         if media is None:
             live.shell.end(Termination.of(Reason.NO_COMMON_CODEC, "the ACK's answer refused our audio"))
             return
-        live.sip.rtp.redirect((answer.media_host(media), media.port), may_send=True)
+        may_send = answer.direction(media).receives
+        live.sip.rtp.redirect((answer.media_host(media), media.port), may_send=may_send)
 
     async def _watch_silence(self) -> None:
         """A caller who vanished without BYE: no RTP for `rtp_timeout_s`, unless the call is on hold."""
@@ -285,5 +323,5 @@ class SipGateway:
                 if leg.answered_at is None or leg.held:
                     continue
                 heard_at = live.sip.rtp.received_at or leg.answered_at
-                if now - max(heard_at, leg.answered_at) > limit:
+                if now - max(heard_at, leg.answered_at, live.resumed_at) > limit:
                     live.shell.end(Termination.of(Reason.RTP_TIMEOUT, f"no RTP for {limit:g} s"))

@@ -7,6 +7,7 @@ import re
 import phonenumbers
 
 _DIALABLE = re.compile(r"\+?[0-9().\-\s/]{3,}")
+_SHORT = re.compile(r"[1-9][0-9]{0,5}")  # an extension or a service number: no area code, no trunk prefix
 ANONYMOUS = "anonymous"
 
 
@@ -19,12 +20,12 @@ def normalise(user: str, country: str) -> str:
     user = user.strip()
     if not user or user.lower() in (ANONYMOUS, "unknown", "unavailable", "restricted"):
         return ANONYMOUS
-    if not _DIALABLE.fullmatch(user):
+    if not _DIALABLE.fullmatch(user) or _SHORT.fullmatch(user):
         return user
     try:
         number = phonenumbers.parse(user, country)
     except phonenumbers.NumberParseException:
         return user
-    if not phonenumbers.is_possible_number(number):
+    if phonenumbers.is_possible_number_with_reason(number) != phonenumbers.ValidationResult.IS_POSSIBLE:
         return user
     return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)

@@ -10,19 +10,26 @@ import asyncio
 import selectors
 from collections.abc import Callable
 
+from libs.runtime.log import get_logger
 from services.sip_gateway.rtp_session import RtpSession
+
+log = get_logger()
 
 SLOT_S = 0.005
 
 
 class Ticker:
-    """Sessions are added at their set-up and removed at their end. `on_lateness` hears how late each slot ran."""
+    """Sessions are added at their set-up and removed at their end.
 
-    def __init__(self, on_lateness: Callable[[float, float], None]) -> None:
+    `on_lateness` hears how late each slot ran, `on_failure` of a session that raised; it is served no more.
+    """
+
+    def __init__(self, on_lateness: Callable[[float, float], None], on_failure: Callable[[RtpSession], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._selector = selectors.DefaultSelector()
         self._sessions: dict[int, RtpSession] = {}
         self._on_lateness = on_lateness
+        self._on_failure = on_failure
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
         self.slots = 0
@@ -47,15 +54,26 @@ class Ticker:
             self._timer.cancel()
         self._selector.close()
 
+    def _failed(self, session: RtpSession) -> None:
+        log.exception("the media of a call failed")
+        self.remove(session)
+        self._on_failure(session)
+
     def _slot(self) -> None:
         now = self._loop.time()
         lateness = now - self._due
         self.worst_lateness_s = max(self.worst_lateness_s, lateness)
         self._on_lateness(lateness, now)
         for key, _ in self._selector.select(0):
-            key.data.read(now)
-        for session in self._sessions.values():
-            session.tick(now)
+            try:
+                key.data.read(now)
+            except Exception:  # as below
+                self._failed(key.data)
+        for session in tuple(self._sessions.values()):
+            try:
+                session.tick(now)
+            except Exception:  # one call's defect must not silence all the others
+                self._failed(session)
         self.slots += 1
         if not self._sessions:
             self._timer = None

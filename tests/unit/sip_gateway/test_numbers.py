@@ -1,0 +1,45 @@
+"""Numbers as they stand in SIP become E.164; what is no number stays what it is."""
+
+import pytest
+
+from services.sip_gateway.numbers import normalise
+
+
+@pytest.mark.parametrize(
+    ("user", "country", "expected"),
+    [
+        ("030 1234567", "DE", "+49301234567"),
+        ("0301234567", "DE", "+49301234567"),
+        ("+49301234567", "DE", "+49301234567"),
+        ("0049301234567", "DE", "+49301234567"),
+        ("+49 (30) 123-4567", "DE", "+49301234567"),
+        ("(030) 123/4567", "DE", "+49301234567"),
+        ("0171 2345678", "DE", "+491712345678"),
+        ("+43 1 2345678", "DE", "+4312345678"),
+        ("0043 1 2345678", "DE", "+4312345678"),
+        ("044 668 18 00", "CH", "+41446681800"),
+        ("2125550123", "US", "+12125550123"),
+        ("  030 1234567 ", "DE", "+49301234567"),
+        # extensions and what no number plan knows stay
+        ("101", "DE", "101"),
+        ("12", "DE", "12"),
+        ("112", "DE", "112"),
+        ("5550123", "US", "5550123"),
+        ("49301234567", "DE", "+49301234567"),
+        ("1234567t0", "DE", "1234567t0"),
+        ("bestellung", "DE", "bestellung"),
+        ("Frau.Müller", "DE", "Frau.Müller"),
+        ("*21#", "DE", "*21#"),
+        ("+4930123456789012345678", "DE", "+4930123456789012345678"),
+        ("+", "DE", "+"),
+        # withheld
+        ("", "DE", "anonymous"),
+        ("   ", "DE", "anonymous"),
+        ("anonymous", "DE", "anonymous"),
+        ("Anonymous", "DE", "anonymous"),
+        ("restricted", "DE", "anonymous"),
+        ("unavailable", "DE", "anonymous"),
+    ],
+)
+def test_a_number_becomes_e164_and_a_name_stays(user, country, expected):
+    assert normalise(user, country) == expected
