@@ -30,7 +30,7 @@ from cli.programs import Options, Plan, Program, plan
 from cli.supervisor import Supervisor
 from libs.contracts import subjects
 from libs.contracts.config import AgentConfig, OrgConfig, RouteConfig
-from libs.contracts.events import CallEvent, Event
+from libs.contracts.events import CallEnded, CallEvent, CallOffered, Event
 from libs.contracts.wire import event_decoder
 from libs.runtime.streams import bucket
 
@@ -155,6 +155,23 @@ class EventFeed:
         )
         await waiting(self._count, kind)
         return self.of(kind)[:count]
+
+    async def end_of(self, caller: str, timeout_s: float = 20.0) -> CallEnded:
+        """The end of the call that came from this number.
+
+        Raises:
+            tenacity.RetryError: there is none in time.
+        """
+        waiting = AsyncRetrying(
+            stop=stop_after_delay(timeout_s), wait=wait_fixed(0.02), retry=retry_if_result(lambda end: end is None)
+        )
+        end = await waiting(self._find_end, caller)
+        assert end is not None
+        return end
+
+    async def _find_end(self, caller: str) -> CallEnded | None:
+        calls = {offered.call for offered in self.of(CallOffered) if offered.caller == caller}
+        return next((end for end in self.of(CallEnded) if end.call in calls), None)
 
     async def _count(self, kind: type[CallEvent]) -> int:
         return len(self.of(kind))
