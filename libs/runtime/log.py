@@ -26,13 +26,15 @@ def _without_secrets(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 def configure_logging(service: str, level: str = "INFO", fmt: str = "auto") -> None:
     """Set up structlog for this process; lines go to standard error."""
     text = fmt == "text" or (fmt == "auto" and sys.stderr.isatty())
-    renderer: Processor = structlog.dev.ConsoleRenderer() if text else structlog.processors.JSONRenderer()
+    # The default exception formatter blocks for a second or two: long enough to miss heartbeats.
+    console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    renderer: Processor = console if text else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
+            *([] if text else [structlog.processors.format_exc_info]),
             _without_secrets,
             renderer,
         ],

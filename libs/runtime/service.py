@@ -41,6 +41,11 @@ class Service:
         self.outbox = outbox
         self.health = health
         self.stopping = asyncio.Event()
+        health.checks["start"] = lambda: "starting"
+
+    def is_up(self) -> None:
+        """Call it once everything is subscribed and loaded: `/readyz` may say ready from here on."""
+        self.health.checks.pop("start", None)
 
 
 def run(

@@ -72,7 +72,7 @@ async def serve(service: Service, settings: Settings) -> None:
     export_counters("callbus_worker", "What the worker counted", "kind", lambda: worker.counters)
     export_counters("callbus_worker_tools", "Tool look-ups that failed", "kind", lambda: worker.tools.counters)
     export_gauge("callbus_worker_sessions", "Calls being served", lambda: worker.sessions)
-    running = asyncio.create_task(worker.run(), name="worker")
+    running = asyncio.create_task(worker.run(service.is_up), name="worker")
     stopping = asyncio.create_task(service.stopping.wait(), name="stopping")
     try:
         await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)

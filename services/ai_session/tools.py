@@ -19,6 +19,7 @@ from libs.contracts.offer import Offer
 from libs.contracts.tool import ToolDescription, ToolReply, ToolRequest
 from libs.runtime.bus import Bus
 from libs.runtime.log import get_logger
+from libs.runtime.tasks import stop_if_cancelled
 from services.ai_session.history import render
 
 log = get_logger()
@@ -75,6 +76,7 @@ class ToolDirectory:
     async def run(self) -> None:
         """Refresh until cancelled."""
         while True:
+            stop_if_cancelled()
             await self.refresh()
             await asyncio.sleep(REFRESH_S)
 
@@ -105,7 +107,8 @@ class ToolDirectory:
         """Descriptions of an agent's tools; one that nobody offers is left out, with a log line."""
         wanted = [name for name in names if name != HANG_UP.name]
         now = asyncio.get_running_loop().time()
-        if any(name not in self._tools for name in wanted) and now - self._refreshed_at > REFRESH_MISSING_S:
+        stale = not self._tools or now - self._refreshed_at > REFRESH_MISSING_S
+        if stale and any(name not in self._tools for name in wanted):
             await self.refresh()
         missing = [name for name in wanted if name not in self._tools]
         if missing:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 
 from nats.aio.msg import Msg
 from pydantic import ValidationError
@@ -43,8 +44,8 @@ class Worker:
         self._load = 0.0
         self._idle = asyncio.Event()
 
-    async def run(self) -> None:
-        """Take calls until cancelled; then every session ends."""
+    async def run(self, listening: Callable[[], None] = lambda: None) -> None:
+        """Take calls until cancelled; then every session ends. `listening` is called once offers can come."""
         await self._bus.media.subscribe(
             subjects.worker_uplink(self.id), cb=self._on_frame, pending_msgs_limit=-1, pending_bytes_limit=-1
         )
@@ -52,6 +53,7 @@ class Worker:
         await self._bus.control.subscribe(subjects.release(self.id), cb=self._on_release)
         await self._bus.control.flush()
         await self._bus.media.flush()
+        listening()
         async with asyncio.TaskGroup() as self._group:
             self._group.create_task(self.tools.run(), name="tools")
             await self._tick_forever()

@@ -14,20 +14,13 @@ from services.catalog_tools.settings import Settings
 
 async def main(service: Service, settings: Settings) -> None:
     """Open the database, serve until the process is asked to stop."""
-    ready = False
-    service.health.checks["catalogue"] = lambda: None if ready else "not loaded yet"
-
-    def listening() -> None:
-        nonlocal ready
-        ready = True
-
     try:
         async with opened(settings.catalog_database_url) as sessions:
             app = App(service.bus, service.outbox, sessions, settings)
             export_counters("callbus_tool_calls", "Tool calls by end", "end", lambda: app.server.counters)
             export_counters("callbus_tool_answers", "Refused, repeated and raced", "kind", lambda: app.toolbox.counters)
             export_gauge("callbus_catalogue_products", "Products on sale", lambda: len(app.catalog.index.articles))
-            await app.run(service.stopping, listening=listening)
+            await app.run(service.stopping, listening=service.is_up)
     except (SQLAlchemyError, ValueError, OSError) as problem:
         where, why = settings.catalog_database_url.rpartition("@")[2], str(problem).partition("\n")[0]
         raise OSError(f"database {where}: {why}") from problem

@@ -6,15 +6,16 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from libs.runtime.bus import Bus
+from libs.runtime.database import migrate, open_engine
 from libs.runtime.log import get_logger
 from libs.runtime.outbox import EventOutbox
 from services.catalog_tools.catalog import Catalog
-from services.catalog_tools.database import migrate, open_engine
 from services.catalog_tools.importer import load_sample_if_empty
 from services.catalog_tools.orders import forget_old
 from services.catalog_tools.queries import Queries
@@ -25,13 +26,15 @@ from services.catalog_tools.tools import Toolbox
 
 log = get_logger()
 
+MIGRATIONS = Path(__file__).with_name("migrations")
+
 
 @asynccontextmanager
 async def opened(url: str) -> AsyncIterator[async_sessionmaker[AsyncSession]]:
     """The migrated database, with the sample catalogue if it never had another."""
     engine = open_engine(url)
     try:
-        await migrate(engine)
+        await migrate(engine, MIGRATIONS)
         sessions = async_sessionmaker(engine, expire_on_commit=False)
         async with sessions.begin() as session:
             await forget_old(session, datetime.now(UTC))

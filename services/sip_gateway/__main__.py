@@ -41,6 +41,7 @@ async def main(service: Service, settings: Settings) -> None:
         log.info("answering SIP", address=f"{settings.sip_listen_host}:{transport.port}/udp", only_from=networks)
         if settings.sip_server:
             log.warning("SIP_SERVER is set, but this version does not register yet: calls come in directly")
+        service.is_up()
         await service.stopping.wait()
         log.info("draining", calls=len(legs), timeout_s=settings.drain_timeout_s)
         await legs.drain(settings.drain_timeout_s)

@@ -24,7 +24,7 @@ async def main(service: Service, settings: Settings) -> None:
             export_gauge("callbus_store_open_calls", "Conversations without an end", lambda: watch.open_calls)
             export_counters("callbus_janitor", "Calls ended for nobody owned them", "kind", lambda: watch.counters)
             export_counters("callbus_store_queries", "Queries by verb", "verb", lambda: app.counters)
-            await app.run(service.stopping)
+            await app.run(service.stopping, listening=service.is_up)
     except (SQLAlchemyError, ValueError, OSError) as problem:
         where, why = settings.transcript_database_url.rpartition("@")[2], str(problem).partition("\n")[0]
         raise OSError(f"database {where}: {why}") from problem

@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import nats.errors
 from nats.aio.msg import Msg
@@ -17,16 +18,18 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from libs.contracts import subjects
 from libs.contracts.rpc import RpcReply, RpcRequest
 from libs.runtime.bus import Bus
+from libs.runtime.database import migrate, open_engine
 from libs.runtime.log import get_logger
 from libs.runtime.outbox import EventOutbox
 from services.transcript_store.consumer import Consumer
-from services.transcript_store.database import migrate, open_engine
 from services.transcript_store.queries import Queries, QueryError
 from services.transcript_store.settings import Settings
 from services.transcript_store.store import StillOpenError, Store
 from services.transcript_store.watch import Watch
 
 log = get_logger()
+
+MIGRATIONS = Path(__file__).with_name("migrations")
 
 SERVICE = "transcript_store"
 
@@ -36,7 +39,7 @@ async def opened(url: str) -> AsyncIterator[async_sessionmaker[AsyncSession]]:
     """The migrated database."""
     engine = open_engine(url)
     try:
-        await migrate(engine)
+        await migrate(engine, MIGRATIONS)
         yield async_sessionmaker(engine, expire_on_commit=False)
     finally:
         await engine.dispose()

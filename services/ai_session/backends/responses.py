@@ -65,6 +65,7 @@ class Responses:
             self._in_flight = False
         self._active = response
         self._continue = False
+        self._hold_until = 0.0  # the server has answered the caller's turn: nothing more to wait for
         return ours
 
     def done(self, response: str, now: float) -> Create | None:
