@@ -102,7 +102,7 @@ class Playout:
             self.counters["stale"] += 1
             return False
         missing = frame.seq - self._last_seq - 1
-        if missing > 0:
+        if missing > 0 and self._last_seq >= 0:  # the claim may have come before we knew of the acceptance
             self.counters["lost"] += missing - (self._last_seq < self._flush_seq < frame.seq)
         self._last_seq = frame.seq
         self.counters["received"] += 1
