@@ -216,7 +216,8 @@ class Leg:
     def offer_answered(self, wk: str, epoch: int, accepted: bool, reason: str, now: float) -> list[Action]:
         """A worker replied. Only the present epoch's acceptance is a claim; a late one is released."""
         if self.phase is not Phase.OFFERING or epoch != self.epoch or wk != self.wk:
-            return [SendRelease(wk, epoch)] if accepted else []
+            is_owner = self.phase in (Phase.CLAIMED, Phase.TALKING) and (wk, epoch) == (self.wk, self.epoch)
+            return [SendRelease(wk, epoch)] if accepted and not is_owner else []
         if not accepted:
             self._excluded.add(wk)
             return self._offer_next(now, "retry" if self.dead is None else "failover")

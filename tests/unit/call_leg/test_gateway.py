@@ -258,6 +258,7 @@ async def test_a_restart_of_the_server_fails_nobody_over_and_the_copy_is_written
     async with FakeWorker(server.url, capacity=40) as first, FakeWorker(server.url) as second:
         await gateway.knows(first, second)
         shell, caller = await gateway.talking()
+        await gateway.entry(shell)
         up = asyncio.Event()
         gateway.bus.control_link.on_up.append(up.set)
         server.kill()
@@ -270,10 +271,14 @@ async def test_a_restart_of_the_server_fails_nobody_over_and_the_copy_is_written
         assert len(first.frames) > sent + 20
         assert second.offers.empty()
         entry = await gateway.entry(shell)  # in a memory bucket, which the restart lost
+        first.frozen = True  # a real silence is judged again
+        assert (await asyncio.wait_for(second.offers.get(), 2)).epoch == 2
+        await asyncio.wait_for(second.replies.get(), 1)
         assert (entry["wk"], entry["epoch"], entry["phase"]) == (first.wk, 1, "talking")
         shell.caller_gone(Reason.CALLER_HUNG_UP)
         events = await gateway.events(shell)
-        assert kinds(events) == ["call.offered", "call.claimed", "call.answered", "call.ended"]
+        assert kinds(events)[:3] == ["call.offered", "call.claimed", "call.answered"]
+        assert kinds(events)[3:] == ["call.worker_lost", "call.claimed", "call.ended"]
         assert caller.log == ["answer"]
 
 

@@ -160,6 +160,13 @@ def test_an_acceptance_that_comes_after_the_hang_up_is_released():
     assert call.accept("a", 1) == [SendRelease("a", 1)]
 
 
+def test_an_acceptance_that_comes_twice_does_not_take_the_call_from_its_owner():
+    call = Call().claimed()
+    assert call.accept("a", 1) == []
+    call.ready(1)
+    assert call.accept("a", 1) == []
+
+
 def test_a_late_refusal_changes_nothing():
     call = Call()
     call.start()

@@ -79,17 +79,18 @@ async def stored(bus, count):
 
 async def test_frames_are_never_kept_while_the_server_is_away_and_nothing_stale_bursts_out(server, bus):
     listener = await Bus.connect(server.url, "wk-test")
-    heard = []
+    heard, arrived = [], asyncio.Event()
 
     async def hear(msg):
         heard.append(msg.data)
+        arrived.set()
 
     await listener.media.subscribe("v1.o.aud.g.w.c.up", cb=hear)
     await listener.media.flush()
     away = asyncio.Event()
     bus.media_link.on_down.append(away.set)
     assert bus.send_frame("v1.o.aud.g.w.c.up", b"before") is True
-    await bus.media.flush()
+    await asyncio.wait_for(arrived.wait(), 2)
     listening = asyncio.Event()
     listener.media_link.on_up.append(listening.set)
 
@@ -150,6 +151,20 @@ async def test_every_event_is_stored_exactly_once_and_in_order_across_a_restart(
     outbox.put(muted(80))
     assert await outbox.flush(10)
     assert await stored(bus, 81) == [event_id("c1", "gw", n) for n in range(81)]
+    await stop(task)
+
+
+async def test_an_event_is_tried_again_until_the_stream_takes_it(bus):
+    await bus.js.delete_stream(subjects.EVENTS_STREAM)
+    outbox = EventOutbox(bus)
+    task = await running(outbox.run())
+    outbox.put(muted(1))
+    outbox.put(muted(2))
+    assert await outbox.flush(0.2) is False
+    assert outbox.counters["retried"] >= 1
+    await provision(bus.js)
+    assert await outbox.flush(5)
+    assert await stored(bus, 2) == ["c1:gw:1", "c1:gw:2"]
     await stop(task)
 
 
