@@ -20,15 +20,11 @@ from libs.contracts.commands import (
     CommandReply,
     DtmfPressed,
     Failed,
+    HandOver as HandOverCommand,
+    HangUp as HangUpCommand,
     Ready,
     SayNow,
     StateChanged,
-)
-from libs.contracts.commands import (
-    HandOver as HandOverCommand,
-)
-from libs.contracts.commands import (
-    HangUp as HangUpCommand,
 )
 from libs.contracts.events import AgentText, AgentTurn, CallerSpoke, CallerTurn, Event, ToolCalled, ToolReturned
 from libs.contracts.frame import AudioFrame

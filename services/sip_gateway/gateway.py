@@ -137,8 +137,11 @@ class SipGateway:
 
     async def run(self) -> None:
         """Serve calls; each is a task of one group."""
-        async with asyncio.TaskGroup() as self._tasks:
-            self._tasks.create_task(self._watch_silence())
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                self._tasks.create_task(self._watch_silence())
+        finally:
+            self._ports.close()
 
     def _ticked(self, lateness_s: float, now: float) -> None:
         self._legs.roster.ticked(lateness_s, now)

@@ -18,7 +18,12 @@ class PortPool:
     def __init__(self, ports: tuple[int, int] | None) -> None:
         self._range = ports
         self._next = ports[0] + ports[0] % 2 if ports else 0
-        self.draining = 0
+        self._draining: dict[socket.socket, asyncio.TimerHandle] = {}
+
+    @property
+    def draining(self) -> int:
+        """Ports of ended calls that are not free again yet."""
+        return len(self._draining)
 
     def acquire(self, host: str) -> socket.socket:
         """A socket on `host`.
@@ -41,12 +46,18 @@ class PortPool:
 
     def release(self, sock: socket.socket) -> None:
         """What still arrives for the ended call goes nowhere; the port is free after `DRAIN_S`."""
-        self.draining += 1
-        asyncio.get_running_loop().call_later(DRAIN_S, self._close, sock)
+        self._draining[sock] = asyncio.get_running_loop().call_later(DRAIN_S, self._drained, sock)
 
-    def _close(self, sock: socket.socket) -> None:
-        self.draining -= 1
+    def _drained(self, sock: socket.socket) -> None:
+        del self._draining[sock]
         sock.close()
+
+    def close(self) -> None:
+        """Free what is draining: the process ends."""
+        for sock, timer in self._draining.items():
+            timer.cancel()
+            sock.close()
+        self._draining.clear()
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated
 
-from pydantic import AliasChoices, Field, field_validator
+from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
 from libs.runtime.settings import Port, ServiceSettings
@@ -35,8 +35,13 @@ class Settings(ServiceSettings):
     drain_timeout_s: float = Field(600, ge=0, description="How long SIGTERM lets calls finish")
     default_country: str = Field("DE", pattern=r"^[A-Z]{2}$", description="Country of numbers without a prefix")
     sip_server: str | None = Field(
-        None, validation_alias=AliasChoices("SIP_SERVER", "SIP_DOMAIN"), description="The provider's registrar"
+        None,
+        validation_alias=AliasChoices("SIP_SERVER", "SIP_DOMAIN"),
+        description="The provider's registrar; this version takes calls, but does not register yet",
     )
+    sip_username: str | None = Field(None, description="The trunk's user name; for the registration to come")
+    sip_password: SecretStr | None = Field(None, description="The trunk's password; for the registration to come")
+    sip_port: Port = Field(5060, description="The provider's port; ours is SIP_LISTEN_PORT")
 
     @field_validator("sip_allowed_sources", mode="before")
     @classmethod

@@ -67,12 +67,12 @@ class Ticker:
         for key, _ in self._selector.select(0):
             try:
                 key.data.read(now)
-            except Exception:  # as below
+            except Exception:  # noqa: BLE001  as below
                 self._failed(key.data)
         for session in tuple(self._sessions.values()):
             try:
                 session.tick(now)
-            except Exception:  # one call's defect must not silence all the others
+            except Exception:  # noqa: BLE001  one call's defect must not silence all the others
                 self._failed(session)
         self.slots += 1
         if not self._sessions:

@@ -13,7 +13,7 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import lru_cache
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from libs.runtime.log import get_logger
 from libs.sip.events import Action, Send
@@ -61,7 +61,9 @@ class SipTransport(asyncio.DatagramProtocol):
 
         @lru_cache(maxsize=4096)
         def is_allowed(source: str) -> bool:
-            address = ip_address(source)
+            address: IPv4Address | IPv6Address = ip_address(source)
+            if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:  # a socket on `::` serves both
+                address = address.ipv4_mapped
             return any(address in network for network in networks if network.version == address.version)
 
         self._is_allowed = is_allowed

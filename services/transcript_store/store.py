@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
-from sqlalchemy import Insert, bindparam, delete, insert, select, update
-from sqlalchemy import Row as SqlRow
-from sqlalchemy import Table as FromTable
+from sqlalchemy import Insert, Row as SqlRow, Table as FromTable, bindparam, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
