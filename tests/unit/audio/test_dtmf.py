@@ -1,8 +1,7 @@
 from itertools import groupby
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from libs.audio.dtmf import DtmfError, DtmfReceiver, TelephoneEvent, dtmf_packets
 

@@ -4,8 +4,7 @@ import struct
 import wave
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from libs.audio.g711 import Law
 from libs.audio.tone import tone

@@ -1,7 +1,6 @@
 """Any order of events whatever: the promises that hold for every leg (hypothesis plays all sides)."""
 
-from hypothesis import settings
-from hypothesis import strategies as st
+from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from libs.call_leg.actions import Answer, EndMedia, PublishEnded, SendOffer, SendRelease, StartMedia, StopUplink

@@ -1,8 +1,7 @@
 """The downlink queue: fence, flush, played position, depth (R6; promises 3 to 5)."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from libs.call_leg.playout import CONTINUOUS_MAX_TARGET, HARD_CAP_FRAMES, PACED_LEAD_FRAMES, Playout
 from libs.contracts.frame import AudioFrame, Codec, Flag

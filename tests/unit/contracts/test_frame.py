@@ -4,8 +4,7 @@ from contextlib import suppress
 
 import msgpack
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from libs.contracts.frame import LIMIT, AudioFrame, Codec, Flag, FrameError, pack, unpack
 

@@ -8,8 +8,7 @@ from types import SimpleNamespace
 from typing import Union, get_args
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from libs.contracts import commands, config, events, heartbeat, offer, rpc, tool, wire

@@ -3,8 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from libs.contracts import subjects
 from libs.contracts.ids import check_token, is_token, new_call_id, new_process_id

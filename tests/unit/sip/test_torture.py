@@ -3,8 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from libs.sip.events import Answered, Confirmed, IncomingCall, Send
 from libs.sip.message import parse

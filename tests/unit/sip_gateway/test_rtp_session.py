@@ -1,6 +1,7 @@
 """The gateway's RTP: latching and order on the way up, one unbroken timeline on the way down."""
 
 import audioop
+import itertools
 
 import pytest
 
@@ -184,8 +185,8 @@ def test_the_timeline_is_unbroken_from_the_answer_on_silence_included(line):
     line.pass_time(300)
     sent = line.heard()
     assert len(sent) == pytest.approx(20, abs=1)
-    assert [b.timestamp - a.timestamp for a, b in zip(sent, sent[1:], strict=False)] == [160] * (len(sent) - 1)
-    assert [b.sequence_number - a.sequence_number for a, b in zip(sent, sent[1:], strict=False)] == [1] * (
+    assert [b.timestamp - a.timestamp for a, b in itertools.pairwise(sent)] == [160] * (len(sent) - 1)
+    assert [b.sequence_number - a.sequence_number for a, b in itertools.pairwise(sent)] == [1] * (
         len(sent) - 1
     )
     assert (sent[0].sequence_number, sent[0].timestamp, sent[0].ssrc) == (1000, 50_000, 0xCA11)
@@ -262,7 +263,7 @@ def test_what_we_send_rolls_over_on_the_wire():
         line.pass_time(100)
         sent = line.heard()
         assert [p.sequence_number for p in sent[:4]] == [0xFFFE, 0xFFFF, 0, 1]
-        assert [(b.timestamp - a.timestamp) % 2**32 for a, b in zip(sent, sent[1:], strict=False)] == [160] * (
+        assert [(b.timestamp - a.timestamp) % 2**32 for a, b in itertools.pairwise(sent)] == [160] * (
             len(sent) - 1
         )
     finally:

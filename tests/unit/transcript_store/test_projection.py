@@ -3,8 +3,7 @@
 from datetime import timedelta
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from libs.contracts.events import AgentText, CallClaimed, CallEnded, Event, WorkerLost
 from libs.contracts.termination import Outcome, Reason, Termination

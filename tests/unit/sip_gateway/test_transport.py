@@ -1,0 +1,143 @@
+"""The SIP socket: who gets an answer, from which address, and what is repeated when nobody answers us."""
+
+import asyncio
+from ipaddress import ip_network
+
+import pytest
+
+from libs.sip.events import Ended, IncomingCall
+from services.sip_gateway import transport as transport_module
+from services.sip_gateway.transport import SipTransport, local_address_towards
+
+LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+
+
+class Peer(asyncio.DatagramProtocol):
+    def __init__(self) -> None:
+        self.got: asyncio.Queue[bytes] = asyncio.Queue()
+
+    def connection_made(self, transport) -> None:
+        self.transport = transport
+        self.port = transport.get_extra_info("sockname")[1]
+
+    def datagram_received(self, data: bytes, addr) -> None:
+        self.got.put_nowait(data)
+
+    async def next(self) -> str:
+        return (await asyncio.wait_for(self.got.get(), 3)).decode()
+
+
+@pytest.fixture
+async def make():
+    opened, peers = [], []
+
+    async def sip(**options):
+        events = []
+        options = {"host": "127.0.0.1", "public_host": None, "allowed": LOOPBACK} | options
+        made = SipTransport(on_event=lambda local, event: events.append((local, event)), **options)
+        made.events = events
+        opened.append(made)
+        await made.open(0)
+        return made
+
+    async def peer(host="127.0.0.1"):
+        _, made = await asyncio.get_running_loop().create_datagram_endpoint(Peer, (host, 0))
+        peers.append(made)
+        return made
+
+    sip.peer = peer
+    yield sip
+    for each in opened:
+        each.close()
+    for each in peers:
+        each.transport.close()
+
+
+def options(port: int, host: str = "127.0.0.1") -> bytes:
+    return (
+        f"OPTIONS sip:x@{host} SIP/2.0\r\nVia: SIP/2.0/UDP {host}:{port};branch=z9hG4bK1;rport\r\n"
+        f"From: <sip:a@{host}>;tag=1\r\nTo: <sip:x@{host}>\r\nCall-ID: c1\r\nCSeq: 1 OPTIONS\r\n"
+        "Max-Forwards: 70\r\nContent-Length: 0\r\n\r\n"
+    ).encode()
+
+
+SDP = "v=0\r\no=a 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 4000 RTP/AVP 0\r\n"
+
+
+def invite(port: int) -> bytes:
+    head = options(port).decode().replace("OPTIONS", "INVITE").replace("Content-Length: 0\r\n\r\n", "")
+    contact = f"Contact: <sip:a@127.0.0.1:{port}>\r\nContent-Type: application/sdp\r\n"
+    return f"{head}{contact}Content-Length: {len(SDP)}\r\n\r\n{SDP}".encode()
+
+
+async def test_a_source_outside_the_allowed_networks_gets_nothing_and_is_counted(make):
+    closed = await make(allowed=(ip_network("10.0.0.0/8"),))
+    open_one = await make()
+    peer = await make.peer()
+    peer.transport.sendto(options(peer.port), ("127.0.0.1", closed.port))
+    peer.transport.sendto(b"garbage", ("127.0.0.1", closed.port))
+    peer.transport.sendto(options(peer.port), ("127.0.0.1", open_one.port))
+    assert "200 OK" in await peer.next()
+    assert peer.got.empty()
+    assert closed.counters["source_not_allowed"] == 2
+    assert closed.counters["sent"] == 0
+    assert closed.events == []
+
+
+async def test_contact_names_the_address_on_the_route_to_each_source(make, monkeypatch):
+    routes = {"127.0.0.1": "192.0.2.1", "127.0.0.2": "198.51.100.1"}
+    monkeypatch.setattr(transport_module, "local_address_towards", routes.__getitem__)
+    sip = await make(host="0.0.0.0")
+    contacts = []
+    for host in routes:
+        peer = await make.peer(host)
+        peer.transport.sendto(options(peer.port, host), ("127.0.0.1", sip.port))
+        contacts.append(next(line for line in (await peer.next()).split("\r\n") if line.startswith("Contact")))
+    assert [address in contact for address, contact in zip(routes.values(), contacts, strict=True)] == [True, True]
+    assert sip.core("192.0.2.1") is not sip.core("198.51.100.1")
+
+
+async def test_a_public_address_stands_in_contact_for_everyone(make):
+    sip = await make(host="0.0.0.0", public_host="203.0.113.9")
+    peer = await make.peer()
+    peer.transport.sendto(options(peer.port), ("127.0.0.1", sip.port))
+    assert f"203.0.113.9:{sip.port}" in await peer.next()
+
+
+def test_the_address_towards_loopback_is_loopback():
+    assert local_address_towards("127.0.0.1") == "127.0.0.1"
+    assert local_address_towards("::1") == "::1"
+
+
+async def test_an_ipv4_source_on_a_dual_stack_socket_is_judged_by_its_ipv4_address(make):
+    sip = await make(host="127.0.0.1")
+    peer = await make.peer()
+    sip.datagram_received(options(peer.port), ("::ffff:127.0.0.1", peer.port))
+    sip.datagram_received(options(peer.port), ("::ffff:8.8.8.8", peer.port))
+    assert sip.counters["source_not_allowed"] == 1
+
+
+async def test_a_200_is_repeated_until_its_ack_comes_and_given_up_after_32_seconds(make):
+    sip = await make()
+    peer = await make.peer()
+    peer.transport.sendto(invite(peer.port), ("127.0.0.1", sip.port))
+    assert "100 Trying" in await peer.next()
+    ((local, event),) = sip.events
+    assert isinstance(event, IncomingCall)
+    core = sip.core(local)
+    sip.perform(local, core.answer(event.dialog, SDP, asyncio.get_running_loop().time()))
+    assert "200 OK" in await peer.next()
+    assert "200 OK" in await peer.next()  # T1 later
+    sip.perform(local, core.expire(asyncio.get_running_loop().time() + 33))
+    ended = [event for _, event in sip.events if isinstance(event, Ended)]
+    assert [event.cause for event in ended] == ["no_ack"]
+
+
+async def test_garbage_is_counted_and_the_next_request_is_served(make):
+    sip = await make()
+    peer = await make.peer()
+    for rubbish in (b"\xff\x00" * 700, b"INVITE", b"SIP/2.0 200 OK\r\n\r\n", b"\r\n\r\n", b"A" * 9000):
+        peer.transport.sendto(rubbish, ("127.0.0.1", sip.port))
+    peer.transport.sendto(options(peer.port), ("127.0.0.1", sip.port))
+    assert "200 OK" in await peer.next()
+    assert sip.counters["received"] == 6
