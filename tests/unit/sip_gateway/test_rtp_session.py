@@ -186,9 +186,7 @@ def test_the_timeline_is_unbroken_from_the_answer_on_silence_included(line):
     sent = line.heard()
     assert len(sent) == pytest.approx(20, abs=1)
     assert [b.timestamp - a.timestamp for a, b in itertools.pairwise(sent)] == [160] * (len(sent) - 1)
-    assert [b.sequence_number - a.sequence_number for a, b in itertools.pairwise(sent)] == [1] * (
-        len(sent) - 1
-    )
+    assert [b.sequence_number - a.sequence_number for a, b in itertools.pairwise(sent)] == [1] * (len(sent) - 1)
     assert (sent[0].sequence_number, sent[0].timestamp, sent[0].ssrc) == (1000, 50_000, 0xCA11)
 
 
@@ -263,9 +261,7 @@ def test_what_we_send_rolls_over_on_the_wire():
         line.pass_time(100)
         sent = line.heard()
         assert [p.sequence_number for p in sent[:4]] == [0xFFFE, 0xFFFF, 0, 1]
-        assert [(b.timestamp - a.timestamp) % 2**32 for a, b in itertools.pairwise(sent)] == [160] * (
-            len(sent) - 1
-        )
+        assert [(b.timestamp - a.timestamp) % 2**32 for a, b in itertools.pairwise(sent)] == [160] * (len(sent) - 1)
     finally:
         line.close()
 
