@@ -94,7 +94,7 @@ class Stream:
         now = time.time_ns()
         if measured:
             if self.script == "turns":
-                if frame % TURN_CYCLE_FRAMES == TURN_TRIGGER_FRAME:
+                if self._turn_position(frame) == TURN_TRIGGER_FRAME:
                     self.triggered_at = now
                     self.stamped += 1
             elif payload is not SILENCE:
@@ -112,8 +112,11 @@ class Stream:
             return SILENCE, False
         return LOUD[:STAMP_AT] + stamp(frame) + LOUD[STAMP_AT + 8 :], at == 0
 
+    def _turn_position(self, frame: int) -> int:
+        return (frame + 7 * self.index) % TURN_CYCLE_FRAMES  # callers do not speak in chorus
+
     def _turn_frame(self, frame: int) -> tuple[bytes, bool]:
-        at = frame % TURN_CYCLE_FRAMES
+        at = self._turn_position(frame)
         return (LOUD if at < TURN_BURST_FRAMES else SILENCE), at == 0
 
     def receive(self) -> None:
@@ -207,9 +210,9 @@ def open_socket(remote: tuple[str, int]) -> socket.socket:
     return sock
 
 
-def percentiles(values_ns: list[int]) -> dict[str, float]:
+def percentiles(values_ns: list[int]) -> dict[str, float | None]:
     if not values_ns:
-        return {"p50": math.nan, "p99": math.nan, "n": 0}
+        return {"p50": None, "p99": None, "n": 0}
     p50, p99 = np.percentile(np.array(values_ns) / 1e6, [50, 99])
     return {"p50": round(float(p50), 2), "p99": round(float(p99), 2), "n": len(values_ns)}
 
