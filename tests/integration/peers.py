@@ -1,0 +1,60 @@
+"""Real SIP peers: found on PATH, skipped where they are missing, an error where they must not be (CI)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+
+import pytest
+
+from cli import checkout
+from cli.apply import read_config
+from libs.audio.resample import Resampler
+from libs.audio.wav import read_wav
+from tests.support.platform import Document
+
+PACKAGES = {"sipp": "sip-tester", "baresip": "baresip"}
+CLIPS = checkout.ROOT / "services" / "rehearsal" / "clips"
+
+
+def require(program: str) -> str:
+    """The program's path; skips the test without it, and fails it in CI."""
+    found = shutil.which(program)
+    if found is None:
+        reason = f"{program} is not installed (Debian: apt install {PACKAGES[program]})"
+        if os.environ.get("CI") == "true" or os.environ.get("CALLBUS_REQUIRE_PEERS") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return found
+
+
+def sample_documents() -> list[Document]:
+    """The agents and routes that callbus ships."""
+    reading = read_config([checkout.CONFIG])
+    assert not reading.problems
+    return reading.documents
+
+
+def speech_8k(name: str) -> bytes:
+    """A clip of the rehearsal at telephone rate, 16-bit little-endian."""
+    wav = read_wav((CLIPS / name).read_bytes())
+    return Resampler(wav.rate_hz, 8000).process(wav.pcm) if wav.rate_hz != 8000 else wav.pcm
+
+
+def free_udp_ports(count: int, step: int = 2) -> int:
+    """The first of `count` even UDP ports in a row (RTP, RTCP beside it) that are free now."""
+    for first in range(30_000, 60_000, 2 * count):
+        sockets = []
+        try:
+            for port in range(first, first + count * step):
+                sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+                sockets.append(sock)
+                sock.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        finally:
+            for sock in sockets:
+                sock.close()
+        return first
+    raise RuntimeError("no free range of UDP ports")
