@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from cli.ports import free_port, is_free
 REHEARSAL_KEY = "rehearsal"  # the stand-in accepts any key; clients insist on one
 REHEARSAL_SCENARIO = "bestellung"
 NATS_PORT = 4222
+NATS_USERS = ("gateway", "worker", "tools", "store", "local")  # as in deploy/nats/nats.conf
 # Whoever ends `up` wants it to end: calls get a moment, not the ten minutes of a rolling update.
 GATEWAY_DRAIN_S = "2"
 WORKER_DRAIN_S = "1"
@@ -71,15 +73,20 @@ def plan(options: Options) -> Plan:
     """
     wanted = options.nats_port or (NATS_PORT if is_free(NATS_PORT, "127.0.0.1", "tcp") else free_port())
     nats_url = f"nats://127.0.0.1:{wanted}"
+    passwords = {f"NATS_{user.upper()}_PASSWORD": f"p{secrets.token_hex(16)}" for user in NATS_USERS}
     nats = Program(
         name="nats-server",
         argv=(checkout.nats_server(), "-c", str(checkout.NATS_CONFIG)),
-        env={"NATS_PORT": str(wanted), "NATS_STORE": str(options.var / "nats")},
+        env={"NATS_PORT": str(wanted), "NATS_STORE": str(options.var / "nats"), **passwords},
         where=nats_url,
         phase=3,
         ready_port=wanted,
     )
-    common = {"NATS_URL": nats_url, **options.environment}
+
+    def common(user: str) -> dict[str, str]:
+        password = passwords[f"NATS_{user.upper()}_PASSWORD"]
+        return {"NATS_URL": f"nats://{user}:{password}@127.0.0.1:{wanted}", **options.environment}
+
     services: list[Program] = []
     worker_env = dict(options.worker_environment) | {"WORKER_DRAIN_TIMEOUT_S": WORKER_DRAIN_S}
     rehearsal_url = None
@@ -88,21 +95,21 @@ def plan(options: Options) -> Plan:
         services.append(rehearsal)
         rehearsal_url = rehearsal.where
         worker_env |= {"OPENAI_BASE_URL": f"{rehearsal_url}/v1", "OPENAI_API_KEY": REHEARSAL_KEY}
-    for name, variable, file in (
-        ("catalog_tools", "CATALOG_DATABASE_URL", "catalog.db"),
-        ("transcript_store", "TRANSCRIPT_DATABASE_URL", "transcripts.db"),
+    for name, user, variable, file in (
+        ("catalog_tools", "tools", "CATALOG_DATABASE_URL", "catalog.db"),
+        ("transcript_store", "store", "TRANSCRIPT_DATABASE_URL", "transcripts.db"),
     ):
         url = options.database_urls.get(variable) or f"sqlite:///{options.var / file}"
-        services.append(_service(name, common | {variable: url}, phase=2))
+        services.append(_service(name, common(user) | {variable: url}, phase=2))
     for number in range(1, options.workers + 1):
-        services.append(_service("ai_session", common | worker_env, phase=1, label=f"ai_session-{number}"))
+        services.append(_service("ai_session", common("worker") | worker_env, phase=1, label=f"ai_session-{number}"))
     sip = {
         "SIP_LISTEN_HOST": options.sip_host,
         "SIP_LISTEN_PORT": str(options.sip_port),
         "DRAIN_TIMEOUT_S": GATEWAY_DRAIN_S,
     }
     address = f"udp {options.sip_host}:{options.sip_port}"
-    services.append(_service("sip_gateway", common | sip, phase=0, where=address))
+    services.append(_service("sip_gateway", common("gateway") | sip, phase=0, where=address))
     return Plan(nats, tuple(services), nats_url, rehearsal_url)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import AliasChoices
 from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings
 
 from cli import checkout
 from libs.runtime.settings import ServiceSettings
@@ -19,7 +20,7 @@ HEAD = """# Settings
 
 Generated from the settings classes; do not edit (`make docs`). Names are read from the environment, then from `.env`.
 """
-CLASSES = {
+CLASSES: dict[str, type[BaseSettings]] = {
     "Every service": ServiceSettings,
     "sip_gateway": SipGateway,
     "ai_session": AiSession,

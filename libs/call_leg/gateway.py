@@ -76,6 +76,7 @@ class CallLegs:
         await self._bus.media.subscribe(subjects.gateway_downlink(self.gw), cb=self._on_downlink)
         await self._bus.control.subscribe(subjects.WORKER_HEARTBEATS, cb=self._on_heartbeat)
         await self._bus.control.subscribe(subjects.GONE, cb=self._on_gone)
+        await self._bus.control.subscribe(subjects.gateway_heartbeat(self.gw), cb=self._on_echo)
         await self._bus.control.flush()
         await self._bus.media.flush()
         export_gauge("callbus_calls", "Calls that this gateway owns", lambda: len(self._calls))
@@ -196,6 +197,9 @@ class CallLegs:
         self.roster.heartbeat(beat.wk, now, calls=beat.calls, capacity=beat.capacity, draining=beat.draining)
         if self._roster_timer is None:
             self._arm_roster()
+
+    async def _on_echo(self, _: Msg) -> None:
+        self.roster.echoed(asyncio.get_running_loop().time())
 
     async def _on_gone(self, msg: Msg) -> None:
         try:

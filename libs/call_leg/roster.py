@@ -3,8 +3,8 @@
 Theory of operation. A worker exists by its heartbeats. It is judged dead
  - when both its connections are gone (disconnect advisories, R5), at once; or
  - when its heartbeats are silent for `SILENT_AFTER_S`, but only while our own link is sound (R3): up for
-   `SETTLE_S`, and our own ticker not late within that time. A broker's restart or our own stall makes
-   every worker silent; it says nothing about any of them.
+   `SETTLE_S`, our own ticker not late within that time, and our own heartbeats coming back from the broker.
+   A broker that restarts or hangs, or our own stall, makes every worker silent; it says nothing about any.
 A dead worker is forgotten; heartbeats make it known again (it was frozen, or we were wrong), without the
 calls that were taken from it.
 
@@ -50,6 +50,7 @@ class Roster:
         self._workers: dict[str, _Worker] = {}
         self._link_up_at: float | None = None
         self._late_at = float("-inf")
+        self._echoed_at: float | None = None
         self.counters: Counter[str] = Counter()
 
     # -- our own soundness (R3) ------------------------------------------------------------------------
@@ -67,6 +68,12 @@ class Roster:
         if lateness_s >= LATE_TICK_S:
             self._late_at = now
             self.counters["own_stall"] += 1
+
+    def echoed(self, now: float) -> None:
+        """Our own heartbeat came back: the broker delivers. Once called, its silence makes the link unsound."""
+        if self._echoed_at is not None and now - self._echoed_at >= SILENT_AFTER_S:
+            self._late_at = now  # the others' heartbeats come behind ours: let them
+        self._echoed_at = now
 
     def is_sound(self, now: float) -> bool:
         """Whether silence of a peer is evidence."""
@@ -109,6 +116,9 @@ class Roster:
 
     def expire(self, now: float) -> list[Gone]:
         """Judge the silent ones."""
+        if self._echoed_at is not None and now - self._echoed_at >= SILENT_AFTER_S:
+            self._late_at = now  # the connection stands, but nothing comes through it
+            self.counters["broker_silent"] += 1
         if not self.is_sound(now):
             return []
         silent = [wk for wk, worker in self._workers.items() if now - worker.heard_at >= SILENT_AFTER_S]

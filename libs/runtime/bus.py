@@ -12,6 +12,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Self
+from urllib.parse import urlsplit
 
 import nats.errors
 from nats.aio.client import Client
@@ -115,6 +116,7 @@ class Bus:
                     connect_timeout=CONNECT_TIMEOUT_S,
                     ping_interval=5,
                     skip_subject_validation=pending_size < 0,
+                    inbox_prefix=_inbox_prefix(url),
                 )
                 break
             except (OSError, nats.errors.NoServersError, nats.errors.TimeoutError):
@@ -164,6 +166,12 @@ class Bus:
                         await client.close()
             except (TimeoutError, nats.errors.Error, OSError):
                 await client.close()
+
+
+def _inbox_prefix(url: str) -> str:
+    """Each user of the bus has inboxes of its own, which only it may read (deploy/nats/nats.conf)."""
+    user = urlsplit(url).username
+    return f"_INBOX_{user}" if user else "_INBOX"
 
 
 def _without_password(url: str) -> str:

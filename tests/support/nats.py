@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+NATS_USERS = ("gateway", "worker", "tools", "store", "local")
 CONFIG = Path(__file__).resolve().parents[2] / "deploy" / "nats" / "nats.conf"
 
 
@@ -50,9 +51,14 @@ class NatsServer:
         """Where clients connect."""
         return f"nats://127.0.0.1:{self.port}"
 
+    def url_of(self, user: str) -> str:
+        """Where a service connects with its own permissions."""
+        return f"nats://{user}:{user}-test@127.0.0.1:{self.port}"
+
     async def start(self) -> None:
         """Start and wait until it accepts connections."""
-        env = os.environ | {"NATS_PORT": str(self.port), "NATS_STORE": self._store}
+        passwords = {f"NATS_{user.upper()}_PASSWORD": f"{user}-test" for user in NATS_USERS}
+        env = os.environ | {"NATS_PORT": str(self.port), "NATS_STORE": self._store} | passwords
         self._process = subprocess.Popen(
             [nats_binary(), "-c", str(CONFIG)], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )

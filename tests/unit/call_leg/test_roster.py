@@ -177,3 +177,19 @@ def test_an_offer_to_a_worker_that_is_gone_is_not_counted():
     made = roster()
     made.offered("a")
     assert made.pick() is None
+
+
+def test_a_broker_that_hangs_condemns_nobody_and_who_died_meanwhile_is_judged_once_it_is_back():
+    made = roster(a=5, b=5)
+    made.echoed(T0)
+    assert made.expire(T0 + 0.4) == [], "nothing came through, our own heartbeats neither"
+    assert made.expire(T0 + 1.9) == []
+    back = T0 + 2
+    made.echoed(back)
+    assert made.expire(back) == [], "the others' heartbeats come behind ours"
+    for tenth in range(1, 5):
+        made.echoed(back + tenth / 10)
+        beat(made, "b", back + tenth / 10)
+        assert made.expire(back + tenth / 10) == []
+    made.echoed(back + SETTLE_S)
+    assert made.expire(back + SETTLE_S) == [Gone("a", "silent")]

@@ -1,0 +1,67 @@
+"""deploy/nats/nats.conf: each service may do its own work and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+
+import nats
+import pytest
+
+from tests.support.nats import NATS_USERS, nats_server
+
+SUBJECTS = {
+    "up": "v1.default.aud.gw-1.wk-1.C.up",
+    "dn": "v1.default.aud.gw-1.wk-1.C.dn",
+    "agent": "v1.default.ctl.C.agent",
+    "leg": "v1.default.ctl.C.leg",
+    "tool": "v1.default.tool.order_add",
+    "ended": "v1.default.evt.C.call.ended",
+    "placed": "v1.default.evt.C.order.placed",
+    "turn": "v1.default.evt.C.caller.turn",
+    "gone": "v1.sys.gone",
+    "config": "$KV.config.agent.default.x",
+    "calls": "$KV.calls.C",
+    "others_inbox": "_INBOX_operator.1",
+}
+MAY_PUBLISH = {
+    "gateway": {"up", "agent", "ended", "placed", "turn", "calls"},
+    "worker": {"dn", "leg", "tool", "ended", "placed", "turn"},
+    "tools": {"placed"},
+    "store": {"ended"},
+    "local": set(SUBJECTS),
+}
+MAY_SUBSCRIBE = {
+    "gateway": {"dn", "leg", "gone"},
+    "worker": {"up", "agent"},
+    "tools": {"tool"},
+    "store": set(),
+    "local": set(SUBJECTS),
+}
+
+
+@pytest.mark.parametrize("user", NATS_USERS)
+async def test_a_service_may_do_its_own_work_and_nothing_else(user: str) -> None:
+    async with nats_server() as server:
+        refused: list[str] = []
+        expected = 2 * len(SUBJECTS) - len(MAY_PUBLISH[user]) - len(MAY_SUBSCRIBE[user])
+        complete = asyncio.Event()
+
+        async def note(error: Exception) -> None:
+            refused.append(str(error).lower())
+            if len(refused) >= expected:
+                complete.set()
+
+        client = await nats.connect(server.url_of(user), error_cb=note, inbox_prefix=f"_INBOX_{user}")
+        for subject in SUBJECTS.values():
+            await client.publish(subject, b"")
+            await client.subscribe(subject)
+        await client.flush()
+        if expected:  # refusals are reported one by one, behind the flush
+            async with asyncio.timeout(5):
+                await complete.wait()
+        said = " ".join(refused)
+        may_publish = {name for name, s in SUBJECTS.items() if f'publish to "{s.lower()}"' not in said}
+        may_subscribe = {name for name, s in SUBJECTS.items() if f'subscription to "{s.lower()}"' not in said}
+        await client.close()
+        assert may_publish == MAY_PUBLISH[user]
+        assert may_subscribe == MAY_SUBSCRIBE[user]
