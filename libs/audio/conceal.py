@@ -21,7 +21,8 @@ class Concealer:
 
     def __init__(self, rate_hz: int) -> None:
         self._rate_hz = rate_hz
-        self._history = np.zeros(self._samples(_HISTORY_MS))
+        self._history_bytes = 2 * self._samples(_HISTORY_MS)
+        self._history = bytes(self._history_bytes)
         self._period: NDArray[np.float64] | None = None
         self._step = 0.0
         self._concealed = 0
@@ -31,17 +32,18 @@ class Concealer:
 
     def good(self, pcm: bytes) -> bytes:
         """Pass a received frame through, cross-faded over 5 ms with the concealment if that came before."""
-        samples = np.frombuffer(pcm, "<i2").astype(np.float64)
-        if self._period is None:
-            self._remember(samples)
+        if self._period is None:  # the hot path: nothing is computed until something is lost
+            self._history = (self._history + pcm)[-self._history_bytes :]
             return pcm
+        samples = np.frombuffer(pcm, "<i2").astype(np.float64)
         length = min(self._samples(_CROSSFADE_MS), len(samples))
         rising = np.arange(1, length + 1) / (length + 1)
         samples[:length] = rising * samples[:length] + (1 - rising) * self._continue(length)
         self._period = None
         self._concealed = 0
-        self._remember(samples)
-        return np.rint(samples).astype("<i2").tobytes()
+        joined = np.rint(samples).astype("<i2").tobytes()
+        self._history = (self._history + joined)[-self._history_bytes :]
+        return joined
 
     def conceal(self, samples: int) -> bytes:
         """Return `samples` samples in place of lost ones; silence from 60 ms after the last good frame."""
@@ -50,12 +52,9 @@ class Concealer:
         out = np.rint(self._continue(samples))
         return np.clip(out, -32768, 32767).astype("<i2").tobytes()
 
-    def _remember(self, samples: NDArray[np.float64]) -> None:
-        self._history = np.concatenate((self._history, samples))[-self._samples(_HISTORY_MS) :]
-
     def _last_period(self) -> NDArray[np.float64]:
         """Return the last pitch period, its end blended with what preceded it so that it joins itself."""
-        history = self._history
+        history = np.frombuffer(self._history, "<i2").astype(np.float64)
         matched = self._samples(_MATCHED_MS)
         shortest, longest = self._samples(_SHORTEST_PERIOD_MS), self._samples(_LONGEST_PERIOD_MS)
         template = history[-matched:]

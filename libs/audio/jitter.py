@@ -8,15 +8,14 @@ Playout at a steady pace is not done here: upstream wants speech at once, and RT
 """
 
 from collections import deque
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from libs.audio.rtp import RtpPacket, Unwrapper
 
 _MAX_JUMP = 1000  # sequence numbers; more is a peer that restarted (in the spirit of RFC 3550 appendix A.1)
 
 
-@dataclass(frozen=True, slots=True)
-class Released:
+class Released(NamedTuple):
     """One frame in order; `payload` is None for one that was lost and is to be concealed.
 
     `timestamp` is extended and never wraps within one stream. `timestamp_gap_samples` is the time before this

@@ -1,7 +1,7 @@
 """RTP packets and the arithmetic of their wrapping counters (RFC 3550 §5.1, §5.3.1)."""
 
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _HEADER = struct.Struct("!BBHII")
 HEADER_BYTES = 12
@@ -36,8 +36,7 @@ def pack_header(payload_type: int, sequence_number: int, timestamp: int, ssrc: i
     return _HEADER.pack(0x80, 0x80 | payload_type if marker else payload_type, sequence_number, timestamp, ssrc)
 
 
-@dataclass(frozen=True, slots=True)
-class RtpPacket:
+class RtpPacket(NamedTuple):
     """One packet; `sequence_number` and `timestamp` are as on the wire (16 and 32 bits, wrapping)."""
 
     payload_type: int

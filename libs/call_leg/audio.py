@@ -13,6 +13,7 @@ from libs.call_leg.uplink import Uplink
 from libs.contracts import subjects
 from libs.contracts.frame import AudioFrame, Codec, Flag, FrameError, pack, unpack
 
+FLUSHED, CONCEALED = Flag.FLUSHED.value, Flag.CONCEALED.value  # plain integers: enum arithmetic is slow
 Publish = Callable[[str, bytes], bool]
 
 
@@ -67,7 +68,7 @@ class CallAudio:
     def _send(self, pcm: bytes, flags: int) -> None:
         playout = self.playout
         if playout.flushed:
-            flags |= Flag.FLUSHED
+            flags |= FLUSHED
         frame = AudioFrame(self._codec, flags, self._epoch, self._seq, self._timestamp, pcm, playout.played)
         self._seq += 1
         self._timestamp += len(pcm) // 2
@@ -96,7 +97,7 @@ class CallAudio:
     def fill(self, now: float, conceal: Callable[[], bytes] | None = None) -> None:
         """Make up for frames that the network owes (R2): concealment where the entrance can, else silence."""
         for _ in range(self.uplink.due(now)):
-            self._send(conceal() if conceal else self._silence, Flag.CONCEALED)
+            self._send(conceal() if conceal else self._silence, CONCEALED)
 
     def tick(self) -> bytes | None:
         """The next 20 ms for the caller, or None for silence."""

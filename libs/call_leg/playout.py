@@ -23,6 +23,7 @@ from libs.contracts.frame import AudioFrame, Flag
 
 Pacing = Literal["paced", "continuous"]
 
+FLUSH, END_OF_RESPONSE = Flag.FLUSH.value, Flag.END_OF_RESPONSE.value  # plain integers: enum arithmetic is slow
 PACED_LEAD_FRAMES = 10
 HARD_CAP_FRAMES = 25
 TRIM_WINDOW = 25
@@ -93,7 +94,7 @@ class Playout:
         if frame.epoch != self.epoch:
             self.counters["fenced"] += 1
             return False
-        if frame.flags & Flag.FLUSH:
+        if frame.flags & FLUSH:
             self.counters["received"] += 1
             self.counters["control"] += 1
             self._flush(frame.seq)
@@ -108,7 +109,7 @@ class Playout:
         self.counters["received"] += 1
         if not frame.payload:
             self.counters["control"] += 1
-            if self._remainder and frame.flags & Flag.END_OF_RESPONSE:  # a late end mark
+            if self._remainder and frame.flags & END_OF_RESPONSE:  # a late end mark
                 self._pad_remainder(frame.seq)
             return False
         self.flushed = False
@@ -131,7 +132,7 @@ class Playout:
         for start in range(0, whole, size):
             self._queue.append(_Queued(frame.seq, timestamp + start // 2, data[start : start + size]))
         self._remainder, self._remainder_timestamp = data[whole:], timestamp + whole // 2
-        if self._remainder and frame.flags & Flag.END_OF_RESPONSE:
+        if self._remainder and frame.flags & END_OF_RESPONSE:
             self._pad_remainder(frame.seq)
 
     def _pad_remainder(self, seq: int) -> None:

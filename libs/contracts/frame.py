@@ -87,11 +87,12 @@ _MAX_BYTES = {codec.value: codec.rate_hz * 2 * MAX_PAYLOAD_MS // 1000 for codec 
 _pack = msgpack.Packer(autoreset=True).pack
 _unpackb = msgpack.unpackb
 _FIELDS = 7
+_TRACE = Flag.TRACE.value  # arithmetic on members of an IntFlag costs as much as packing the frame
 
 
 def pack(frame: AudioFrame) -> bytes:
     """Serialise a frame. A trace stamp is written only with `Flag.TRACE`."""
-    packed: bytes = _pack(frame if frame.flags & Flag.TRACE else frame[:_FIELDS])
+    packed: bytes = _pack(frame if frame.flags & _TRACE else frame[:_FIELDS])
     return packed
 
 
@@ -117,5 +118,5 @@ def unpack(data: bytes) -> AudioFrame:
         raise FrameError("malformed", "a frame's flags, epoch, seq, timestamp and played are integers")
     if not (flags >= 0 and 0 <= epoch < LIMIT and 0 <= seq < LIMIT and 0 <= timestamp < LIMIT and 0 <= played < LIMIT):
         raise FrameError("malformed", "a frame's integers lie between 0 and 2^53")
-    traced_at_ns = fields[_FIELDS] if flags & Flag.TRACE and len(fields) > _FIELDS else 0
+    traced_at_ns = fields[_FIELDS] if flags & _TRACE and len(fields) > _FIELDS else 0
     return AudioFrame(int(codec), flags, epoch, seq, timestamp, payload, played, traced_at_ns)
