@@ -66,6 +66,8 @@ FIRST_ATTEMPTS = 3
 SEEK_RETRY_S = 0.25
 SEEK_LIMIT_S = 20.0
 SETUP_PATIENCE_S = 3.0
+STEADY_S = 10.0  # an owner that lasted this long was well; failures after shorter times are counted together
+FAILURES_IN_A_ROW = 3
 OVERTIME_S = 30.0  # the worker ends the call politely at its maximum; this is the gateway's own limit behind it
 
 Cause = Literal["first", "failover", "drain", "retry"]
@@ -129,6 +131,8 @@ class Leg:
         self._deadline: float | None = None
         self._seek_until = float("inf")
         self._failure: Termination | None = None
+        self._talking_since = 0.0
+        self._failures_in_a_row = 0
         self._is_ready_early = False
 
     # -- life ---------------------------------------------------------------------------------------------
@@ -293,6 +297,7 @@ class Leg:
         if self.phase is not Phase.CLAIMED:
             return _refuse(f"the call is {self.phase}, not claimed"), []
         self.phase = Phase.TALKING
+        self._talking_since = now
         self._deadline = None
         self._failure = None
         self._seek_until = float("inf")
@@ -307,6 +312,11 @@ class Leg:
         self._failure = Termination.of(command.reason, command.detail)
         if self.phase is not Phase.TALKING:
             return _DONE, self._next_worker(now, command.detail or command.reason)
+        if now - self._talking_since >= STEADY_S:
+            self._failures_in_a_row = 0
+        self._failures_in_a_row += 1
+        if self._failures_in_a_row >= FAILURES_IN_A_ROW:  # the model fails whoever asks it: no next worker helps
+            return _DONE, self.end(self._failure, now)
         return _DONE, self._replace("failed", command.detail or command.reason, now)
 
     def _hand_over(self, now: float) -> tuple[CommandReply, list[Action]]:

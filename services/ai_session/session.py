@@ -49,6 +49,8 @@ NO_UPLINK_S = 2.0  # R2
 LINK_LOSS_S = 10.0  # R3
 RECONNECT_ATTEMPTS = 2
 RECONNECT_TIMEOUT_S = 4.0
+STEADY_S = 10.0  # a connection that lasted this long was well; losses after shorter times are counted together
+LOSSES_IN_A_ROW = 3
 TAIL_S = 2.0  # how long received speech may go on playing before a lost connection is replaced
 AFTER_FAILURE_S = 2.0
 
@@ -94,6 +96,8 @@ class Session:
         self._over = asyncio.Event()
         self._link_lost_at: float | None = None
         self._reconnecting = False
+        self._connected_at = 0.0
+        self._losses_in_a_row = 0
         self._ready = False
         self._drain_patience_s: float | None = None
         self._broken = False
@@ -245,6 +249,7 @@ class Session:
             await backend.close()
             raise
         self.bridge.attach(backend)
+        self._connected_at = self._loop.time()
 
     async def _report_ready(self) -> bool:
         objection = await self._leg.insist(Ready(epoch=self.offer.epoch))
@@ -324,9 +329,9 @@ class Session:
         if self._backend is not None:
             await self._backend.close()
         await self._let_tail_play()
-        problem = lost.detail
+        problem = lost.detail or f"the model connection was lost ({lost.code})"
         conversation = self._so_far()
-        for _ in range(RECONNECT_ATTEMPTS if lost.retry else 0):
+        for _ in range(RECONNECT_ATTEMPTS if lost.retry and self._may_reconnect() else 0):
             try:
                 async with asyncio.timeout(RECONNECT_TIMEOUT_S):
                     await self._open_backend(conversation)
@@ -340,6 +345,13 @@ class Session:
                 bridge.do(bridge.turn.begin(conversation.go_on, 0.0, now), now)
             return
         await self._fail(Reason.MODEL_FAILED, problem)
+
+    def _may_reconnect(self) -> bool:
+        """A server that takes every connection and drops it at once is not asked forever."""
+        if self._loop.time() - self._connected_at >= STEADY_S:
+            self._losses_in_a_row = 0
+        self._losses_in_a_row += 1
+        return self._losses_in_a_row < LOSSES_IN_A_ROW
 
     async def _let_tail_play(self) -> None:
         """What was received may be heard to its end, if that is near; else it is cut, so that the ledger is exact."""
