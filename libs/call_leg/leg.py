@@ -193,7 +193,8 @@ class Leg:
 
     def _nobody(self, now: float) -> list[Action]:
         self.wk = None
-        if not self._roster.is_sound(now) and now < self.started_at + SETUP_PATIENCE_S:
+        said_no = self._failure is not None  # a worker told why: that is evidence on any link
+        if not said_no and not self._roster.is_sound(now) and now < self.started_at + SETUP_PATIENCE_S:
             self._attempts = 0  # R3: without a sound link nobody's silence counts, set-up included
         elif self.answered_at is None:
             failure = self._failure or Termination.of(Reason.NO_WORKER, "no AI worker is free")
