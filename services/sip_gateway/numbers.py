@@ -20,6 +20,9 @@ def normalise(user: str, country: str) -> str:
     user = user.strip()
     if not user or user.lower() in (ANONYMOUS, "unknown", "unavailable", "restricted"):
         return ANONYMOUS
+    digits = user.partition(";")[0]  # parameters of a telephone-subscriber (RFC 3261 §25.1): ;phone-context ;npdi ;rn
+    if _DIALABLE.fullmatch(digits):
+        user = digits
     if not _DIALABLE.fullmatch(user) or _SHORT.fullmatch(user):
         return user
     try:

@@ -20,6 +20,10 @@ from services.sip_gateway.numbers import normalise
         ("044 668 18 00", "CH", "+41446681800"),
         ("2125550123", "US", "+12125550123"),
         ("  030 1234567 ", "DE", "+49301234567"),
+        # parameters that trunks add to the user part
+        ("+49301234567;npdi", "DE", "+49301234567"),
+        ("0301234567;phone-context=+49", "DE", "+49301234567"),
+        ("frau;meier", "DE", "frau;meier"),
         # extensions and what no number plan knows stay
         ("101", "DE", "101"),
         ("12", "DE", "12"),
