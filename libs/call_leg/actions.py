@@ -40,7 +40,7 @@ class Lost:
 
     wk: str
     epoch: int
-    cause: Literal["gone", "silent", "failed", "drain"]
+    cause: Literal["gone", "silent", "failed", "released", "drain"]
     detail: str = ""
     played: int = 0
 

@@ -197,6 +197,11 @@ class CallLegs:
         self.roster.heartbeat(beat.wk, now, calls=beat.calls, capacity=beat.capacity, draining=beat.draining)
         if self._roster_timer is None:
             self._arm_roster()
+        if beat.call_list is not None:
+            listed = frozenset(beat.call_list)
+            for call, shell in list(self._calls.items()):
+                if shell.leg.wk == beat.wk and call not in listed:
+                    shell.disowned(beat.wk)
 
     async def _on_echo(self, _: Msg) -> None:
         self.roster.echoed(asyncio.get_running_loop().time())

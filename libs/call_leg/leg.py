@@ -64,6 +64,7 @@ from libs.contracts.termination import Reason, Termination
 OFFER_TIMEOUT_S = 0.08
 FIRST_ATTEMPTS = 3
 SEEK_RETRY_S = 0.25
+DISOWN_AFTER_S = 1.5  # a worker's list of calls may be older than its acceptance, but not by more
 SEEK_LIMIT_S = 20.0
 SETUP_PATIENCE_S = 3.0
 STEADY_S = 10.0  # an owner that lasted this long was well; failures after shorter times are counted together
@@ -134,6 +135,7 @@ class Leg:
         self._talking_since = 0.0
         self._failures_in_a_row = 0
         self._is_ready_early = False
+        self._claimed_at = 0.0
 
     # -- life ---------------------------------------------------------------------------------------------
 
@@ -227,6 +229,7 @@ class Leg:
             self._excluded.add(wk)
             return self._offer_next(now, "retry" if self.dead is None else "failover")
         self.phase = Phase.CLAIMED
+        self._claimed_at = now
         self._deadline = now + self._config.ready_timeout_s
         claimed: list[Action] = [Claimed(wk, epoch), StartMedia(wk, epoch), WriteEntry()]
         return claimed + self._ready(now)[1] if self._is_ready_early else claimed
@@ -245,7 +248,17 @@ class Leg:
             return []
         return self._replace(gone.cause, f"worker {gone.cause}", now)
 
-    def _replace(self, cause: Literal["gone", "silent", "failed", "drain"], detail: str, now: float) -> list[Action]:
+    def disowned(self, wk: str, now: float) -> list[Action]:
+        """The worker lives, and its list of calls does not name this one: its session ended without a word."""
+        if wk != self.wk or self.phase not in (Phase.CLAIMED, Phase.TALKING):
+            return []
+        if now - self._claimed_at < DISOWN_AFTER_S:
+            return []
+        return self._replace("released", "the worker does not list the call", now)
+
+    def _replace(
+        self, cause: Literal["gone", "silent", "failed", "released", "drain"], detail: str, now: float
+    ) -> list[Action]:
         assert self.wk is not None
         wk, epoch = self.wk, self.epoch
         release = SendRelease(wk, epoch)

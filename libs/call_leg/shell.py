@@ -117,6 +117,10 @@ class LegShell:
         """The roster judged a worker dead."""
         self.perform(self.leg.worker_gone(gone, self._loop.time()))
 
+    def disowned(self, wk: str) -> None:
+        """A worker's list of calls does not name this one."""
+        self.perform(self.leg.disowned(wk, self._loop.time()))
+
     def dtmf(self, digit: str) -> None:
         """The caller pressed a key."""
         if self.leg.phase is Phase.ENDED:  # nothing follows the call's end in its stream

@@ -168,3 +168,18 @@ async def test_a_draining_worker_hands_its_call_over_and_exits(running: Platform
         assert [event.cause for event in feed.of(WorkerLost)] == ["drain"]
         await end(call, feed)
         assert pid
+
+
+async def test_a_broker_that_hangs_condemns_nobody_and_the_call_goes_on(running: Platform) -> None:
+    async with await Softphone.open() as phone, running.events() as feed:
+        call, listener = await whistle(running, phone, feed)
+        running.signal("nats-server", signal.SIGSTOP)
+        try:
+            await asyncio.sleep(1)
+        finally:
+            running.signal("nats-server", signal.SIGCONT)
+        back_at = asyncio.get_running_loop().time()
+        await asyncio.sleep(2)
+        assert feed.of(WorkerLost) == []
+        assert len(listener.ages_after(back_at)) >= LEAST_HEARD_FRAMES
+        await end(call, feed)

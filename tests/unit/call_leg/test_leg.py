@@ -21,6 +21,7 @@ from libs.call_leg.actions import (
     WriteEntry,
 )
 from libs.call_leg.leg import (
+    DISOWN_AFTER_S,
     FIRST_ATTEMPTS,
     OFFER_TIMEOUT_S,
     OVERTIME_S,
@@ -605,3 +606,18 @@ def test_the_overtime_counts_through_failovers():
 
 def test_a_leg_without_anything_to_wait_for_has_no_deadline():
     assert Call().leg.deadline() is None
+
+
+def test_a_living_worker_that_does_not_list_the_call_any_more_is_replaced():
+    call = Call("ab").talking()
+    assert call.leg.disowned("a", call.now) == [], "its list may be older than its acceptance"
+    call.wait(DISOWN_AFTER_S)
+    assert call.leg.disowned("b", call.now) == [], "not the owner"
+    assert call.leg.disowned("a", call.now) == [
+        SendRelease("a", 1),
+        StopUplink(),
+        Lost("a", 1, "released", "the worker does not list the call", call.played),
+        SetFiller(True),
+        SendOffer("b", 2, "failover"),
+        W,
+    ]
