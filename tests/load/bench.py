@@ -83,6 +83,10 @@ class Row:
         return sum(self.cpu.values())
 
 
+class PhaseFailed(Exception):
+    """A phase gave no figures."""
+
+
 class Meter:
     """CPU time of processes over the measured part of a phase, per call-minute."""
 
@@ -139,7 +143,7 @@ async def generate(spec: dict[str, Any], meter: Meter) -> tuple[dict[str, Any], 
             generator.kill()
             await generator.wait()
     if not result:
-        raise RuntimeError(f"the generator failed with {generator.returncode}")
+        raise PhaseFailed(f"the generator of {spec['calls']} calls ended with {generator.returncode}; see above")
     return json.loads(result), cpu
 
 
@@ -243,9 +247,8 @@ def table(rows: list[Row]) -> Table:
     return made
 
 
-async def measure(calls: list[int], seconds: float, console: Console) -> list[Row]:
-    """Run everything; rows as they come are kept when it is interrupted."""
-    rows: list[Row] = []
+async def measure(calls: list[int], seconds: float, console: Console, rows: list[Row]) -> None:
+    """Run everything; `rows` grows, so that what was measured is there when something fails."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     documents = (ECHO_AGENT, ECHO_ROUTE, TURNS_AGENT, TURNS_ROUTE)
     capacity = str(max(50, *calls))
@@ -262,7 +265,6 @@ async def measure(calls: list[int], seconds: float, console: Console) -> list[Ro
                     f"{number:4} calls: {row.cpu_sum:.3f} CPU s per call-minute, "
                     f"{ratio_text(row)} the bare echo's; turn p50 {row.turns['start_latency_ms']['p50']} ms"
                 )
-    return rows
 
 
 def ratio_text(row: Row) -> str:
@@ -296,7 +298,12 @@ def main() -> int:
         f"All processes share this machine with the generator; load average before the run {about['load_average'][0]}."
         " Read `--help` for the columns; compare ratios."
     )
-    rows = asyncio.run(measure(arguments.calls, arguments.seconds, console))
+    rows: list[Row] = []
+    failure = ""
+    try:
+        asyncio.run(measure(arguments.calls, arguments.seconds, console, rows))
+    except PhaseFailed as error:
+        failure = str(error)
     console.print(table(rows))
     if arguments.json:
         report = about | {
@@ -304,7 +311,9 @@ def main() -> int:
             "rows": [asdict(row) | {"cpu_sum": row.cpu_sum} for row in rows],
         }
         arguments.json.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
-    return 0
+    if failure:
+        console.print(f"[red]not finished: {failure}")
+    return 1 if failure else 0
 
 
 if __name__ == "__main__":
