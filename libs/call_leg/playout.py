@@ -11,7 +11,7 @@ once per 20 ms by the call's tick and hands out one frame's worth, or None when 
  - *Depth*. A paced worker leads by up to 200 ms: that is no latency, it is ours to drop at barge-in, and
    the first frame is played at once. A continuous source (echo, take-over, a live model) cannot be asked to
    wait, so each queued frame is delay: it gets a pre-buffer of one frame, two after an underrun, and what
-   exceeds it for half a second is trimmed, one frame at a time. Latency never grows for good.
+   exceeds it for half a second is trimmed, half of it each time. Latency never grows for good.
 """
 
 from __future__ import annotations
@@ -185,7 +185,8 @@ class Playout:
         if self._window < TRIM_WINDOW:
             return
         target = PACED_LEAD_FRAMES if self._pacing == "paced" else self._target
-        if self._least_depth > target:
+        excess = self._least_depth - target
+        for _ in range((excess + 1) // 2):  # half of it: after a long stall one frame at a time would take many seconds
             self._trim()
         self._window, self._least_depth = 0, HARD_CAP_FRAMES
 

@@ -274,6 +274,17 @@ def test_the_depth_returns_to_its_target_after_a_stall_of_500_ms(pacing, target)
     assert made.played == seq * SAMPLES - made.depth * SAMPLES
 
 
+def test_a_quarter_of_a_second_of_delay_is_gone_within_two_seconds():
+    made = playout("continuous")
+    for seq in range(12):  # a stall left them behind
+        made.push(frame(seq))
+    for seq in range(12, 12 + 2 * 50):
+        made.pop()
+        made.push(frame(seq))
+    assert made.depth <= 2
+    assert made.counters["trimmed"] >= 10
+
+
 def test_jitter_within_the_target_is_not_trimmed():
     made = playout("continuous")
     seq = 0
