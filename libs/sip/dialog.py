@@ -4,6 +4,9 @@
     UAC   INVITING -1xx with tag-> EARLY -2xx-> CONFIRMED -BYE-> ENDED;  INVITING, EARLY -3xx..6xx-> ENDED
           INVITING, EARLY -cancel-> CANCELLING -any final-> ENDED (a 2xx is acknowledged and followed by BYE)
 
+CONFIRMED has parts of its own, each with its timer: `timer` (RFC 4028), `waiting_offer` (an offer of ours that was
+refused with 491 and waits for its next attempt, §14.1), `referral` (a transfer that the peer carries out, RFC 3515).
+
 ENDED means that the application was told. The object may outlive it while a 2xx of ours still waits for its ACK,
 because BYE may not be sent before (§15); `bye_after_ack` remembers that.
 """
@@ -11,11 +14,13 @@ because BYE may not be sent before (§15); `bye_after_ack` remembers that.
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
+from libs.sip.digest import Authenticator, Tried
 from libs.sip.message import HeaderList, Request, Response, serialize
-from libs.sip.sdp import SessionDescription
+from libs.sip.sdp import Direction, SessionDescription
+from libs.sip.session_timer import MIN_SE_S, SessionTimer
 from libs.sip.uri import NameAddr, SipUri
 
 Address = tuple[str, int]
@@ -48,6 +53,27 @@ class UnacknowledgedSuccess:
 
 
 @dataclass(slots=True)
+class SentRequest:
+    """A request of ours inside a dialog as it was asked for, to be sent again with credentials or after a 491.
+
+    Session and credential headers are not among `headers`: they are put in anew each time. `is_refresh` marks what the
+    session timer sent and nobody asked for.
+    """
+
+    dialog: Dialog
+    method: str
+    headers: HeaderList = ()
+    body: bytes = b""
+    destination: Address | None = None
+    is_refresh: bool = False
+    tried: Tried = ()
+    glares: int = 0
+    cseq: int = 0
+    session_interval_s: int = 0
+    auth_headers: HeaderList = ()
+
+
+@dataclass(slots=True)
 class Dialog:
     """One dialog, seen from our side. `local` and `remote` are the From/To values without tag."""
 
@@ -69,6 +95,19 @@ class Dialog:
     invite_key: tuple[str, ...] = ()
     unacknowledged: UnacknowledgedSuccess | None = None
     bye_after_ack: str | None = None
+    auth: Authenticator | None = None
+    remote_allow: frozenset[str] = frozenset()
+    local_direction: Direction = Direction.SENDRECV
+    session_interval_s: int = 0
+    min_se_s: int = MIN_SE_S
+    timer: SessionTimer | None = None
+    open_update: bool = False
+    waiting_offer: SentRequest | None = None
+    reliable_sequence: dict[str, int] = field(default_factory=dict)
+    referral: int | None = None
+    referral_settled: bool = False
+    inbound_referral: int | None = None
+    ring_timed_out: bool = False
 
     @property
     def key(self) -> DialogKey:
@@ -84,6 +123,12 @@ class Dialog:
         contacts = message.values("contact")
         if contacts:
             self.remote_target = NameAddr.parse(contacts[0]).uri
+
+    def learn_allow(self, message: Request | Response) -> None:
+        """Methods the peer serves (§20.5); an absent header says nothing."""
+        allowed = message.values("allow")
+        if allowed:
+            self.remote_allow = frozenset(method.upper() for method in allowed)
 
     def request_path(self) -> tuple[str, list[str]]:
         """Request URI and Route values; a strict router first in the route set swaps places (§12.2.1.1)."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from libs.sip.dialog import Address, Dialog, DialogKey, DialogState
+from libs.sip.dialog import Address, Dialog, DialogKey, DialogState, SentRequest
+from libs.sip.digest import Authenticator, Credentials, DigestError
 from libs.sip.events import Action, Cancelled, Ended, Rejected, Send
 from libs.sip.message import HeaderList, Reply, Request, Response, build_response
+from libs.sip.screening import EXTENSIONS
 from libs.sip.sdp import SessionDescription
+from libs.sip.session_timer import MIN_SE_S, SessionExpires
 from libs.sip.timers import Deadlines
 from libs.sip.transaction import (
     ClientInvite,
@@ -27,11 +31,17 @@ TransactionKey = tuple[str, ...]
 TimerKey = tuple[str, ...]
 
 MAGIC_COOKIE = "z9hG4bK"
+# first words of the timer keys that only a live dialog has
+_DIALOG_PARTS = ("session", "offer", "ring")
 
 
 @dataclass(frozen=True)
 class UaConfig:
-    """Settings of one user agent. Times in seconds; `local_host` is what peers can reach, as it stands in Contact."""
+    """Settings of one user agent. Times in seconds; `local_host` is what peers can reach, as it stands in Contact.
+
+    `session_expires_s` is the interval that calls of ours ask for (RFC 4028), 0 to ask for none. `uses_100rel` says
+    that we can take reliable provisional responses (RFC 3262).
+    """
 
     local_host: str
     local_port: int
@@ -41,6 +51,9 @@ class UaConfig:
     t1_s: float = 0.5
     t2_s: float = 4.0
     t4_s: float = 5.0
+    session_expires_s: int = 1800
+    uses_100rel: bool = True
+    accepts_refer: bool = False
     max_dialogs: int = 2000
     max_transactions: int = 10_000
     max_datagram_bytes: int = 16_384
@@ -71,10 +84,11 @@ def check_path(message: Request | Response) -> None:
 class DialogLayer:
     """State of one user agent and the steps that its calling and its called side have in common."""
 
-    def __init__(self, config: UaConfig, new_token: Callable[[], str]) -> None:
+    def __init__(self, config: UaConfig, new_token: Callable[[], str], credentials: Credentials | None = None) -> None:
         self.counters: Counter[str] = Counter()
         self._config = config
         self._new_token = new_token
+        self._credentials = credentials
         self._timers = TimerValues(config.t1_s, config.t2_s, config.t4_s)
         self._transactions: dict[TransactionKey, Transaction] = {}
         self._dialogs: dict[str, Dialog] = {}
@@ -145,11 +159,23 @@ class DialogLayer:
         destination: Address | None = None,
     ) -> list[Action]:  # fmt: skip
         """A request inside the dialog in a client transaction of its own; `destination` replaces the next hop."""
+        return self._send_request(SentRequest(dialog, method, headers, body, destination), now)
+
+    def _send_request(self, sent: SentRequest, now: float) -> list[Action]:
+        dialog, method, body = sent.dialog, sent.method, sent.body
         branch = self._new_branch()
         dialog.local_cseq += 1
+        main = self._dialogs.get(dialog.id)
+        if main is not None:
+            main.local_cseq = max(main.local_cseq, dialog.local_cseq)
         via = self._via(branch)
+        if dialog.auth is None:
+            dialog.auth = Authenticator(self._credentials, self._new_token)
+        sent.auth_headers = dialog.auth.headers(method, dialog.request_path()[0], body)
+        sent.cseq, sent.session_interval_s = dialog.local_cseq, dialog.session_interval_s
+        headers = (*sent.headers, *self._session_headers(dialog, method), *sent.auth_headers)
         data = dialog.build_request(method, dialog.local_cseq, via, headers, body)
-        destination = destination or dialog.next_hop()
+        destination = sent.destination or dialog.next_hop()
         key = client_key(branch, method)
         transaction: ClientInvite | ClientNonInvite
         if method == "INVITE":
@@ -159,14 +185,50 @@ class DialogLayer:
             dialog.invite_key = key
         else:
             transaction = ClientNonInvite(self._timers, destination, data, now)
-        transaction.dialog = dialog.id
+        transaction.dialog, transaction.sent = dialog.id, sent
         self._add_transaction(key, transaction)
         return [Send(data, destination)]
+
+    def _session_headers(self, dialog: Dialog, method: str) -> list[tuple[str, str]]:
+        """Supported, Session-Expires and Min-SE of an INVITE or UPDATE (RFC 4028 §7.1, §7.4; RFC 3262 §4)."""
+        if method not in ("INVITE", "UPDATE"):
+            return []
+        is_first = dialog.state is not DialogState.CONFIRMED
+        offers_100rel = is_first and self._config.uses_100rel and dialog.local_sdp is not None
+        lines = [("Supported", ", ".join([*(["100rel"] if offers_100rel else []), *EXTENSIONS]))]
+        if is_first and dialog.session_interval_s:
+            lines.append(("Session-Expires", str(dialog.session_interval_s)))
+        elif dialog.timer is not None:
+            interval_s = max(dialog.timer.interval_s, dialog.session_interval_s)
+            lines.append(
+                ("Session-Expires", str(SessionExpires(interval_s, "uac" if dialog.timer.we_refresh else "uas")))
+            )
+        if dialog.min_se_s > MIN_SE_S:
+            lines.append(("Min-SE", str(dialog.min_se_s)))
+        return lines
+
+    def _authorize(self, sent: SentRequest, response: Response, now: float) -> list[Action] | str:
+        """The request again with credentials (RFC 3261 §22.2), or why there is no point in that."""
+        assert sent.dialog.auth is not None
+        try:
+            sent.tried = sent.dialog.auth.learn(response.status, response.headers, sent.tried)
+        except DigestError as error:
+            self.counters["not_authorized"] += 1
+            return str(error)
+        self.counters["challenges_answered"] += 1
+        return self._send_request(sent, now)
+
+    def _jitter(self) -> float:
+        """A number from 0 to 1 that differs from call to call, out of the same source as ids and tags."""
+        return zlib.crc32(self._new_token().encode()) / 0xFFFF_FFFF
 
     def _end(self, dialog: Dialog, actions: list[Action], event: Ended | Cancelled | Rejected) -> None:
         """Tell the end once; the dialog stays only as long as a 2xx waits for its ACK."""
         if dialog.state is not DialogState.ENDED:
             dialog.state = DialogState.ENDED
+            dialog.timer = dialog.waiting_offer = None
+            for part in _DIALOG_PARTS:
+                self._deadlines.set((part, dialog.id), None)
             actions.append(event)
         if dialog.unacknowledged is None:
             self._forget(dialog)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from libs.sip.registration import RegistrationEvent
 from libs.sip.sdp import Negotiated, SessionDescription
 from libs.sip.uri import SipUri
 
@@ -22,6 +23,7 @@ class EndCause(StrEnum):
     NO_ACK = "no_ack"
     TRANSACTION_TIMEOUT = "transaction_timeout"
     REJECTED = "rejected"
+    NO_ANSWER = "no_answer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,7 @@ class Ringing:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A 2xx to our INVITE or re-INVITE; the ACK is already among the Sends. `sdp` is None when it brought none."""
+    """A 2xx to our INVITE, re-INVITE or UPDATE; the ACK, if any, is among the Sends. `sdp` None: it brought none."""
 
     dialog: str
     sdp: SessionDescription | None = None
@@ -130,11 +132,55 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class ReinviteRejected:
-    """A 3xx to 6xx to our re-INVITE; the session stays as it was (RFC 3261 §14.1)."""
+    """A 3xx to 6xx to our re-INVITE or UPDATE; the session stays as it was (RFC 3261 §14.1)."""
 
     dialog: str
     status: int
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReferAnswered:
+    """The final response to our REFER: 2xx accepts the transfer and `TransferProgress` follows, else the call goes on.
+
+    A REFER that nobody answers is reported as 408.
+    """
+
+    dialog: str
+    status: int
+    reason: str
+
+    @property
+    def is_accepted(self) -> bool:
+        return self.status < 300
+
+
+@dataclass(frozen=True, slots=True)
+class TransferProgress:
+    """What the peer says of the transfer that we asked for (RFC 3515 §2.4.5): the status line of its own INVITE.
+
+    `is_final` comes once; `status` is then 200 for a transfer that succeeded, 0 when the subscription ended untold.
+    """
+
+    dialog: str
+    status: int
+    reason: str
+    is_final: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TransferRequested:
+    """The peer sent REFER; `is_accepted` tells what we answered: 202, or 603 when `accepts_refer` is off.
+
+    When accepted, `notify_transfer` is expected of the application. `replaces` is set for an attended transfer
+    (RFC 3891) and unescaped.
+    """
+
+    dialog: str
+    target: SipUri
+    referred_by: str
+    replaces: str
+    is_accepted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,5 +205,9 @@ Action = (
     | Answered
     | Rejected
     | ReinviteRejected
+    | ReferAnswered
+    | TransferProgress
+    | TransferRequested
+    | RegistrationEvent
     | Ended
 )

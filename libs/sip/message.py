@@ -48,7 +48,9 @@ REASON_PHRASES = {
     180: "Ringing",
     183: "Session Progress",
     200: "OK",
+    202: "Accepted",
     400: "Bad Request",
+    401: "Unauthorized",
     403: "Forbidden",
     404: "Not Found",
     405: "Method Not Allowed",
@@ -56,12 +58,14 @@ REASON_PHRASES = {
     415: "Unsupported Media Type",
     416: "Unsupported URI Scheme",
     420: "Bad Extension",
+    422: "Session Interval Too Small",
     480: "Temporarily Unavailable",
     481: "Call/Transaction Does Not Exist",
     482: "Loop Detected",
     486: "Busy Here",
     487: "Request Terminated",
     488: "Not Acceptable Here",
+    489: "Bad Event",
     491: "Request Pending",
     500: "Server Internal Error",
     501: "Not Implemented",
@@ -174,6 +178,11 @@ class Response:
     call_id: str
     cseq: int
     method: str
+
+    def header(self, name: str) -> str:
+        """First value of a header given by its long lower-case name, "" when absent."""
+        values = self.headers.get(name)
+        return values[0] if values else ""
 
     def values(self, name: str) -> list[str]:
         """All values of a comma-separated header, over all its lines, in order."""

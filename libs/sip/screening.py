@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 from libs.sip.message import Reply, Request
 
-METHODS = ("INVITE", "ACK", "CANCEL", "BYE", "OPTIONS", "INFO", "UPDATE")
+METHODS = ("INVITE", "ACK", "CANCEL", "BYE", "OPTIONS", "INFO", "UPDATE", "REFER", "NOTIFY")
 ALLOW = ", ".join(METHODS)
+# what a caller may require of us (RFC 3261 §8.2.2.3)
+EXTENSIONS = ("timer",)
 # registered methods that we know and do not serve get 405, the rest 501 (RFC 3261 §8.2.1, §21.5.2)
-_KNOWN_METHODS = frozenset({"REGISTER", "SUBSCRIBE", "NOTIFY", "REFER", "MESSAGE", "PRACK", "PUBLISH"})
+_KNOWN_METHODS = frozenset({"REGISTER", "SUBSCRIBE", "MESSAGE", "PRACK", "PUBLISH"})
 _SDP = "application/sdp"
 _DTMF_TYPES = ("application/dtmf-relay", "application/dtmf")
 _DIGIT = re.compile(r"[0-9A-D*#]\Z")
@@ -48,7 +50,7 @@ def screen(request: Request) -> Reply | None:
         return Reply(416)
     if request.method in ("ACK", "CANCEL"):
         return None  # RFC 3261 §8.2.2.3: Require is ignored in both
-    required = request.values("require")
+    required = [tag for tag in request.values("require") if tag.lower() not in EXTENSIONS]
     if required:
         return Reply(420, (("Unsupported", ", ".join(required)),))
     # §8.2.3: only what must be understood counts

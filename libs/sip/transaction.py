@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from libs.sip.dialog import SentRequest
 from libs.sip.errors import SipStateError
 from libs.sip.message import serialize
 from libs.sip.sdp import SessionDescription
@@ -157,6 +158,8 @@ class Transaction:
         self.state = state
         self.destination = destination
         self.dialog = ""
+        self.registration = ""
+        self.sent: SentRequest | None = None
         self.merge_key: tuple[str, ...] = ()
         self._timers = timers
         self._message: bytes | None = None

@@ -1,24 +1,30 @@
-"""The calling side: INVITE, its responses, ACK and CANCEL (RFC 3261 §8.1, §9.1, §13.2)."""
+"""The calling side: INVITE, its responses, ACK, PRACK and CANCEL (RFC 3261 §8.1, §9.1, §13.2, RFC 3262)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from libs.sip.dialog import Address, Dialog, DialogState, without_tag
-from libs.sip.dialog_layer import DialogLayer, check_path, client_key
-from libs.sip.errors import SdpError, SipStateError
-from libs.sip.events import Action, Answered, EndCause, Ended, ReinviteRejected, Rejected, Ringing, Send
+from libs.sip.dialog_layer import client_key
+from libs.sip.digest import Authenticator, Credentials
+from libs.sip.errors import SipStateError
+from libs.sip.events import Action, Answered, EndCause, Ended, Rejected, Ringing, Send
 from libs.sip.message import Response
-from libs.sip.screening import ALLOW
 from libs.sip.sdp import SessionDescription
+from libs.sip.session_layer import SessionLayer
 from libs.sip.transaction import ClientInvite, ClientNonInvite, State
-from libs.sip.uri import SipUri, format_name_addr
+from libs.sip.uri import NameAddr, SipUri, format_name_addr
 
 
 @dataclass(frozen=True)
 class OutgoingCall:
-    """One call to place. `destination` is the next hop's address; `sdp` our offer, "" for none; `headers` are added."""
+    """One call to place. `destination` is the next hop's address; `sdp` our offer, "" for none; `headers` are added.
+
+    `asserted_identity` is a URI for P-Asserted-Identity (RFC 3325); with `is_anonymous` From hides the caller and
+    Privacy asks the trunk to do so too (RFC 3323). `credentials` answer challenges in place of the agent's own.
+    `route` is a pre-loaded route set (outbound proxy). After `ring_timeout_s` the call is cancelled.
+    """
 
     target_uri: str
     destination: Address
@@ -26,9 +32,25 @@ class OutgoingCall:
     from_display: str = ""
     sdp: str = ""
     headers: Sequence[tuple[str, str]] = ()
+    asserted_identity: str = ""
+    is_anonymous: bool = False
+    credentials: Credentials | None = None
+    route: tuple[str, ...] = ()
+    ring_timeout_s: float | None = None
+
+    def identity(self) -> tuple[str, list[tuple[str, str]]]:
+        """From without its tag, and the headers that say who calls. Raises SipParseError."""
+        SipUri.parse(self.from_uri)
+        lines = list(self.headers)
+        if self.asserted_identity:
+            lines.append(("P-Asserted-Identity", f"<{SipUri.parse(self.asserted_identity)}>"))
+        if self.is_anonymous:
+            # RFC 3323 §4.1.1.3
+            return '"Anonymous" <sip:anonymous@anonymous.invalid>', [*lines, ("Privacy", "id")]
+        return format_name_addr(self.from_uri, self.from_display), lines
 
 
-class Uac(DialogLayer):
+class Uac(SessionLayer):
     """Calls that we place."""
 
     def invite(self, call: OutgoingCall, now: float) -> tuple[str, list[Action]]:
@@ -41,35 +63,29 @@ class Uac(DialogLayer):
             raise SipStateError(f"{self._config.max_dialogs} dialogs exist already")
         target = SipUri.parse(call.target_uri)
         local = SessionDescription.parse(call.sdp) if call.sdp else None
+        from_, headers = call.identity()
+        for route in call.route:
+            NameAddr.parse(route)
         dialog = Dialog(
             self._new_token(), False, f"{self._new_token()}@{self._config.local_host}",
-            format_name_addr(call.from_uri, call.from_display), self._new_token(), f"<{call.target_uri}>",
-            call.destination, DialogState.INVITING, remote_target=target, local_sdp=local,
+            from_, self._new_token(), f"<{call.target_uri}>", call.destination, DialogState.INVITING,
+            remote_target=target, local_sdp=local, route_set=call.route,
+            session_interval_s=self._config.session_expires_s,
         )  # fmt: skip
+        dialog.auth = Authenticator(call.credentials or self._credentials, self._new_token)
         self._dialogs[dialog.id] = dialog
         self.counters["calls_placed"] += 1
-        return dialog.id, self._send_invite(dialog, call.sdp, now, call.headers, call.destination)
+        if call.ring_timeout_s is not None:
+            self._deadlines.set(("ring", dialog.id), now + call.ring_timeout_s)
+        return dialog.id, self._send_invite(dialog, call.sdp, now, headers, call.destination)
 
-    def reinvite(self, dialog: str, sdp: str, now: float) -> list[Action]:
-        """Offer a new session in a confirmed dialog; `Answered` or `ReinviteRejected` follows (RFC 3261 §14.1).
-
-        Raises SipStateError while another offer is open.
-        """
-        found = self._dialogs.get(dialog)
-        if found is None or found.state is not DialogState.CONFIRMED:
-            raise SipStateError(f"dialog {dialog} is not confirmed")
-        if self._open_client_invite(found) or found.unacknowledged is not None:
-            raise SipStateError(f"dialog {dialog} has an offer open")
-        SessionDescription.parse(sdp)
-        return self._send_invite(found, sdp, now, (), found.next_hop())
-
-    def _send_invite(
-        self, dialog: Dialog, sdp: str, now: float, headers: Sequence[tuple[str, str]], destination: Address
-    ) -> list[Action]:
-        lines = [self._contact, ("Allow", ALLOW), ("User-Agent", self._config.user_agent), *headers]
-        if sdp:
-            lines.append(("Content-Type", "application/sdp"))
-        return self._request(dialog, "INVITE", now, lines, sdp.encode(), destination)
+    def _expire_ring(self, dialog_id: str, now: float) -> list[Action]:
+        dialog = self._dialogs.get(dialog_id)
+        if dialog is None:
+            return []
+        actions = self.cancel(dialog_id, now)
+        dialog.ring_timed_out = dialog.state is DialogState.CANCELLING
+        return actions
 
     def cancel(self, dialog: str, now: float) -> list[Action]:
         """Give up a call that is not answered yet; `Ended` follows with the final response.
@@ -96,29 +112,6 @@ class Uac(DialogLayer):
         self._rearm(dialog.invite_key, invite)
         return [Send(data, invite.destination)]
 
-    def _receive_response(self, response: Response, source: Address, now: float) -> list[Action]:
-        key = client_key(response.via.branch, response.method)
-        transaction = self._transactions.get(key)
-        if not isinstance(transaction, ClientInvite | ClientNonInvite):
-            self.counters["stray_responses"] += 1
-            return []
-        if not transaction.accepts(response.status):
-            self.counters["repeated_responses"] += 1
-            return []
-        if isinstance(transaction, ClientInvite) and 200 <= response.status < 300:
-            check_path(response)  # an unreadable Contact is a damaged response: dropped before it changes anything
-        is_new = transaction.received(response.status, now)
-        self._rearm(key, transaction)
-        if isinstance(transaction, ClientInvite):
-            return self._invite_response(transaction, response, source, now, is_new)
-        dialog = self._dialogs.get(transaction.dialog)
-        if dialog is not None and is_new and response.status in (408, 481) and dialog.state is DialogState.CONFIRMED:
-            actions: list[Action] = []
-            # §12.2.1.2: the peer does not know the dialog any more
-            self._end(dialog, actions, Ended(dialog.id, EndCause.TRANSACTION_TIMEOUT, response.status, response.reason))
-            return actions
-        return []
-
     def _invite_response(
         self, transaction: ClientInvite, response: Response, source: Address, now: float, is_new: bool
     ) -> list[Action]:
@@ -134,17 +127,31 @@ class Uac(DialogLayer):
             return [] if already else self._send_cancel(dialog, transaction, now)
         if response.status == 100 or dialog.state not in (DialogState.INVITING, DialogState.EARLY):
             return []
+        actions: list[Action] = []
+        if any(tag.lower() == "100rel" for tag in response.values("require")):
+            if not (prack := self._acknowledge_provisional(dialog, response, source, now)):
+                return []
+            actions = prack
         dialog.state = DialogState.EARLY
-        return [Ringing(dialog.id, response.status, self._read_sdp(response))]
+        return [*actions, Ringing(dialog.id, response.status, self._read_sdp(response))]
 
-    def _read_sdp(self, response: Response) -> SessionDescription | None:
-        if not response.body:
-            return None
-        try:
-            return SessionDescription.parse(response.body.decode("utf-8", "replace"))
-        except SdpError:
-            self.counters["bad_sdp"] += 1
-            return None
+    def _acknowledge_provisional(
+        self, dialog: Dialog, response: Response, source: Address, now: float
+    ) -> list[Action]:  # fmt: skip
+        """PRACK for a reliable provisional response; nothing for one that is repeated or out of order (RFC 3262 §4)."""
+        number = response.header("rseq")
+        if not number.isdecimal() or not response.to.tag:
+            self.counters["bad_rseq"] += 1
+            return []
+        sequence = int(number)
+        last = dialog.reliable_sequence.get(response.to.tag)
+        if last is not None and sequence != last + 1:
+            self.counters["repeated_responses"] += 1
+            return []
+        dialog.reliable_sequence[response.to.tag] = sequence
+        # the leg borrows id, CSeq and credentials of the call, so that the BYE later counts on
+        leg = replace(self._leg_of(response, source), id=dialog.id, local_cseq=dialog.local_cseq, auth=dialog.auth)
+        return self._request(leg, "PRACK", now, [("RAck", f"{sequence} {response.cseq} INVITE")])
 
     def _invite_failed(self, transaction: ClientInvite, response: Response, now: float, is_new: bool) -> list[Action]:
         """3xx to 6xx: ACK on the INVITE's branch with the response's To (§17.1.1.3); repeats get the same ACK again."""
@@ -153,16 +160,25 @@ class Uac(DialogLayer):
         dialog = self._dialogs.get(transaction.dialog)
         if not is_new or dialog is None:
             return actions
-        # A later answer to 401 and 407 belongs here: a new INVITE in the same dialog with the next CSeq (§22.2).
-        status, reason = response.status, response.reason
+        status, reason, sent = response.status, response.reason, transaction.sent
+        assert sent is not None
+        if dialog.state is not DialogState.CANCELLING and status in (401, 407):
+            # §22.2: the same request again with the next CSeq
+            again = self._authorize(sent, response, now)
+            if isinstance(again, list):
+                return [*actions, *again]
+            reason = f"{reason} ({again})"
+        is_first = dialog.state in (DialogState.INVITING, DialogState.EARLY)
+        if is_first and status == 422 and self._raise_interval(sent, response):
+            return [*actions, *self._send_request(sent, now)]
         if dialog.state is DialogState.CONFIRMED:
             if status in (408, 481):
                 actions += self._send_bye(dialog, now, "")
                 self._end(dialog, actions, Ended(dialog.id, EndCause.TRANSACTION_TIMEOUT, status, reason))
                 return actions
-            return [*actions, ReinviteRejected(dialog.id, status, reason)]
+            return [*actions, *self._offer_refused(sent, replace(response, reason=reason), now)]
         if dialog.state is DialogState.CANCELLING:
-            self._end(dialog, actions, Ended(dialog.id, EndCause.LOCAL_CANCEL, status, reason))
+            self._end(dialog, actions, Ended(dialog.id, _given_up(dialog), status, reason))
         else:
             self._end(dialog, actions, Rejected(dialog.id, status, reason, response.headers))
         return actions
@@ -180,27 +196,34 @@ class Uac(DialogLayer):
             # a second branch of a forked INVITE, or a call that is over: no leg may be left behind
             self.counters["unwanted_answers"] += 1
             leg = self._leg_of(response, source)
+            leg.auth = transaction.sent.dialog.auth if transaction.sent is not None else None
             return [*self._acknowledge(leg, transaction, response), *self._send_bye(leg, now, "")]
         cancelling = dialog.state is DialogState.CANCELLING
         dialog.peer = source
-        if dialog.state is not DialogState.CONFIRMED:
+        is_first = dialog.state is not DialogState.CONFIRMED
+        if is_first:
             dialog.remote, dialog.remote_tag = without_tag(response.to), response.to.tag
             dialog.learn_route(response)
             dialog.state = DialogState.CONFIRMED
+            self._deadlines.set(("ring", dialog.id), None)
             self._by_key[dialog.key] = dialog
         dialog.learn_target(response)
+        dialog.learn_allow(response)
         actions = self._acknowledge(dialog, transaction, response)
         if cancelling:
             # §9.1, §15: the 200 crossed our CANCEL
             actions += self._send_bye(dialog, now, "")
-            self._end(dialog, actions, Ended(dialog.id, EndCause.LOCAL_CANCEL, response.status, response.reason))
+            self._end(dialog, actions, Ended(dialog.id, _given_up(dialog), response.status, response.reason))
             return actions
-        if transaction.offer is not None:
-            dialog.local_sdp = transaction.offer
+        if not is_first and transaction.sent is not None:
+            return [*actions, *self._offer_accepted(transaction.sent, response, now)]
+        self._agreed_by_peer(dialog, response, now)
         return [*actions, Answered(dialog.id, self._read_sdp(response))]
 
     def _acknowledge(self, dialog: Dialog, transaction: ClientInvite, response: Response) -> list[Action]:
-        ack = dialog.build_request("ACK", response.cseq, self._via(self._new_branch()))
+        # §22.1: the ACK carries the credentials of its INVITE
+        credentials = transaction.sent.auth_headers if transaction.sent is not None else ()
+        ack = dialog.build_request("ACK", response.cseq, self._via(self._new_branch()), credentials)
         transaction.success_acks[response.to.tag] = (ack, dialog.next_hop())
         return [Send(ack, dialog.next_hop())]
 
@@ -214,3 +237,7 @@ class Uac(DialogLayer):
         leg.learn_route(response)
         leg.learn_target(response)
         return leg
+
+
+def _given_up(dialog: Dialog) -> EndCause:
+    return EndCause.NO_ANSWER if dialog.ring_timed_out else EndCause.LOCAL_CANCEL

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from libs.sip.dialog import Address, Dialog, DialogState, UnacknowledgedSuccess, without_tag
-from libs.sip.dialog_layer import DialogLayer, check_path, server_key
+from libs.sip.dialog_layer import check_path, server_key
 from libs.sip.errors import NoCommonCodec, SdpError, SipStateError
 from libs.sip.events import (
     Action,
@@ -31,7 +31,9 @@ from libs.sip.sdp import (
     local_media,
     negotiate,
 )
+from libs.sip.session_layer import SessionLayer
 from libs.sip.transaction import ServerInvite, State
+from libs.sip.transfers import Transfers
 
 _SDP_TYPE = ("Content-Type", "application/sdp")
 
@@ -41,7 +43,7 @@ def _quotable(error: Exception) -> str:
     return str(error).replace("\\", "").replace('"', "'")[:120]
 
 
-class Uas(DialogLayer):
+class Uas(SessionLayer, Transfers):
     """Calls that are placed to us."""
 
     def _receive_invite(self, request: Request, source: Address, now: float) -> list[Action]:
@@ -55,6 +57,8 @@ class Uas(DialogLayer):
         if not request.values("contact"):
             return self._reply(request, source, 400, now)  # §8.1.1.8: exactly one Contact
         check_path(request)
+        if (too_brief := self._too_brief(request)) is not None:
+            return self._reply(request, source, too_brief, now)
         try:
             offer = SessionDescription.parse(sdp) if (sdp := sdp_of(request)) else None
         except SdpError as error:
@@ -67,6 +71,7 @@ class Uas(DialogLayer):
         )  # fmt: skip
         dialog.learn_target(request)
         dialog.learn_route(request)
+        dialog.learn_allow(request)
         dialog.remote_cseq = request.cseq
         self._start_server_invite(dialog, request, source)
         self._merged.add(merge_key)
@@ -152,7 +157,8 @@ class Uas(DialogLayer):
     ) -> list[Action]:  # fmt: skip
         """2xx to an INVITE; `offer` is set when it carries one of ours."""
         assert dialog.invite is not None
-        actions = self._respond(dialog, 200, now, sdp=local.serialize())
+        timer_lines = self._answer_timer(dialog, dialog.invite, now)
+        actions = self._respond(dialog, 200, now, timer_lines, local.serialize())
         sent = actions[0]
         assert isinstance(sent, Send)
         t1_s, patience_s = self._timers.t1_s, self._timers.patience_s
@@ -238,6 +244,10 @@ class Uas(DialogLayer):
                 return self._receive_reinvite(dialog, request, source, now)
             case "UPDATE":
                 return self._receive_update(dialog, request, source, now)
+            case "REFER":
+                return self._receive_refer(dialog, request, source, now)
+            case "NOTIFY":
+                return self._receive_notify(dialog, request, source, now)
             case "INFO":
                 digit = parse_dtmf_info(request) if request.body else None
                 actions = self._reply(request, source, 200, now)
@@ -256,7 +266,7 @@ class Uas(DialogLayer):
 
     def _offer_refusal(self, dialog: Dialog) -> Reply | None:
         """Whether a new offer may come now (RFC 3261 §14.2, RFC 3311 §5.2)."""
-        if self._open_client_invite(dialog):
+        if self._open_client_invite(dialog) or dialog.open_update:
             return Reply(491)
         if dialog.state is not DialogState.CONFIRMED:
             return Reply(500, (("Retry-After", "1"),))
@@ -265,7 +275,7 @@ class Uas(DialogLayer):
     def _receive_reinvite(self, dialog: Dialog, request: Request, source: Address, now: float) -> list[Action]:
         """Answered here with the session as it is, the direction mirrored (RFC 3261 §14.2, RFC 3264 §8.4)."""
         check_path(request)
-        refusal = self._offer_refusal(dialog)
+        refusal = self._offer_refusal(dialog) or self._too_brief(request)
         if refusal is None and len(self._transactions) >= self._config.max_transactions:
             refusal = Reply(503, (("Retry-After", "5"),))
         settled = self._settle_offer(dialog, request) if refusal is None else refusal
@@ -283,16 +293,17 @@ class Uas(DialogLayer):
 
     def _receive_update(self, dialog: Dialog, request: Request, source: Address, now: float) -> list[Action]:
         check_path(request)
-        refusal = self._offer_refusal(dialog) if sdp_of(request) else None
+        refusal = (self._offer_refusal(dialog) if sdp_of(request) else None) or self._too_brief(request)
         settled = self._settle_offer(dialog, request) if refusal is None and sdp_of(request) else refusal
         if isinstance(settled, Reply):
             return self._reply(request, source, settled, now)
         dialog.learn_target(request)
+        lines = (self._contact, ("Allow", ALLOW), *self._answer_timer(dialog, request, now))
         if settled is None:
-            return self._reply(request, source, Reply(200, (self._contact, ("Allow", ALLOW))), now)
+            return self._reply(request, source, Reply(200, lines), now)
         offer, negotiated = settled
         dialog.local_sdp = negotiated.answer
-        headers = (self._contact, ("Allow", ALLOW), _SDP_TYPE)
+        headers = (*lines, _SDP_TYPE)
         actions = self._reply(request, source, Reply(200, headers, negotiated.answer.serialize().encode()), now)
         return [*actions, SessionChanged(dialog.id, offer, negotiated)]
 
@@ -307,7 +318,8 @@ class Uas(DialogLayer):
             offer = SessionDescription.parse(sdp)
             # the codec in use stays in use: the media path has it set up
             in_use = next((name for line in dialog.local_sdp.media for _, name, _ in line.codecs() if line.port), "")
-            negotiated = _prefer(offer, local_media(dialog.local_sdp, self._config.codecs), in_use)
+            local = replace(local_media(dialog.local_sdp, self._config.codecs), direction=dialog.local_direction)
+            negotiated = _prefer(offer, local, in_use)
         except NoCommonCodec:
             return self._no_codec
         except SdpError as error:

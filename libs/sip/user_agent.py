@@ -10,12 +10,15 @@ dropped and counted by reason in `counters`. Ids and tags come from `new_token`.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from libs.sip.dialog import Address, DialogState
-from libs.sip.dialog_layer import UaConfig, server_key
+from libs.sip.dialog_layer import UaConfig, check_path, client_key, server_key
 from libs.sip.errors import SipParseError
 from libs.sip.events import Action, EndCause, Ended, Send
-from libs.sip.message import BadRequest, Reply, Request, build_error, parse
-from libs.sip.screening import ALLOW, screen
+from libs.sip.message import BadRequest, Reply, Request, Response, build_error, parse
+from libs.sip.registration_layer import RegistrationLayer
+from libs.sip.screening import ALLOW, EXTENSIONS, screen
 from libs.sip.transaction import ClientInvite, ClientNonInvite, ServerInvite, ServerNonInvite, State, Transaction
 from libs.sip.uac import OutgoingCall, Uac
 from libs.sip.uas import Uas
@@ -23,7 +26,7 @@ from libs.sip.uas import Uas
 __all__ = ["OutgoingCall", "UaConfig", "UserAgent"]
 
 
-class UserAgent(Uas, Uac):
+class UserAgent(Uas, Uac, RegistrationLayer):
     """Any number of calls over one UDP socket. See the module's theory of operation."""
 
     @property
@@ -43,12 +46,13 @@ class UserAgent(Uas, Uac):
         """Run every timer that is due."""
         actions: list[Action] = []
         while (key := self._deadlines.pop_due(now)) is not None:
-            if key[0] == "dialog":
-                self._expire_dialog(key[1], now, actions)
+            if key[0] != "transaction":
+                actions += self._expire_part(key[0], key[1], now)
                 continue
             transaction = self._transactions.get(key[1:])
             if transaction is None:
                 continue
+            branch = key[1]
             expiry = transaction.expire(now)
             if expiry.resend is not None:
                 self.counters["retransmissions"] += 1
@@ -56,17 +60,39 @@ class UserAgent(Uas, Uac):
             self._rearm(key[1:], transaction)
             if expiry.timed_out:
                 self.counters["transaction_timeouts"] += 1
-                self._timed_out(transaction, now, actions)
+                self._timed_out(transaction, branch, now, actions)
         return actions
 
-    def _timed_out(self, transaction: Transaction, now: float, actions: list[Action]) -> None:
+    def _expire_part(self, part: str, owner: str, now: float) -> list[Action]:
+        match part:
+            case "dialog":
+                actions: list[Action] = []
+                self._expire_dialog(owner, now, actions)
+                return actions
+            case "session":
+                return self._expire_session(owner, now)
+            case "offer":
+                return self._expire_offer(owner, now)
+            case "ring":
+                return self._expire_ring(owner, now)
+            case _:
+                return self._expire_registration(owner, now)
+
+    def _timed_out(self, transaction: Transaction, branch: str, now: float, actions: list[Action]) -> None:
+        if transaction.registration:
+            actions += self._registration_timed_out(transaction.registration, branch, now)
+            return
         dialog = self._dialogs.get(transaction.dialog)
+        if isinstance(transaction, ClientNonInvite):
+            actions += self._request_timed_out(transaction, now)
+            return
         if dialog is None or not isinstance(transaction, ClientInvite):
             return
         if dialog.state in (DialogState.INVITING, DialogState.EARLY):
             self._end(dialog, actions, Ended(dialog.id, EndCause.TRANSACTION_TIMEOUT, 408, "no final response"))
         elif dialog.state is DialogState.CANCELLING:
-            self._end(dialog, actions, Ended(dialog.id, EndCause.LOCAL_CANCEL, None, "no answer to CANCEL"))
+            cause = EndCause.NO_ANSWER if dialog.ring_timed_out else EndCause.LOCAL_CANCEL
+            self._end(dialog, actions, Ended(dialog.id, cause, None, "no answer to CANCEL"))
         elif dialog.state is DialogState.CONFIRMED:
             # RFC 3261 §12.2.1.2: no response to a request in the dialog ends it
             actions += self._send_bye(dialog, now, "")
@@ -150,12 +176,78 @@ class UserAgent(Uas, Uac):
                 ("Allow", ALLOW),
                 ("Accept", "application/sdp"),
                 ("Accept-Encoding", "identity"),
-                ("Supported", ""),
+                ("Supported", ", ".join(EXTENSIONS)),
             )
             return self._reply(request, source, Reply(200, (*accept, self._contact)), now)
-        return self._reply(request, source, 481, now)
+        # RFC 3515 §2.2 allows REFER outside dialogs; nobody may make us call someone without being in a call with us
+        return self._reply(request, source, 403 if request.method == "REFER" else 481, now)
 
-    # -- requests inside a dialog -------------------------------------------------------------------------------
+    def _receive_response(self, response: Response, source: Address, now: float) -> list[Action]:
+        key = client_key(response.via.branch, response.method)
+        transaction = self._transactions.get(key)
+        if not isinstance(transaction, ClientInvite | ClientNonInvite):
+            self.counters["stray_responses"] += 1
+            return []
+        if not transaction.accepts(response.status):
+            self.counters["repeated_responses"] += 1
+            return []
+        if isinstance(transaction, ClientInvite) and 200 <= response.status < 300:
+            check_path(response)  # an unreadable Contact is a damaged response: dropped before it changes anything
+        is_new = transaction.received(response.status, now)
+        self._rearm(key, transaction)
+        if isinstance(transaction, ClientInvite):
+            return self._invite_response(transaction, response, source, now, is_new)
+        return self._request_answered(transaction, response, now) if is_new else []
+
+    # -- requests of ours inside a dialog -----------------------------------------------------------------------
+
+    def _request_answered(self, transaction: ClientNonInvite, response: Response, now: float) -> list[Action]:
+        """The final response to a BYE, UPDATE, REFER, NOTIFY or PRACK of ours."""
+        if transaction.registration:
+            return self._registration_answered(transaction.registration, response, now)
+        sent = transaction.sent
+        if sent is None:  # CANCEL
+            return []
+        reason = response.reason
+        if response.status in (401, 407):
+            again = self._authorize(sent, response, now)
+            if isinstance(again, list):
+                if sent.method == "REFER":
+                    sent.dialog.referral = sent.cseq
+                return again
+            reason = f"{reason} ({again})"
+        dialog, status = sent.dialog, response.status
+        if dialog.state is not DialogState.CONFIRMED:
+            return []
+        if status in (408, 481) and sent.method != "NOTIFY":
+            # §12.2.1.2: the peer does not know the dialog any more; a NOTIFY only loses its subscription (RFC 5057)
+            actions: list[Action] = []
+            self._end(dialog, actions, Ended(dialog.id, EndCause.TRANSACTION_TIMEOUT, status, reason))
+            return actions
+        match sent.method:
+            case "UPDATE":
+                return self._update_answered(sent, replace(response, reason=reason), now)
+            case "REFER":
+                return self._refer_result(dialog, status, reason)
+            case "NOTIFY" if status >= 300:
+                dialog.inbound_referral = None
+        return []
+
+    def _request_timed_out(self, transaction: ClientNonInvite, now: float) -> list[Action]:
+        sent = transaction.sent
+        if sent is None or sent.dialog.state is not DialogState.CONFIRMED:
+            return []
+        dialog = sent.dialog
+        match sent.method:
+            case "REFER":
+                return self._refer_result(dialog, 408, "no answer to REFER")
+            case "UPDATE":
+                # RFC 4028 §10, RFC 3261 §12.2.1.2
+                actions = self._send_bye(dialog, now, "")
+                self._end(dialog, actions, Ended(dialog.id, EndCause.TRANSACTION_TIMEOUT, 408, "UPDATE unanswered"))
+                return actions
+        dialog.inbound_referral = None
+        return []
 
     # -- ending -------------------------------------------------------------------------------------------------
 

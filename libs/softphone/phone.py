@@ -33,6 +33,7 @@ from libs.sip.events import (
     Send,
     SessionChanged,
 )
+from libs.sip.registration import RegistrationEvent
 from libs.sip.sdp import LocalMedia, SessionDescription, accept_answer, make_offer
 from libs.sip.uri import SipUri
 from libs.sip.user_agent import OutgoingCall, UaConfig, UserAgent
@@ -214,7 +215,7 @@ class Softphone(asyncio.DatagramProtocol):
         if isinstance(action, IncomingCall):
             self._act(self.agent.reject(action.dialog, 480, self._now()))
             return
-        if isinstance(action, Send | InviteRefused | Confirmed | DtmfInfo):
+        if isinstance(action, Send | InviteRefused | Confirmed | DtmfInfo | RegistrationEvent):
             return
         call = self.calls.get(action.dialog)
         if call is None:

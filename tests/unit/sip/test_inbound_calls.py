@@ -182,7 +182,7 @@ def test_requests_for_an_unknown_dialog_get_481(method):  # 6
     assert only_status(agent(CALLEE, "s").receive(request(method, headers, to_tag="gone"), CALLER, 0.0)) == 481
 
 
-@pytest.mark.parametrize(("method", "status"), [("REGISTER", 405), ("REFER", 405), ("PRACK", 405), ("DANCE", 501)])
+@pytest.mark.parametrize(("method", "status"), [("REGISTER", 405), ("SUBSCRIBE", 405), ("PRACK", 405), ("DANCE", 501)])
 def test_methods_that_are_not_served_get_405_or_501_with_allow(method, status):  # 7
     (response,) = replies(agent(CALLEE, "s").receive(request(method), CALLER, 0.0))
     assert response.status == status
