@@ -13,6 +13,8 @@ from libs.contracts.events import AgentTurn, CallClaimed, CallEnded, Event, Orde
 
 RATE_HZ = 8000
 LEAST_COMPARED_MS = 200  # shorter pieces correlate with anything
+OVERPLAY_MS = 600  # so much of what the caller cut off is looked for
+ROUNDING_MS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,15 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
+class Said:
+    """One item as the model has it: its text (erased when truncated), its whole audio, where it believes it was cut."""
+
+    text: str
+    audio: bytes
+    truncated_at_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """What is judged: events, the store's answer to `get`, orders, and audio as PCM16LE at 8 kHz."""
 
@@ -32,7 +43,7 @@ class Evidence:
     conversation: Mapping[str, Any]
     orders: Sequence[Mapping[str, Any]]
     heard: bytes
-    items: Mapping[str, bytes]  # the model's audio by item
+    items: Mapping[str, Said]  # the model's own records
 
 
 def conversation_checks(evidence: Evidence, texts: Sequence[str], wanted: Sequence[ExpectedLine]) -> list[Check]:
@@ -55,7 +66,9 @@ def conversation_checks(evidence: Evidence, texts: Sequence[str], wanted: Sequen
         Check("the caller interrupted the agent once", len(interrupted) == 1, f"{len(interrupted)} stored as such"),
         Check("the call ended exactly once", len(ends) == 1, f"{len(ends)} times"),
         Check(f"its outcome is {OUTCOME!r}", outcome == OUTCOME, f"it is {outcome!r}"),
+        _agent_turns(evidence),
         _heard(evidence),
+        _cut_off(evidence),
     ]
 
 
@@ -75,10 +88,57 @@ def correlations(evidence: Evidence) -> dict[str, float]:
     for turn in evidence.events:
         if not isinstance(turn, AgentTurn) or turn.heard_ms < LEAST_COMPARED_MS:
             continue
-        audio = evidence.items.get(turn.item, b"")
-        samples = round(turn.heard_ms * RATE_HZ / 1000)
-        found[turn.item] = best_correlation(audio[: 2 * samples], evidence.heard)[0] if audio else 0.0
+        said = evidence.items.get(turn.item)
+        heard = _cut(said.audio, 0, turn.heard_ms) if said else b""
+        found[turn.item] = best_correlation(heard, evidence.heard)[0] if heard else 0.0
     return found
+
+
+def _cut(audio: bytes, from_ms: float, to_ms: float) -> bytes:
+    return audio[2 * round(from_ms * RATE_HZ / 1000) : 2 * round(to_ms * RATE_HZ / 1000)]
+
+
+def _agent_turns(evidence: Evidence) -> Check:
+    """Once each, in the model's words: what a dead worker left is stored from its sentences, without an event."""
+    stored = [turn for turn in evidence.conversation["turns"] if turn["speaker"] == "agent"]
+    items = [turn["item"] for turn in stored]
+    twice = sorted({item for item in items if items.count(item) > 1})
+    missing = {event.item for event in evidence.events if isinstance(event, AgentTurn)} - set(items)
+    wrong = [
+        turn["item"]
+        for turn in stored
+        if (said := evidence.items.get(turn["item"])) and said.truncated_at_ms is None and not turn["interrupted"]
+        and said.text != turn["text"]
+    ]  # fmt: skip
+    problems = [
+        f"{what}: {found}"
+        for what, found in (("twice", twice), ("missing", sorted(missing)), ("other words", wrong))
+        if found
+    ]
+    return Check(
+        "every agent turn is stored once, in the model's words",
+        not problems,
+        "; ".join(problems) or f"{len(items)} turns",
+    )
+
+
+def _cut_off(evidence: Evidence) -> Check:
+    """After an interruption: nothing of the rest was played, and the model was told where it was cut."""
+    problems: list[str] = []
+    for turn in evidence.events:
+        if not isinstance(turn, AgentTurn) or not turn.interrupted or (said := evidence.items.get(turn.item)) is None:
+            continue
+        rest = _cut(said.audio, turn.heard_ms, turn.heard_ms + OVERPLAY_MS)
+        if len(rest) >= 2 * LEAST_COMPARED_MS * RATE_HZ // 1000:
+            value = best_correlation(rest, evidence.heard)[0]
+            if value >= LEAST_CORRELATION:
+                problems.append(f"{turn.item} was played on after the cut ({value:.3f})")
+        told = said.truncated_at_ms
+        if told is not None and abs(told - turn.heard_ms) > ROUNDING_MS:
+            problems.append(
+                f"the model believes {told:.0f} ms of {turn.item} were heard, the line carried {turn.heard_ms:.0f}"
+            )
+    return Check("what was cut off was not heard, and the model knows", not problems, "; ".join(problems))
 
 
 def _heard(evidence: Evidence) -> Check:

@@ -18,7 +18,7 @@ from cli import checkout
 from cli.bus import connected, query
 from cli.demo.call_log import CallLog
 from cli.demo.caller import Caller, Clip, read_clips
-from cli.demo.checks import Check, Evidence, conversation_checks, takeover_checks
+from cli.demo.checks import Check, Evidence, Said, conversation_checks, takeover_checks
 from cli.demo.script import ORDER, STEPS
 from cli.demo.trouble import WorkerTrouble, worker_names
 from cli.errors import CliError
@@ -136,10 +136,10 @@ class _Demo:
                     raise
             await asyncio.sleep(0.2)
 
-    async def _items(self, rehearsal_url: str) -> dict[str, bytes]:
-        """The model's audio of each agent turn, from the rehearsal's records."""
+    async def _items(self, rehearsal_url: str) -> dict[str, Said]:
+        """What the model said and believes, from the rehearsal's records."""
         wanted = {event.item for event in self._log.events if isinstance(event, AgentTurn) and event.heard_ms}
-        items: dict[str, bytes] = {}
+        items: dict[str, Said] = {}
         async with aiohttp.ClientSession(rehearsal_url) as client:
             async with client.get("/rehearsal/sessions") as response:
                 sessions = (await response.json())["sessions"]
@@ -148,7 +148,8 @@ class _Demo:
                     if item["id"] not in wanted or not item["audio_ms"]:
                         continue
                     async with client.get(f"/rehearsal/sessions/{session['id']}/items/{item['id']}.wav") as response:
-                        items[item["id"]] = read_wav(await response.read()).pcm
+                        audio = read_wav(await response.read()).pcm
+                    items[item["id"]] = Said(item["text"] or "", audio, item["truncated_at_ms"])
         return items
 
     def _show(self, conversation: dict[str, Any], orders: list[dict[str, Any]]) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cli.demo.caller import read_clips
-from cli.demo.checks import Check, Evidence, conversation_checks, takeover_checks
+from cli.demo.checks import Check, Evidence, Said, conversation_checks, takeover_checks
 from cli.demo.script import ORDER, STEPS
 from libs.contracts import events as ev
 from libs.contracts.termination import Reason, Termination
@@ -15,6 +15,9 @@ from libs.contracts.termination import Reason, Termination
 COMMON: dict[str, Any] = {"event_id": "c:x:1", "org": "default", "call": "c", "at": datetime.now(UTC)}
 TEXTS = ["Zehn T-Stücke.", "Bitte bestellen."]
 SPEECH = (np.random.default_rng(1).normal(0, 3000, 16_000)).astype("<i2").tobytes()  # 2 s
+HEARD = "what the ledger says was heard was heard (≥ 0.9)"
+CUT_OFF = "what was cut off was not heard, and the model knows"
+TURNS = "every agent turn is stored once, in the model's words"
 LINES = [{"quantity": line.quantity, "name": f"{line.name}Kupfer", "article_number": "1"} for line in ORDER]
 
 
@@ -32,14 +35,14 @@ def good() -> dict[str, Any]:
     lines = (ev.OrderLine(article_number="1", name="x", quantity=1, unit_price_eur="1.00", line_total_eur="1.00"),)
     placed = ev.OrderPlaced(order_id="o", number="1", basket_revision=1, lines=lines, total_eur="1.00", **COMMON)
     end = ev.CallEnded(termination=Termination.of(Reason.CALLER_HUNG_UP), **COMMON)
-    agent = {"speaker": "agent", "text": "Ja. Und?", "interrupted": True}
+    agent = {"speaker": "agent", "item": "i", "text": "Ja. Und?", "interrupted": True}
     callers = [{"speaker": "caller", "text": text, "interrupted": False} for text in TEXTS]
     return {
         "events": [turn, placed, end],
         "conversation": {"conversation": {"outcome": "ordered"}, "turns": [callers[0], agent, callers[1]]},
         "orders": [{"lines": LINES}],
         "heard": bytes(1600) + SPEECH[:16_000] + bytes(1600),  # one second of it, as the ledger says
-        "items": {"i": SPEECH},
+        "items": {"i": Said("", SPEECH, 1000)},
     }
 
 
@@ -63,8 +66,24 @@ def test_a_good_call_passes() -> None:
             lambda e: e["conversation"]["conversation"].update(outcome="answered"),
             ["its outcome is 'ordered'"],
         ),
-        (lambda e: e.update(heard=SPEECH[16_000:]), ["what the ledger says was heard was heard (≥ 0.9)"]),
-        (lambda e: e.update(items={}), ["what the ledger says was heard was heard (≥ 0.9)"]),
+        (lambda e: e.update(heard=bytes(16_000)), [HEARD]),
+        (lambda e: e.update(items={}), [HEARD]),
+        (
+            lambda e: e.update(heard=bytes(1600) + SPEECH + bytes(1600)),
+            [CUT_OFF],
+        ),
+        (
+            lambda e: e["items"].update(i=Said("", SPEECH, 1500)),
+            [CUT_OFF],
+        ),
+        (
+            lambda e: e["conversation"]["turns"].append(dict(e["conversation"]["turns"][1], interrupted=False)),
+            [TURNS],
+        ),
+        (
+            lambda e: e["conversation"]["turns"][1].update(item="x"),
+            [TURNS],
+        ),
     ],
 )
 def test_each_fault_fails_its_line(change: Any, expected: list[str]) -> None:
@@ -75,8 +94,9 @@ def test_each_fault_fails_its_line(change: Any, expected: list[str]) -> None:
 
 def test_a_turn_that_a_dead_worker_left_is_not_the_callers_interruption() -> None:
     evidence = good()
-    left = {"speaker": "agent", "text": "Gern.", "interrupted": True}
-    evidence["conversation"]["turns"] += [left, {"speaker": "agent", "text": "Entschuldigung.", "interrupted": False}]
+    left = {"speaker": "agent", "item": "k", "text": "Gern.", "interrupted": True}
+    sorry = {"speaker": "agent", "item": "l", "text": "Entschuldigung.", "interrupted": False}
+    evidence["conversation"]["turns"] += [left, sorry]
     assert failed(evidence) == []
 
 
