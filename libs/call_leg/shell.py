@@ -189,7 +189,9 @@ class LegShell:
         self.perform(todo)
 
     def _send_release(self, action: do.SendRelease) -> None:
-        release = Release(call=self.new.call, epoch=action.epoch, reason=action.reason)
+        playout = self.audio.playout
+        played = playout.played if playout.epoch == action.epoch else self.leg.played_by_epoch.get(action.epoch)
+        release = Release(call=self.new.call, epoch=action.epoch, reason=action.reason, played=played)
         self._send(subjects.release(action.wk), release.to_json())
 
     def _claimed(self, action: do.Claimed) -> None:

@@ -61,3 +61,4 @@ class Release(Message):
     call: str
     epoch: int
     reason: Reason | None = None
+    played: int | None = None  # samples of this epoch that RTP has carried in the end: what was heard is known exactly
