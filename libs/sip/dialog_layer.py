@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from libs.sip.dialog import Address, Dialog, DialogKey, DialogState, SentRequest
 from libs.sip.digest import Authenticator, Credentials, DigestError
+from libs.sip.digest_server import DigestServer
 from libs.sip.events import Action, Cancelled, Ended, Rejected, Send
 from libs.sip.message import HeaderList, Reply, Request, Response, build_response
 from libs.sip.screening import EXTENSIONS
@@ -29,6 +30,9 @@ from libs.sip.uri import NameAddr, SipUri
 
 TransactionKey = tuple[str, ...]
 TimerKey = tuple[str, ...]
+
+Doorkeeper = Callable[[Address], DigestServer | None]
+"""Who must say a password before a call from this source is taken; None for sources that are trusted as they are."""
 
 MAGIC_COOKIE = "z9hG4bK"
 # first words of the timer keys that only a live dialog has
@@ -84,11 +88,15 @@ def check_path(message: Request | Response) -> None:
 class DialogLayer:
     """State of one user agent and the steps that its calling and its called side have in common."""
 
-    def __init__(self, config: UaConfig, new_token: Callable[[], str], credentials: Credentials | None = None) -> None:
+    def __init__(
+        self, config: UaConfig, new_token: Callable[[], str], credentials: Credentials | None = None,
+        doorkeeper: Doorkeeper | None = None,
+    ) -> None:  # fmt: skip
         self.counters: Counter[str] = Counter()
         self._config = config
         self._new_token = new_token
         self._credentials = credentials
+        self._doorkeeper = doorkeeper
         self._timers = TimerValues(config.t1_s, config.t2_s, config.t4_s)
         self._transactions: dict[TransactionKey, Transaction] = {}
         self._dialogs: dict[str, Dialog] = {}

@@ -38,7 +38,8 @@ class Send:
 class IncomingCall:
     """A new INVITE; 100 Trying is on its way. `offer` is None for a late offer: `answer()` then takes our offer.
 
-    `headers` has long lower-case names. `source` is where the datagram came from.
+    `headers` has long lower-case names. `source` is where the datagram came from, `username` whom
+    the caller proved to be.
     """
 
     dialog: str
@@ -50,6 +51,7 @@ class IncomingCall:
     source: tuple[str, int]
     offer: SessionDescription | None
     headers: Mapping[str, list[str]]
+    username: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
-from libs.sip.dialog_layer import DialogLayer, UaConfig, client_key
+from libs.sip.dialog_layer import DialogLayer, Doorkeeper, UaConfig, client_key
 from libs.sip.digest import Credentials
 from libs.sip.errors import SipStateError
 from libs.sip.events import Action, Send
@@ -27,9 +27,10 @@ class RegistrationLayer(DialogLayer):
     """Trunks that we register. Names are the application's; one name is one registration."""
 
     def __init__(
-        self, config: UaConfig, new_token: Callable[[], str], credentials: Credentials | None = None
+        self, config: UaConfig, new_token: Callable[[], str], credentials: Credentials | None = None,
+        doorkeeper: Doorkeeper | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(config, new_token, credentials)
+        super().__init__(config, new_token, credentials, doorkeeper)
         self._registrations: dict[str, Registration] = {}
 
     @property

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from libs.sip.dialog import Address, Dialog, DialogState, UnacknowledgedSuccess, without_tag
 from libs.sip.dialog_layer import check_path, server_key
+from libs.sip.digest_server import Verdict
 from libs.sip.errors import NoCommonCodec, SdpError, SipStateError
 from libs.sip.events import (
     Action,
@@ -47,6 +48,9 @@ class Uas(SessionLayer, Transfers):
     """Calls that are placed to us."""
 
     def _receive_invite(self, request: Request, source: Address, now: float) -> list[Action]:
+        admitted = self._admit(request, source, now)
+        if not isinstance(admitted, str):
+            return admitted
         merge_key = (request.call_id, request.from_.tag, str(request.cseq), request.method)
         if merge_key in self._merged:
             # RFC 3261 §8.2.2.2: the same request came over another path
@@ -81,9 +85,26 @@ class Uas(SessionLayer, Transfers):
         trying = self._respond(dialog, 100, now)
         incoming = IncomingCall(
             dialog.id, request.uri, request.from_.uri, request.from_.display_name, request.to.uri, request.call_id,
-            source, offer, request.headers,
+            source, offer, request.headers, admitted,
         )  # fmt: skip
         return [*trying, incoming]
+
+    def _admit(self, request: Request, source: Address, now: float) -> str | list[Action]:
+        """User name of an admitted caller, "" for a trusted source; else 401, without state (RFC 3261 §8.2.7, §22.2).
+
+        An attacker who sends a flood of INVITEs leaves no transaction behind.
+        """
+        server = self._doorkeeper(source) if self._doorkeeper is not None else None
+        if server is None:
+            return ""
+        checked = server.check("INVITE", request.headers.get("authorization", ()), now)
+        self.counters[f"digest_{checked.verdict}"] += 1
+        if checked.verdict is Verdict.ACCEPTED:
+            return checked.username
+        is_stale = checked.verdict in (Verdict.STALE, Verdict.REPLAYED)
+        reply = Reply(401, (*server.challenge(now, is_stale), self._server))
+        data = build_response(request, reply, source, self._new_token())
+        return [Send(data, request.via.response_destination(source))]
 
     def _refuse_offer(self, request: Request, source: Address, reply: Reply, why: str, now: float) -> list[Action]:
         refused = InviteRefused(request.uri, request.from_.uri, source, reply.status, why)

@@ -2,10 +2,25 @@
 
 Theory of operation. `receive` reads a datagram, finds its transaction (branch and sent-by, §17.1.3 and §17.2.3) and
 lets that absorb repeats. What is new goes on to its dialog (Call-ID and both tags, §12) or, outside dialogs, makes a
-new one. `uas` holds the called side, `uac` the calling side, `dialog_layer` what they share; this file dispatches.
-Commands and timers take the same way down. All timers of all transactions and dialogs share one heap: the shell arms a
-single timer for `deadline()` and calls `expire(now)`. Nothing here raises on what a peer sends: it is answered, or
-dropped and counted by reason in `counters`. Ids and tags come from `new_token`.
+new one. `uas` holds the called side, `uac` the calling side, `session_layer` offers and session timers of a confirmed
+dialog, `transfers` REFER, `dialog_layer` what they share; this file dispatches. Commands and timers take the same way
+down.
+
+Requests of ours are kept as they were asked for (`SentRequest`) beside their client transaction. A 401 or 407 gives a
+new transaction for the same request with the next CSeq; the old one only acknowledges repeats of its challenge. An
+offer that met 491 waits in its dialog. Neither is told to the application unless it fails for good.
+
+Registrations share the socket and the transactions, nothing else. A `Registration` core decides when a REGISTER goes
+out and what it says; `registration_layer` puts it into a client transaction marked with the registration's name, and
+the final response or time-out goes back by branch. Its deadline is one more entry of the heap.
+
+A shell learns from `Registered`, `RegistrationFailed` and `Unregistered`, reads `registrations` for metrics, and calls
+`network_returned` when addresses changed. Callers without a registration may be asked for a password: `doorkeeper`
+gives the asking side for a source, and the 401 leaves no state.
+
+All timers share one heap: the shell arms a single timer for `deadline()` and calls `expire(now)`. Nothing here raises
+on what a peer sends: it is answered, or dropped and counted by reason in `counters`. Ids, tags and random waits come
+from `new_token`.
 """
 
 from __future__ import annotations

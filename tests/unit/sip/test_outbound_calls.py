@@ -229,3 +229,119 @@ def test_calls_survive_random_loss_in_both_directions(seed):
     assert link.caller.deadline() is None
     assert link.callee.deadline() is None
     assert not [a for a in link.at_caller if isinstance(a, Send)]
+
+
+# -- who calls, how long, and what else a call may meet ----------------------------------------------------------------
+
+
+def place_with(core, **fields):
+    call = OutgoingCall("sip:b@example.com", CALLEE, "sip:+4930@example.com", "Praxis", OFFER, **fields)
+    dialog, (sent,) = core.invite(call, 0.0)
+    return dialog, sent.data
+
+
+def test_the_caller_is_named_asserted_or_hidden():
+    _, sent = place_with(agent(CALLER, "c"), asserted_identity="sip:+4930@trunk.example")
+    request = parse(sent)
+    assert request.from_.display_name == "Praxis"
+    assert request.header("p-asserted-identity") == "<sip:+4930@trunk.example>"
+    _, sent = place_with(agent(CALLER, "c"), asserted_identity="tel:+4930", is_anonymous=True)
+    request = parse(sent)
+    assert (str(request.from_.uri), request.header("privacy")) == ("sip:anonymous@anonymous.invalid", "id")
+    assert request.header("p-asserted-identity") == "<tel:+4930>"
+    with pytest.raises(SipParseError):
+        place_with(agent(CALLER, "c"), asserted_identity="nobody")
+
+
+def test_an_outbound_proxy_stands_in_route_and_its_cancel_takes_the_same_way():
+    core = agent(CALLER, "c")
+    dialog, sent = place_with(core, route=("<sip:192.0.2.20;lr>",))
+    assert parse(sent).headers["route"] == ["<sip:192.0.2.20;lr>"]
+    assert str(parse(sent).uri) == "sip:b@example.com"
+    core.cancel(dialog, 0.1)
+    (cancel,) = core.receive(response_to(sent, "180 Ringing"), CALLEE, 0.2)
+    assert parse(cancel.data).headers["route"] == ["<sip:192.0.2.20;lr>"]
+
+
+def test_nobody_answers_within_the_ring_timeout():
+    link = Link()
+    ours = link.place(ring_timeout_s=20.0)
+    link.callee_does(link.callee.ring(link.incoming(), link.now))
+    link.run(19)
+    assert link.sent("caller", "CANCEL") == []
+    link.run(2)
+    assert link.at_caller[-1] == Ended(ours, EndCause.NO_ANSWER, 487, "Request Terminated")
+    assert link.sent_at("caller", "CANCEL") == [20.0]
+
+
+def test_an_answer_in_time_stops_the_ring_timeout():
+    link = Link()
+    link.establish(ring_timeout_s=20.0)
+    link.run(60)
+    assert link.caller.active_dialogs == 1
+
+
+def test_a_redirection_is_reported_with_its_contacts_and_not_followed():
+    core = agent(CALLER, "c")
+    _, sent = placed(core)
+    moved = response_to(sent, "302 Moved", "t", "Contact: <sip:other@example.org>;q=0.7\r\n")
+    ack, rejected = core.receive(moved, CALLEE, 0.1)
+    assert parse(ack.data).method == "ACK"
+    assert (rejected.status, rejected.headers["contact"]) == (302, ["<sip:other@example.org>;q=0.7"])
+    assert core.active_dialogs == 0
+
+
+@pytest.mark.parametrize(
+    "status", [300, 305, 380, 400, 404, 410, 480, 484, 486, 487, 488, 500, 502, 503, 600, 603, 606]
+)
+def test_every_failure_ends_the_call_once_with_its_status(status):
+    core = agent(CALLER, "c")
+    dialog, sent = placed(core)
+    core.receive(response_to(sent, "180 Ringing"), CALLEE, 0.1)
+    _, rejected = core.receive(response_to(sent, f"{status} No"), CALLEE, 0.2)
+    assert (rejected.dialog, rejected.status, rejected.reason) == (dialog, status, "No")
+
+
+# -- reliable provisional responses (RFC 3262) -------------------------------------------------------------------------
+
+RELIABLE = (
+    "Require: 100rel\r\nRSeq: {rseq}\r\nContact: <sip:x@192.0.2.77:5090>\r\nRecord-Route: <sip:192.0.2.51;lr>\r\n"
+)
+
+
+def test_a_reliable_provisional_response_gets_its_prack_over_the_route_and_later_requests_count_on():
+    core = agent(CALLER, "c")
+    dialog, sent = placed(core)
+    assert "100rel" in parse(sent).header("supported")
+    sdp = "Content-Type: application/sdp\r\n"
+    first = response_to(sent, "183 Session Progress", "t", RELIABLE.format(rseq=7) + sdp, ANSWER)
+    prack, ringing = core.receive(first, CALLEE, 0.1)
+    request = parse(prack.data)
+    assert (request.method, str(request.uri), request.cseq) == ("PRACK", "sip:x@192.0.2.77:5090", 2)
+    assert request.header("rack") == "7 1 INVITE"
+    assert request.headers["route"] == ["<sip:192.0.2.51;lr>"]
+    assert request.to.tag == "t"
+    assert prack.destination == ("192.0.2.51", 5060)
+    assert ringing.sdp is not None
+    # repeated, and one out of order: no PRACK; the next in order: PRACK
+    assert core.receive(first, CALLEE, 0.2) == []
+    assert core.receive(response_to(sent, "180 Ringing", "t", RELIABLE.format(rseq=9)), CALLEE, 0.3) == []
+    second, _ = core.receive(response_to(sent, "180 Ringing", "t", RELIABLE.format(rseq=8)), CALLEE, 0.4)
+    assert (parse(second.data).header("rack"), parse(second.data).cseq) == ("8 1 INVITE", 3)
+    # a PRACK that is lost is repeated like any request
+    assert second in core.expire(0.95)
+    core.receive(response_to(sent, "200 OK", "t", "Contact: <sip:x@192.0.2.77:5090>\r\n"), CALLEE, 1.0)
+    assert parse(core.bye(dialog, 2.0)[0].data).cseq == 4
+
+
+def test_a_reliable_response_without_a_number_is_dropped():
+    core = agent(CALLER, "c")
+    _, sent = placed(core)
+    assert core.receive(response_to(sent, "180 Ringing", "t", RELIABLE.format(rseq="x")), CALLEE, 0.1) == []
+    assert core.counters["bad_rseq"] == 1
+
+
+def test_100rel_is_not_offered_when_it_is_switched_off_or_without_an_offer():
+    assert "100rel" not in parse(placed(agent(CALLER, "c", uses_100rel=False))[1]).header("supported")
+    _, (sent,) = agent(CALLER, "c").invite(OutgoingCall("sip:b@example.com", CALLEE, "sip:a@example.com"), 0.0)
+    assert "100rel" not in parse(sent.data).header("supported")
