@@ -232,9 +232,8 @@ class Bridge:
         self.do(self.turn.tick(now), now)
 
     def flush(self) -> None:
-        """Drop everything unplayed."""
-        if not self.playout.flushing:
-            self._send(self.playout.flush())
+        """Drop everything unplayed, also what waits behind a flush that is not acknowledged yet."""
+        self._send(self.playout.flush())
 
     def do(self, actions: Iterable[Action], now: float) -> None:
         """Carry out actions; those that need waiting go up."""

@@ -10,8 +10,10 @@ the timestamps but of no item.
 
 A flush (barge-in) clears the queue and emits one flush frame, repeated on each `up` until one carries
 FLUSHED; nothing else is sent meanwhile. The position in that frame, clamped to what was sent, fixes what
-was heard. Samples that the flush threw away are never played, so from then on the lead is counted from
-the flush point, and a later jump of `played` over them credits nothing.
+was heard. A second flush meanwhile drops what had come to wait behind the first and supersedes it; since
+nothing was sent between the two, the acknowledgement of either one tells where playback stopped. Samples that
+the flush threw away are never played, so from then on the lead is counted from the flush point, and a
+later jump of `played` over them credits nothing.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ class Part:
 
     @property
     def complete(self) -> bool:
-        """The whole part was received, and heard as far as it arrived."""
+        """Nothing more of this part will be heard: all of it was received, and was heard or written off."""
         return self.ended and self.heard + self.lost >= self.received
 
 
@@ -66,7 +68,7 @@ class PartBegan:
 
 @dataclass(frozen=True, slots=True)
 class PartDone:
-    """A part was heard to its end."""
+    """A part was heard to its end, but for what was written off (`part.lost`)."""
 
     part: Part
 
@@ -123,10 +125,17 @@ class Playout:
         self._open_response, self._idle = True, False
 
     def end_part(self, key: Key) -> None:
-        """No more audio comes for this part."""
-        part = self._parts.get(key)
-        if part is not None:
-            part.ended = True
+        """No more audio comes for this part; one under a flush may have been heard completely, too."""
+        if key in self._parts:
+            self._parts[key].ended = True
+            return
+        for part in self._dying:
+            if part.key == key:
+                part.ended = True
+
+    def part(self, key: Key) -> Part | None:
+        """The ledger of a part that is not heard to its end and not under a flush."""
+        return self._parts.get(key)
 
     def end_response(self) -> None:
         """The response is over: pad its last frame and mark it."""
@@ -273,7 +282,7 @@ class Playout:
     # -- barge-in --------------------------------------------------------------------------------------
 
     def flush(self) -> OutFrame:
-        """Drop everything unplayed, here and at the gateway; the first flush frame."""
+        """Drop everything unplayed, here and at the gateway; the first flush frame. Supersedes an earlier flush."""
         self._queue.clear()
         self._queued_bytes = 0
         self._open_response = self._end_due = self._idle = False

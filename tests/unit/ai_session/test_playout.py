@@ -107,6 +107,34 @@ def test_audio_that_arrives_under_a_flush_waits_and_plays_with_the_full_lead_aft
     assert [(type(e), e.part.key, e.part.heard) for e in events] == [(PartBegan, ("b", 0), 160)]
 
 
+def test_a_second_flush_drops_what_waited_behind_the_first_and_one_acknowledgement_settles_both():
+    playout = Playout(8000)
+    playout.push("r", ("a", 0), pcm(8000))
+    all_frames(playout)
+    playout.heard(320)
+    first = playout.flush()
+    playout.push("s", ("b", 0), pcm(8000))
+    second = playout.flush()
+    assert second.seq == first.seq + 1
+    assert playout.repeat_flush() == second
+    flushed, drained = playout.heard(480, flushed=True)
+    assert [(part.key[0], part.heard, part.sent) for part in flushed.parts] == [("a", 480, 1600), ("b", 0, 0)]
+    assert isinstance(drained, Drained)
+    assert all_frames(playout) == []
+    assert playout.repeat_flush() is None
+
+
+def test_a_part_that_ends_under_the_flush_may_have_been_heard_completely():
+    playout = Playout(8000)
+    playout.push("r", ("a", 0), pcm(1600))
+    all_frames(playout)
+    playout.heard(1440)
+    playout.flush()
+    playout.end_part(("a", 0))
+    (flushed, _) = playout.heard(1600, flushed=True)
+    assert flushed.parts[0].complete
+
+
 def test_frames_lost_on_the_bus_are_written_off_and_the_rest_goes_on():
     playout = Playout(8000)
     playout.push("r", ("a", 0), pcm(4800))
@@ -187,7 +215,7 @@ def test_no_sequence_of_events_credits_more_than_was_sent_or_breaks_the_position
         elif verb == "stuck":
             for _ in range(150):
                 playout.heard(playout.played)
-        elif not playout.flushing:
+        else:
             sent_seq = playout.flush().seq
             names += 1
         for frame in all_frames(playout):
