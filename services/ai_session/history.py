@@ -12,7 +12,17 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
 
-from libs.contracts.events import AgentText, AgentTurn, CallerSpoke, CallerTurn, Event, ToolCalled, ToolReturned
+from libs.contracts.events import (
+    AgentText,
+    AgentTurn,
+    CallerSpoke,
+    CallerTurn,
+    DtmfReceived,
+    Event,
+    ToolCalled,
+    ToolReturned,
+)
+from services.ai_session.phrases import Phrases
 
 RESULT_UNKNOWN = "The result was lost in a technical fault. It is unknown whether this was done: check or ask again."
 
@@ -76,7 +86,14 @@ class _AgentItem:
         return self.turn.heard_text if self.turn is not None else " ".join(self.heard)
 
 
-_Entry = _AgentItem | CallerSpoke | CallerTurn | ToolCalled | ToolReturned
+@dataclass(slots=True)
+class _Keys:
+    """Keys that the caller pressed with nothing in between."""
+
+    digits: str = ""
+
+
+_Entry = _AgentItem | _Keys | CallerSpoke | CallerTurn | ToolCalled | ToolReturned
 
 
 def rebuild(events: Iterable[Event], played: Mapping[int, int]) -> Conversation:
@@ -107,6 +124,11 @@ def _note(entries: dict[str, _Entry], event: Event, played: Mapping[int, int]) -
                 entry.turn, entry.cut = event, event.interrupted
             elif event.from_sample < played.get(event.epoch or 0, 0):
                 entry.heard.append(event.text.strip())
+        case DtmfReceived():
+            last = next(reversed(entries.values()), None)
+            if not isinstance(last, _Keys):
+                last = entries[f"keys:{event.event_id}"] = _Keys()
+            last.digits += event.digit
         case ToolCalled():
             entries.setdefault(f"call:{event.tool_call_id}", event)
         case ToolReturned():
@@ -121,6 +143,8 @@ def _items(entry: _Entry, returned: set[str]) -> list[HistoryItem]:
             return [Said("assistant", entry.text)] if entry.text else []
         case CallerTurn():
             return [Said("user", entry.text)] if entry.text else []
+        case _Keys():
+            return [Said("user", Phrases.keys(entry.digits))]
         case ToolCalled():
             arguments = json.dumps(entry.arguments, ensure_ascii=False)
             called = CalledTool(entry.tool_call_id, entry.name, arguments)
@@ -150,6 +174,6 @@ def _how_to_go_on(entries: list[_Entry]) -> GoOn:
                 return GoOn.ANSWER if entry.text else GoOn.ASK_TO_REPEAT
             case CallerSpoke():
                 return GoOn.ASK_TO_REPEAT
-            case ToolCalled() | ToolReturned():
+            case ToolCalled() | ToolReturned() | _Keys():
                 return GoOn.ANSWER
     return GoOn.GREET

@@ -4,12 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-
-def verbatim(text: str) -> str:
-    """Let the model say a text as it is."""
-    return f"Say exactly the following to the caller, word for word, then stop and add nothing:\n{text}"
-
-
 _GOODBYE = (
     "The call has reached its time limit. Say so politely in one short sentence in the language of the "
     "conversation, thank the caller and say goodbye. Ask nothing and call no tool."
@@ -37,16 +31,21 @@ class Phrases:
     def of(cls, greeting: str | None, goodbye: str | None) -> Phrases:
         """From an agent's own words, where it has them."""
         return cls(
-            greeting=verbatim(greeting) if greeting else None,
-            goodbye=verbatim(goodbye) if goodbye else _GOODBYE,
+            greeting=cls.verbatim(greeting) if greeting else None,
+            goodbye=cls.verbatim(goodbye) if goodbye else _GOODBYE,
         )
 
     @staticmethod
     def verbatim(text: str) -> str:
         """Let the model say a text as it is."""
-        return verbatim(text)
+        return f"Say exactly the following to the caller, word for word, then stop and add nothing:\n{text}"
 
     @staticmethod
     def pressed(digits: str) -> str:
         """Tell the model what the caller pressed."""
         return f"The caller has just pressed these keys on the phone: {digits}. React to them."
+
+    @staticmethod
+    def keys(digits: str) -> str:
+        """What the caller pressed earlier, as an entry of a rebuilt conversation."""
+        return f"(The caller pressed these keys on the phone: {digits})"

@@ -11,7 +11,7 @@ import pytest
 
 from libs.audio.tone import tone
 from libs.contracts.config import AgentConfig
-from libs.contracts.events import AgentText, AgentTurn, CallerSpoke, CallerTurn, ToolCalled, ToolReturned
+from libs.contracts.events import AgentText, AgentTurn, CallerSpoke, CallerTurn, DtmfReceived, ToolCalled, ToolReturned
 from libs.contracts.offer import CallState
 from services.ai_session.backends import realtime_config
 from services.ai_session.backends.port import (
@@ -217,6 +217,23 @@ def test_a_tool_whose_result_was_lost_is_marked_as_unknown():
         CalledTool("u", "order_show", "{}"),
         ToolOutput("u", '{"lines": []}'),
     )
+
+
+def test_keys_become_one_note_per_group_and_wait_for_an_answer():
+    past = [
+        event(CallerTurn, 1, item="c", text="Meine Kundennummer?"),
+        *(event(DtmfReceived, n, digit=digit) for n, digit in enumerate("471", 2)),
+        agent_turn(5, "a", "Danke. Und die letzte?"),
+        event(DtmfReceived, 6, digit="1"),
+    ]
+    rebuilt = rebuild(past, {})
+    assert [(item.role, item.text) for item in rebuilt.items] == [
+        ("user", "Meine Kundennummer?"),
+        ("user", "(The caller pressed these keys on the phone: 471)"),
+        ("assistant", "Danke. Und die letzte?"),
+        ("user", "(The caller pressed these keys on the phone: 1)"),
+    ]
+    assert rebuilt.go_on is GoOn.ANSWER
 
 
 def test_the_same_item_name_in_two_epochs_is_two_items():
