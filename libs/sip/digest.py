@@ -20,6 +20,7 @@ from libs.sip.uri import split_quoted
 _HASHES = {"MD5": 1, "SHA-256": 2}
 MAX_ANSWERS = 3
 MAX_CHALLENGES = 16
+MAX_REALMS = 4
 _SCHEME_THEN_PARAMETER = re.compile(r"([A-Za-z0-9_-]+)\s+([A-Za-z0-9_-]+\s*=.*)\Z", re.DOTALL)
 
 
@@ -106,13 +107,17 @@ def parse_challenges(lines: Iterable[str]) -> list[Challenge]:
     ]  # fmt: skip
 
 
+def _md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
 def digest_response(login: Login, challenge: Challenge, answer: Answer) -> str:
     """The `response` value in hexadecimal (RFC 7616 §3.4.1 to §3.4.3)."""
     algorithm = (challenge.algorithm or "MD5").upper()
 
     def digest(data: str | bytes) -> str:
         data = data.encode() if isinstance(data, str) else data
-        return hashlib.sha256(data).hexdigest() if algorithm.startswith("SHA-256") else hashlib.md5(data).hexdigest()
+        return hashlib.sha256(data).hexdigest() if algorithm.startswith("SHA-256") else _md5(data)
 
     secret = digest(f"{login.username}:{challenge.realm}:{login.password}")
     if algorithm.endswith("-SESS"):
@@ -194,7 +199,11 @@ class Authenticator:
             raise DigestError(f"no credentials for realm {challenge.realm!r}")
         session = self._sessions.get(key)
         if session is None or session.challenge.nonce != challenge.nonce:
+            self._sessions.pop(key, None)
             self._sessions[key] = _Session(login, challenge, self._new_token())
+            if len(self._sessions) > MAX_REALMS:
+                # a server that renames its realm must not make our requests longer each time
+                del self._sessions[next(iter(self._sessions))]
         return (*tried, (key, challenge.nonce))
 
     def headers(self, method: str, uri: str, body: bytes = b"") -> list[tuple[str, str]]:

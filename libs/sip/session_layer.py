@@ -100,7 +100,8 @@ class SessionLayer(DialogLayer):
         answer = self._read_sdp(response)
         if offer is not None:
             dialog.local_sdp = offer
-            dialog.local_direction = next((offer.direction(m) for m in offer.media if m.port), Direction.SENDRECV)
+            if not sent.is_refresh:  # a refresh says what is, perhaps the peer's hold, not what we want
+                dialog.local_direction = _direction(offer)
         if not sent.is_refresh:
             return [Answered(dialog.id, answer)]
         if offer is None or answer is None:
@@ -240,6 +241,19 @@ class SessionLayer(DialogLayer):
         sdp = dialog.local_sdp.serialize() if dialog.local_sdp is not None else ""
         refresh = SentRequest(dialog, "INVITE", self._offer_lines(sdp), sdp.encode(), None, is_refresh=True)
         return self._send_request(refresh, now)
+
+
+def _direction(session: SessionDescription) -> Direction:
+    return next((session.direction(line) for line in session.media if line.port), Direction.SENDRECV)
+
+
+def fresh_offer(dialog: Dialog) -> SessionDescription:
+    """What we offer when the peer asks for an offer: the session with the direction that we want, so that a peer's hold
+    ends when it asks without one of its own (RFC 6337 §5.3)."""
+    assert dialog.local_sdp is not None
+    if _direction(dialog.local_sdp) is dialog.local_direction:
+        return dialog.local_sdp
+    return redirected(dialog.local_sdp, dialog.local_direction)
 
 
 def _supports_timer(request: Request) -> bool:

@@ -32,7 +32,7 @@ from libs.sip.sdp import (
     local_media,
     negotiate,
 )
-from libs.sip.session_layer import SessionLayer
+from libs.sip.session_layer import SessionLayer, fresh_offer
 from libs.sip.transaction import ServerInvite, State
 from libs.sip.transfers import Transfers
 
@@ -306,8 +306,8 @@ class Uas(SessionLayer, Transfers):
         self._start_server_invite(dialog, request, source)
         self.counters["reinvites"] += 1
         if settled is None:
-            assert dialog.local_sdp is not None
-            return self._accept(dialog, dialog.local_sdp, dialog.local_sdp, now, is_first=False)
+            ours = fresh_offer(dialog)
+            return self._accept(dialog, ours, ours, now, is_first=False)
         offer, negotiated = settled
         actions = self._accept(dialog, negotiated.answer, None, now, is_first=False)
         return [*actions, SessionChanged(dialog.id, offer, negotiated)]

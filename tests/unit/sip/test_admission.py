@@ -1,10 +1,12 @@
 """Callers who must prove who they are before anything is done for them."""
 
+import random
+
 import pytest
 
 from libs.sip.digest import Login
 from libs.sip.digest_server import DigestServer
-from libs.sip.events import Answered, IncomingCall, Rejected, Send
+from libs.sip.events import Answered, Ended, IncomingCall, Rejected, Ringing, Send
 from libs.sip.message import parse
 from libs.sip.user_agent import UaConfig, UserAgent
 
@@ -72,3 +74,24 @@ def test_an_answered_call_goes_on_without_passwords():
     ours, _theirs = link.establish()
     link.caller_does(link.caller.reinvite(ours, ANSWER, link.now))
     assert isinstance(link.at_caller[-1], Answered)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_calls_with_passwords_and_session_timers_survive_random_loss(seed):
+    dice = random.Random(seed)
+    link = guarded()
+    link.lose = lambda sender, message: dice.random() < 0.25
+    ours = link.place()
+    link.run(25)
+    theirs = link.incoming()
+    link.callee_does(link.callee.answer(theirs, ANSWER, link.now))
+    link.run(2000)
+    assert [type(event) for event in link.at_caller if not isinstance(event, Ringing)] == [Answered]
+    link.caller_does(link.caller.refer(ours, "sip:z@example.com", link.now))
+    link.run(35)
+    link.caller_does(link.caller.bye(ours, link.now))
+    link.run(100)
+    assert sum(isinstance(event, Ended) for event in link.at_caller) == 1
+    assert sum(isinstance(event, Ended) for event in link.at_callee) == 1
+    assert link.caller.deadline() is None
+    assert link.callee.deadline() is None

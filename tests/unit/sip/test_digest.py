@@ -131,6 +131,13 @@ def test_a_proxy_and_the_far_end_may_both_ask():
     assert {name for name, _ in ours.headers("INVITE", "sip:r")} == {"Authorization", "Proxy-Authorization"}
 
 
+def test_realms_that_change_for_ever_do_not_pile_up():
+    ours = auth()
+    for number in range(20):
+        ours.learn(401, {"www-authenticate": [f'Digest realm="r{number}", nonce="1"']})
+    assert len(ours.headers("REGISTER", "sip:r")) == 4
+
+
 def test_no_login_for_a_realm_is_said():
     with pytest.raises(DigestError, match="no credentials for realm 'elsewhere'"):
         auth().learn(401, {"www-authenticate": ['Digest realm="elsewhere", nonce="1"']})

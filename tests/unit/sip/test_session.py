@@ -161,6 +161,41 @@ def test_hold_and_resume_by_either_side_reach_the_other_mirrored():
     assert versions == sorted(set(versions))
 
 
+def answered_by_hand(core, sent: bytes, sdp: str, expires: str = "90;refresher=uac") -> list:
+    headers = f"Contact: <sip:x@192.0.2.20>\r\nSession-Expires: {expires}\r\nContent-Type: application/sdp\r\n"
+    return core.receive(response_to(sent, "200 OK", "t", headers, sdp).replace(b";tag=t;tag=t", b";tag=t"), CALLEE, 0.2)
+
+
+def test_a_refresh_while_the_peer_holds_us_does_not_make_its_hold_ours():
+    core = agent(CALLER, "c")
+    _dialog, sent = placed(core)
+    answered_by_hand(core, sent, ANSWER)
+    to, from_ = parse(sent).from_.text, f"{parse(sent).to.text};tag=t"
+
+    def from_peer(method: str, cseq: int, sdp: str) -> bytes:
+        content = "Content-Type: application/sdp\r\n" if sdp else ""
+        return (
+            f"{method} sip:callbus@192.0.2.10 SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.20;branch=z9hG4bKp{cseq}{method}\r\n"
+            f"From: {from_}\r\nTo: {to}\r\nCall-ID: {parse(sent).call_id}\r\nCSeq: {cseq} {method}\r\n"
+            f"Contact: <sip:x@192.0.2.20>\r\n{content}Content-Length: {len(sdp)}\r\n\r\n{sdp}"
+        ).encode()
+
+    def direction_answered(cseq: int, sdp: str) -> Direction:
+        (ok,) = replies(core.receive(from_peer("INVITE", cseq, sdp), CALLEE, 0.3))
+        core.receive(from_peer("ACK", cseq, "" if sdp else ANSWER), CALLEE, 0.4)
+        return direction_of(SessionDescription.parse(ok.body.decode()))
+
+    held = ANSWER.replace("a=sendrecv", "a=sendonly")
+    assert direction_answered(1, held) is Direction.RECVONLY
+    (refresh,) = core.expire(46.0)
+    assert direction_of(SessionDescription.parse(parse(refresh.data).body.decode())) is Direction.RECVONLY
+    answered_by_hand(core, refresh.data, held)
+    assert direction_answered(2, ANSWER) is Direction.SENDRECV
+    assert direction_answered(3, held) is Direction.RECVONLY
+    # resumed by asking us for an offer
+    assert direction_answered(4, "") is Direction.SENDRECV
+
+
 def test_update_changes_the_session_without_ack():
     link = Link()
     ours, _ = link.establish()
