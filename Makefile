@@ -40,11 +40,11 @@ types: setup  ## mypy --strict on libs, services, cli
 
 .PHONY: test
 test: setup  ## everything that needs neither network nor docker (under 3 minutes)
-	@$(BIN)/pytest -q -n 3 --dist loadfile tests/unit tests/e2e
+	@$(BIN)/pytest -q -n 4 --dist loadfile -m "not docker and not peer" tests/e2e tests/unit tests/integration
 
 .PHONY: test-integration
 test-integration: setup  ## with docker (NATS, PostgreSQL) and SIP peers (sipp, baresip)
-	@$(BIN)/pytest -q tests/integration
+	@$(BIN)/pytest -q -m "docker or peer" tests/integration
 
 .PHONY: check
 check: lint types test  ## what has to hold before a commit

@@ -23,6 +23,8 @@ SILENT_AFTER_S = 0.35
 SETTLE_S = 0.5
 LATE_TICK_S = 0.1
 HALF_GONE_S = 2.0
+ECHO_WITHIN_S = 0.2  # of our own heartbeats, sent every 0.1 s: less than SILENT_AFTER_S minus one of them
+RECHECK_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class Roster:
         self._link_up_at: float | None = None
         self._late_at = float("-inf")
         self._echoed_at: float | None = None
+        self._recheck_at = float("-inf")
         self.counters: Counter[str] = Counter()
 
     # -- our own soundness (R3) ------------------------------------------------------------------------
@@ -73,11 +76,12 @@ class Roster:
         """Our own heartbeat came back: the broker delivers. Once called, its silence makes the link unsound."""
         if self._echoed_at is not None and now - self._echoed_at >= SILENT_AFTER_S:
             self._late_at = now  # the others' heartbeats come behind ours: let them
+            self.counters["broker_silent"] += 1
         self._echoed_at = now
 
     def is_sound(self, now: float) -> bool:
         """Whether silence of a peer is evidence."""
-        return self._sound_from() <= now
+        return self._sound_from() <= now and (self._echoed_at is None or now - self._echoed_at < ECHO_WITHIN_S)
 
     def _sound_from(self) -> float:
         up_at = float("inf") if self._link_up_at is None else self._link_up_at
@@ -112,14 +116,12 @@ class Roster:
         if not self._workers or self._link_up_at is None:
             return None
         heard_at = min(worker.heard_at for worker in self._workers.values())
-        return max(heard_at + SILENT_AFTER_S, self._sound_from())
+        return max(heard_at + SILENT_AFTER_S, self._sound_from(), self._recheck_at)
 
     def expire(self, now: float) -> list[Gone]:
         """Judge the silent ones."""
-        if self._echoed_at is not None and now - self._echoed_at >= SILENT_AFTER_S:
-            self._late_at = now  # the connection stands, but nothing comes through it
-            self.counters["broker_silent"] += 1
         if not self.is_sound(now):
+            self._recheck_at = now + RECHECK_S
             return []
         silent = [wk for wk, worker in self._workers.items() if now - worker.heard_at >= SILENT_AFTER_S]
         return [self._forget(wk, "silent") for wk in silent]

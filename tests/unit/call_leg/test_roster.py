@@ -181,8 +181,9 @@ def test_an_offer_to_a_worker_that_is_gone_is_not_counted():
 
 def test_a_broker_that_hangs_condemns_nobody_and_who_died_meanwhile_is_judged_once_it_is_back():
     made = roster(a=5, b=5)
-    made.echoed(T0)
-    assert made.expire(T0 + 0.4) == [], "nothing came through, our own heartbeats neither"
+    made.echoed(T0 + 0.09)
+    assert made.expire(T0 + SILENT_AFTER_S) == [], "nothing came through, our own heartbeats neither"
+    assert made.deadline() > T0 + SILENT_AFTER_S, "no busy waiting"
     assert made.expire(T0 + 1.9) == []
     back = T0 + 2
     made.echoed(back)
