@@ -21,6 +21,7 @@ class LatencyProbe:
 
     def __init__(self) -> None:
         self.tools_ms = 0.0
+        self._tools_at: float | None = None  # tools are running, or counted, since then
         self._stopped_at: float | None = None
         self._response: str | None = None
         self._delta_at = 0.0
@@ -37,6 +38,18 @@ class LatencyProbe:
         """The caller's turn is over."""
         self.reset()
         self._stopped_at = now
+        if self._tools_at is not None:
+            self._tools_at = now
+
+    def tools_began(self, now: float) -> None:
+        """The first of some tools runs."""
+        self._tools_at = now
+
+    def tools_ended(self, now: float) -> None:
+        """The last of them has returned: what counts is the time they took together."""
+        if self._tools_at is not None:
+            self.tools_ms += (now - self._tools_at) * 1000
+        self._tools_at = None
 
     def first_delta(self, response: str, now: float) -> None:
         """Reply audio begins to arrive."""

@@ -10,12 +10,24 @@ sentences were heard?" (R8) moves at most the one sentence that was being spoken
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 CHARACTERS_PER_SECOND = 15.0  # conversational German and English
 _BOUNDARY = re.compile(r"(?<=[.!?…:])[\"'“”»)]*\s+")
-_SHORTEST = 3  # "1." or "z." is no sentence
+_LAST_WORD = re.compile(r"(\w+)\.$")
+
+# Words whose full stop ends no sentence. A single letter ("z. B.", "e. g.") and a number of one or two digits
+# ("1. Stock", "am 3. Mai") never do, nor does any full stop before a small letter.
+ABBREVIATIONS = {
+    "de": """abs abt bspw bzgl bzw ca dipl dr evtl exkl frl geb ggf hr ing inkl mind mio mrd mwst nr prof rd sog st stck
+        stk str tel ust vgl zb zzgl zzt""",
+    "en": "approx apt ave dept dr fig jr mr mrs ms mt prof sr vs",
+}
+# Words that are abbreviations only before a number or another of these: "Art. Nr. 4711", but "Diese Art. Und …".
+BEFORE_NUMBERS = {"de": "art best kd max min nr pos", "en": "item max min no nos pp vol"}
+_NEVER_LAST = frozenset(" ".join(ABBREVIATIONS.values()).split())
+_NOT_BEFORE_NUMBERS = frozenset(" ".join(BEFORE_NUMBERS.values()).split())
 
 Key = tuple[str, int]
 
@@ -32,7 +44,6 @@ class _Text:
     text: str = ""
     ended: bool = False
     told: int = 0  # characters that `due` has handed out
-    breaks: list[int] = field(default_factory=list)  # where sentences end, past the white space
 
 
 class SpeechText:
@@ -73,7 +84,7 @@ class SpeechText:
             offset = self._offset(part, part.told, received, audio_ended)
             if offset >= upto:
                 break
-            end = _sentence_end(part.text, part.told)
+            end = _sentence_end(part.text, part.told, complete=part.ended)
             if end is None:
                 if not part.ended:
                     break
@@ -112,8 +123,30 @@ class SpeechText:
         return text[:cut].rstrip()
 
 
-def _sentence_end(text: str, start: int) -> int | None:
+def _sentence_end(text: str, start: int, *, complete: bool) -> int | None:
+    """Where the sentence that begins at `start` ends, past the white space; None while that cannot be told."""
     for match in _BOUNDARY.finditer(text, start):
-        if match.end() - start > _SHORTEST:
+        goes_on = _goes_on(text[start : match.start()], text[match.end() :], complete=complete)
+        if goes_on is None:
+            return None
+        if not goes_on:
             return match.end()
     return None
+
+
+def _goes_on(before: str, after: str, *, complete: bool) -> bool | None:
+    """Whether a sentence goes on behind the punctuation that ends `before`; None when more text has to tell."""
+    if not after:
+        return False if complete else None
+    word = _LAST_WORD.search(before)
+    if word is None:
+        return False
+    last = word[1].lower()
+    if len(last) == 1 or (last.isdigit() and len(last) <= 2) or last in _NEVER_LAST or after[0].islower():
+        return True
+    if last not in _NOT_BEFORE_NUMBERS or after[0].isdigit():
+        return last in _NOT_BEFORE_NUMBERS
+    following = after.split(None, 1)
+    if len(following) == 1 and not complete:
+        return None
+    return following[0].rstrip(".").lower() in _NOT_BEFORE_NUMBERS

@@ -29,6 +29,7 @@ from services.ai_session.backends.wire_audio import WireAudio
 from services.ai_session.claims import Accepted, Claims, Refused
 from services.ai_session.costs import ModelsFileError, load, tokens_of
 from services.ai_session.history import RESULT_UNKNOWN, CalledTool, GoOn, Said, ToolOutput, rebuild
+from services.ai_session.latency import LatencyProbe
 from services.ai_session.settings import BUILT_IN_MODELS
 from services.ai_session.speech_text import SpeechText
 from services.ai_session.tools import as_prompt, descriptions_in, parse_arguments
@@ -266,6 +267,48 @@ def test_a_sentence_is_told_only_when_it_is_complete():
     assert [s.text for s in text.due(key, 160, 160, False)] == ["Guten Tag."]
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        ["Wir haben z. B. Bögen mit 22.5 mm.", "Das sind ca. 20 Stück, Art. Nr. 4711.", "Sonst noch was?"],
+        ["Das Büro ist im 1. Stock, d. h. oben.", "Fragen Sie Dr. Weiß!", "Er ist da:", "immer."],
+        ["Nr. 4711 kostet inkl. Steuer 3 Euro.", "Diese Art.", "Und diese?"],
+        ["Approx. 5 pieces, e. g. item no. 12, for Mrs. Hall.", "No.", "Thanks."],
+        ["Bögen usw. und so weiter.", 'Er sagte "Ja."', "Und dann?"],
+    ],
+)
+def test_abbreviations_and_ordinals_end_no_sentence_however_the_text_arrives(said):
+    whole = " ".join(said)
+    for step in (1, 3, len(whole)):
+        text, key, found = SpeechText(8000), ("a", 0), []
+        for at in range(0, len(whole), step):
+            text.add(key, whole[at : at + step])
+            found += text.due(key, 10**9, 80000, False)
+        text.end(key, whole)
+        found += text.due(key, 10**9, 80000, True)
+        assert [sentence.text for sentence in found] == said
+
+
+def test_the_speaking_rate_is_learnt_from_finished_parts():
+    text = SpeechText(8000)
+    slow = "Acht Zeichen in einer Sekunde ge" * 2  # 64 characters in 8 s
+    text.end(("a", 0), slow)
+    text.learn(("a", 0), 64000)
+    text.end(("b", 0), "Zehn und. Noch einer.")
+    first, second = text.due(("b", 0), 10**9, 0, False)
+    assert first.offset == 0
+    assert second.offset == int(10 / 11.5 * 8000)  # 15 characters per second, half way to 8
+
+
+def test_a_short_or_unknown_part_teaches_nothing():
+    text = SpeechText(8000)
+    text.end(("a", 0), "Ja.")
+    text.learn(("a", 0), 64000)
+    text.learn(("unknown", 0), 64000)
+    text.end(("b", 0), "Zehn und. Noch einer.")
+    assert text.due(("b", 0), 10**9, 0, False)[1].offset == int(10 / 15 * 8000)
+
+
 def test_heard_text_is_cut_at_a_whole_word():
     text = SpeechText(8000)
     key = ("a", 0)
@@ -273,6 +316,40 @@ def test_heard_text_is_cut_at_a_whole_word():
     assert text.heard_text(key, 4000, 8000, True) == "Eins zwei"
     assert text.heard_text(key, 8000, 8000, True) == "Eins zwei drei vier."
     assert text.heard_text(key, 0, 8000, True) == ""
+
+
+# -- latency -----------------------------------------------------------------------------------------------
+
+
+def test_only_the_first_response_of_a_turn_is_measured():
+    probe = LatencyProbe()
+    probe.caller_stopped(1.0)
+    probe.first_delta("r", 1.5)
+    probe.first_delta("s", 2.5)  # before anything of the first one was heard
+    probe.first_frame(1.5)
+    assert probe.heard("s", 2.6) is None
+    measured = probe.heard("r", 2.7)
+    assert (measured.response, measured.stopped_to_first_delta_ms) == ("r", 500)
+    assert probe.heard("r", 2.8) is None
+
+
+def test_parallel_tools_take_the_time_that_passes_not_the_sum():
+    probe = LatencyProbe()
+    probe.caller_stopped(1.0)
+    probe.tools_began(1.5)
+    probe.tools_ended(2.5)
+    probe.tools_began(3.0)
+    probe.tools_ended(3.25)
+    assert probe.tools_ms == 1250
+
+
+def test_a_tool_that_runs_on_into_the_next_turn_counts_from_its_beginning():
+    probe = LatencyProbe()
+    probe.caller_stopped(1.0)
+    probe.tools_began(1.5)
+    probe.caller_stopped(3.0)
+    probe.tools_ended(3.5)
+    assert probe.tools_ms == 500
 
 
 # -- wire events -------------------------------------------------------------------------------------------
@@ -406,7 +483,7 @@ def test_cached_tokens_are_a_subset_of_the_input():
 def test_a_broken_model_table_is_named_with_its_entry(tmp_path: Path):
     file = tmp_path / "models.toml"
     file.write_text('[models."m"]\ntext_in = "dear"\n')
-    with pytest.raises(ModelsFileError, match=r"models\.toml: text_in"):
+    with pytest.raises(ModelsFileError, match=r"models\.toml: models\.m\.text_in"):
         load(file)
 
 
