@@ -1,21 +1,26 @@
 """The frame of a service process: what `__main__` of each service starts from.
 
-async def main(service: Service) -> None:
+async def main(service: Service, settings: Settings) -> None:
     ...subscribe, start tasks in a TaskGroup...
     await service.stopping.wait()
     ...drain...
 
 if __name__ == "__main__":
-    sys.exit(run("transcript_store", "ts", Settings(), main))
+    sys.exit(run("transcript_store", "ts", Settings, main))
 """
 
 from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import uvloop
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import SettingsError
 
 from libs.contracts.ids import new_process_id
 from libs.runtime.bus import Bus
@@ -29,6 +34,9 @@ from libs.runtime.streams import provision
 log = get_logger()
 
 FLUSH_TIMEOUT_S = 5.0
+CANNOT_START, WRONG_SETTINGS = 1, 2  # exit codes
+
+S = TypeVar("S", bound=ServiceSettings)
 
 
 class Service:
@@ -49,25 +57,57 @@ class Service:
 
 
 def run(
-    name: str, role: str, settings: ServiceSettings, main: Callable[[Service], Awaitable[None]], *, streams: bool = True
+    name: str,
+    role: str,
+    settings: Callable[[], S],
+    main: Callable[[Service, S], Awaitable[None]],
+    *,
+    streams: bool = True,
 ) -> int:
     """Run a service until SIGTERM or SIGINT; the exit code for `sys.exit`.
 
-    `role` is the prefix of the process id (`wk`, `gw`). Errors at start are one line, not a traceback.
+    `role` is the prefix of the process id (`wk`, `gw`), `settings` the service's settings class, read here.
+    Errors at start are lines, not tracebacks: 2 with one line for each wrong setting, 1 for anything else.
     """
-    configure_logging(name, settings.log_level, settings.log_format)
+    try:
+        chosen = settings()
+    except (ValidationError, SettingsError, UnicodeDecodeError) as error:
+        for problem in wrong_settings(error):  # how to log is a setting too
+            sys.stderr.write(f"{name}: wrong setting: {problem}\n")
+        return WRONG_SETTINGS
+    configure_logging(name, chosen.log_level, chosen.log_format)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_run(name, role, settings, main, streams))
+            runner.run(_run(name, role, chosen, main, streams))
     except (ConnectionError, OSError) as error:
         log.error("cannot start", problem=str(error))
-        return 1
+        return CANNOT_START
     return 0
 
 
-async def _run(
-    name: str, role: str, settings: ServiceSettings, main: Callable[[Service], Awaitable[None]], streams: bool
-) -> None:
+def wrong_settings(error: ValidationError | SettingsError | UnicodeDecodeError) -> list[str]:
+    """One sentence for each wrong setting, beginning with the variable's name.
+
+    A value is repeated only where there is a fixed choice: elsewhere it may be, or hold, a secret.
+    """
+    if isinstance(error, UnicodeDecodeError):
+        return [f".env is not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}"]
+    if isinstance(error, SettingsError):
+        return [str(error)]
+    return [_wrong(detail) for detail in error.errors(include_url=False)]
+
+
+def _wrong(detail: ErrorDetails) -> str:
+    variable = str(detail["loc"][0]).upper() if detail["loc"] else "settings"
+    if detail["type"] == "missing":
+        return f"{variable} is not set"
+    if detail["type"] == "literal_error":
+        choices = detail["ctx"]["expected"].replace("'", "").replace(" or ", ", ")
+        return f"{variable}: {detail['input']!r} is not one of {choices}"
+    return f"{variable}: {detail['msg'].removeprefix('Value error, ')}"
+
+
+async def _run(name: str, role: str, settings: S, main: Callable[[Service, S], Awaitable[None]], streams: bool) -> None:
     process_id = new_process_id(role)
     bus = await Bus.connect(settings.nats_url, process_id)
     health = HealthServer(settings.health_host, settings.health_port, name, process_id)
@@ -82,7 +122,7 @@ async def _run(
             await provision(bus.js)
         await health.start()
         log.info("started", id=process_id, health=f"http://{settings.health_host}:{health.port}")
-        await main(service)
+        await main(service, settings)
         await outbox.flush(FLUSH_TIMEOUT_S)
     finally:
         publishing.cancel()

@@ -87,8 +87,7 @@ async def serve(service: Service, settings: Settings) -> None:
 
 def main() -> int:
     """Run the worker; the exit code."""
-    settings = Settings()
-    return run("ai_session", "wk", settings, lambda service: serve(service, settings))
+    return run("ai_session", "wk", Settings, serve)
 
 
 if __name__ == "__main__":

@@ -27,5 +27,4 @@ async def main(service: Service, settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    settings = Settings()
-    sys.exit(run("catalog_tools", "ct", settings, lambda service: main(service, settings)))
+    sys.exit(run("catalog_tools", "ct", Settings, main))

@@ -52,5 +52,4 @@ async def main(service: Service, settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    _settings = Settings()
-    sys.exit(run("sip_gateway", "gw", _settings, lambda service: main(service, _settings)))
+    sys.exit(run("sip_gateway", "gw", Settings, main))

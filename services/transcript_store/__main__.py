@@ -31,5 +31,4 @@ async def main(service: Service, settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    settings = Settings()
-    sys.exit(run("transcript_store", "ts", settings, lambda service: main(service, settings)))
+    sys.exit(run("transcript_store", "ts", Settings, main))
