@@ -68,8 +68,6 @@ class SentRequest:
     is_refresh: bool = False
     tried: Tried = ()
     glares: int = 0
-    cseq: int = 0
-    session_interval_s: int = 0
     auth_headers: HeaderList = ()
 
 
@@ -104,7 +102,7 @@ class Dialog:
     open_update: bool = False
     waiting_offer: SentRequest | None = None
     reliable_sequence: dict[str, int] = field(default_factory=dict)
-    referral: int | None = None
+    referral_open: bool = False
     referral_settled: bool = False
     inbound_referral: int | None = None
     ring_timed_out: bool = False

@@ -180,7 +180,6 @@ class DialogLayer:
         if dialog.auth is None:
             dialog.auth = Authenticator(self._credentials, self._new_token)
         sent.auth_headers = dialog.auth.headers(method, dialog.request_path()[0], body)
-        sent.cseq, sent.session_interval_s = dialog.local_cseq, dialog.session_interval_s
         headers = (*sent.headers, *self._session_headers(dialog, method), *sent.auth_headers)
         data = dialog.build_request(method, dialog.local_cseq, via, headers, body)
         destination = sent.destination or dialog.next_hop()
@@ -207,7 +206,7 @@ class DialogLayer:
         if is_first and dialog.session_interval_s:
             lines.append(("Session-Expires", str(dialog.session_interval_s)))
         elif dialog.timer is not None:
-            interval_s = max(dialog.timer.interval_s, dialog.session_interval_s)
+            interval_s = max(dialog.timer.interval_s, dialog.min_se_s)
             lines.append(
                 ("Session-Expires", str(SessionExpires(interval_s, "uac" if dialog.timer.we_refresh else "uas")))
             )

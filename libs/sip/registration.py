@@ -253,7 +253,7 @@ class Registration:
         if granted_s <= 0:
             return self._ended(response.status, "the registrar granted no time", response, now)
         self._branch = ""
-        is_news = self.state is not RegistrationState.REGISTERED or self.failures > 0
+        is_news = self.state is not RegistrationState.REGISTERED
         self.state, self.reason, self.failures = RegistrationState.REGISTERED, "", 0
         self.expires_at = now + granted_s
         lead_s = min(granted_s / 2, REFRESH_MARGIN_S)

@@ -175,9 +175,9 @@ class SessionLayer(DialogLayer):
         """422: ask for what Min-SE says (§7.3). False when that would be the same question again."""
         wanted_s = min_se(response.headers)
         dialog = sent.dialog
-        if wanted_s <= sent.session_interval_s and dialog.min_se_s >= wanted_s:
+        if wanted_s <= dialog.min_se_s:
             return False
-        dialog.min_se_s = max(dialog.min_se_s, wanted_s)
+        dialog.min_se_s = wanted_s
         dialog.session_interval_s = max(dialog.session_interval_s, wanted_s)
         return True
 

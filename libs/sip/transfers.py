@@ -1,7 +1,8 @@
 """Transfer by REFER, asked by us and asked of us, with its progress in NOTIFY (RFC 3515, RFC 3420, RFC 3892).
 
-One transfer per dialog and direction at a time. The subscription that REFER opens lives in the dialog: the CSeq number
-of the REFER is its id, and `referral_settled` keeps it open for the NOTIFYs that still come after the final one.
+One transfer per dialog and direction at a time. The subscription that REFER opens lives in the dialog;
+`referral_settled` keeps it open for the NOTIFYs that still come after the final one. Ours to a peer carry the CSeq
+number of its REFER as id.
 """
 
 from __future__ import annotations
@@ -36,28 +37,27 @@ class Transfers(DialogLayer):
         found = self._dialogs.get(dialog)
         if found is None or found.state is not DialogState.CONFIRMED:
             raise SipStateError(f"dialog {dialog} is not confirmed")
-        if found.referral is not None and not found.referral_settled:
+        if found.referral_open and not found.referral_settled:
             raise SipStateError(f"dialog {dialog} is being transferred already")
         SipUri.parse(target_uri)
         headers = [self._contact, ("Refer-To", f"<{target_uri}>"), ("User-Agent", self._config.user_agent)]
         if referred_by:
             SipUri.parse(referred_by)
             headers.append(("Referred-By", f"<{referred_by}>"))
-        actions = self._request(found, "REFER", now, headers)
-        found.referral, found.referral_settled = found.local_cseq, False
+        found.referral_open, found.referral_settled = True, False
         self.counters["transfers_asked"] += 1
-        return actions
+        return self._request(found, "REFER", now, headers)
 
     def _refer_result(self, dialog: Dialog, status: int, reason: str) -> list[Action]:
         if status >= 300:
-            dialog.referral = None
+            dialog.referral_open = False
         return [ReferAnswered(dialog.id, status, reason)]
 
     def _receive_notify(self, dialog: Dialog, request: Request, source: Address, now: float) -> list[Action]:
         event = request.header("event").partition(";")[0].strip().lower()
         if event != "refer":
             return self._reply(request, source, Reply(489, (("Allow-Events", "refer"),)), now)
-        if dialog.referral is None:
+        if not dialog.referral_open:
             return self._reply(request, source, 481, now)
         actions = self._reply(request, source, 200, now)
         if dialog.referral_settled:

@@ -227,8 +227,6 @@ class UserAgent(Uas, Uac, RegistrationLayer):
         if response.status in (401, 407):
             again = self._authorize(sent, response, now)
             if isinstance(again, list):
-                if sent.method == "REFER":
-                    sent.dialog.referral = sent.cseq
                 return again
             reason = f"{reason} ({again})"
         dialog, status = sent.dialog, response.status

@@ -117,6 +117,9 @@ def test_an_answer_that_was_refused_is_not_given_again_and_a_stale_nonce_is_answ
     with pytest.raises(DigestError, match="refused"):
         ours.learn(401, {"www-authenticate": ['Digest realm="r", nonce="2"']}, tried)
     assert ours.headers("INVITE", "sip:r") == []
+    tried = ours.learn(401, {"www-authenticate": ['Digest realm="r", nonce="1", stale=true']})
+    with pytest.raises(DigestError):
+        ours.learn(401, {"www-authenticate": ['Digest realm="r", nonce="1", stale=true']}, tried)
     tried = ()
     for nonce in range(3):
         tried = ours.learn(401, {"www-authenticate": [f'Digest realm="r", nonce="{nonce}", stale=true']}, tried)

@@ -330,6 +330,29 @@ def test_options_that_nobody_answers_cost_a_new_registration():
     assert link.told == [Registered("trunk", 3600)]
 
 
+def test_the_returned_network_starts_the_back_off_anew():
+    link = Registrar("500 No")
+    link.run(400)
+    assert link.told[-1].retry_s > 40
+    link.does(link.core.network_returned(link.now))
+    assert link.told[-1].retry_s <= 5
+
+
+def test_a_registrar_that_fails_for_years_is_still_asked():
+    link = Registrar("500 No")
+    link.registration.failures = 5000
+    link.run(6)
+    assert link.told[-1].retry_s <= 300
+
+
+def test_trunks_that_started_together_do_not_refresh_in_step():
+    link = Registrar(granted(3600))
+    for number in range(9):
+        link.does(link.core.register(f"t{number}", RegistrationConfig(**CONFIG), 0.0))
+    link.run(3600)
+    assert len(set(link.registered_at()[10:])) == 10
+
+
 def test_several_trunks_live_on_one_socket():
     link = Registrar(granted(600))
     link.does(link.core.register("second", RegistrationConfig(**{**CONFIG, "contact_user": "b"}), 0.0))

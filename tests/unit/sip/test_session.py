@@ -125,6 +125,18 @@ def test_an_interval_that_is_too_small_gets_422_and_ours_is_raised_by_one():
     assert caller.receive(too_small, CALLEE, 0.3) == [ack]
 
 
+def test_a_refresh_that_is_too_small_for_the_peer_is_raised():
+    core = agent(CALLER, "c")
+    _dialog, sent = placed(core)
+    answered_by_hand(core, sent, ANSWER)
+    (refresh,) = core.expire(45.2)
+    too_small = response_to(refresh.data, "422 Too Small", "t", "Min-SE: 120\r\n").replace(b";tag=t;tag=t", b";tag=t")
+    ack, again = core.receive(too_small, CALLEE, 45.3)
+    assert parse(ack.data).method == "ACK"
+    assert parse(again.data).header("session-expires") == "120;refresher=uac"
+    assert parse(again.data).header("min-se") == "120"
+
+
 def test_a_callee_without_session_timers_gets_none_and_zero_asks_for_none():
     core = agent(CALLER, "c", session_expires_s=0)
     dialog, sent = placed(core)
@@ -166,19 +178,63 @@ def answered_by_hand(core, sent: bytes, sdp: str, expires: str = "90;refresher=u
     return core.receive(response_to(sent, "200 OK", "t", headers, sdp).replace(b";tag=t;tag=t", b";tag=t"), CALLEE, 0.2)
 
 
+def peer_of(sent: bytes):
+    """Requests of the side that answered this INVITE."""
+    to, from_ = parse(sent).from_.text, f"{parse(sent).to.text};tag=t"
+
+    def from_peer(method: str, cseq: int, sdp: str = "", extra: str = "") -> bytes:
+        content = "Content-Type: application/sdp\r\n" if sdp else ""
+        return (
+            f"{method} sip:callbus@192.0.2.10 SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.20;branch=z9hG4bKp{cseq}{method}\r\n"
+            f"From: {from_}\r\nTo: {to}\r\nCall-ID: {parse(sent).call_id}\r\nCSeq: {cseq} {method}\r\n{extra}"
+            f"Contact: <sip:x@192.0.2.20>\r\n{content}Content-Length: {len(sdp)}\r\n\r\n{sdp}"
+        ).encode()
+
+    return from_peer
+
+
+@pytest.mark.parametrize("method", ["INVITE", "UPDATE"])
+def test_an_interval_that_is_too_small_is_refused_inside_a_call_too(method):
+    core = agent(CALLER, "c")
+    _dialog, sent = placed(core)
+    answered_by_hand(core, sent, ANSWER)
+    asking = "Supported: timer\r\nSession-Expires: 30\r\n"
+    (refused,) = replies(core.receive(peer_of(sent)(method, 1, ANSWER, asking), CALLEE, 1.0))
+    assert (refused.status, refused.header("min-se")) == (422, "90")
+
+
+def test_a_session_that_expires_while_our_2xx_waits_for_its_ack_is_hung_up_after_the_ack():
+    core = agent(CALLER, "c")
+    dialog, sent = placed(core)
+    answered_by_hand(core, sent, ANSWER, "30;refresher=uas")  # less than the standard allows
+    core.receive(peer_of(sent)("INVITE", 1, ANSWER), CALLEE, 5.0)
+    actions = core.expire(26.0)
+    assert actions[-1] == Ended(dialog, EndCause.TRANSACTION_TIMEOUT, 408, "session timer expired")
+    assert not [a for a in actions if isinstance(a, Send) and a.data.startswith(b"BYE")]
+    (bye,) = core.receive(peer_of(sent)("ACK", 1), CALLEE, 26.5)
+    assert parse(bye.data).method == "BYE"
+
+
+def test_a_refresh_that_fails_is_tried_again_and_one_that_meets_an_open_offer_waits():
+    core = agent(CALLER, "c")
+    dialog, sent = placed(core)
+    answered_by_hand(core, sent, ANSWER)
+    (refresh,) = core.expire(45.2)
+    core.receive(response_to(refresh.data, "500 Later", "t").replace(b";tag=t;tag=t", b";tag=t"), CALLEE, 45.3)
+    core.expire(50.0)
+    again = [a for a in core.expire(55.4) if isinstance(a, Send)]
+    assert parse(again[-1].data).header("session-expires") == "90;refresher=uac"
+    answered_by_hand(core, again[-1].data, ANSWER)
+    offer = core.reinvite(dialog, OFFER, 1.0)[0]
+    core.receive(response_to(offer.data, "100 Trying", "t").replace(b";tag=t;tag=t", b";tag=t"), CALLEE, 1.1)
+    assert core.expire(46.0) == []
+
+
 def test_a_refresh_while_the_peer_holds_us_does_not_make_its_hold_ours():
     core = agent(CALLER, "c")
     _dialog, sent = placed(core)
     answered_by_hand(core, sent, ANSWER)
-    to, from_ = parse(sent).from_.text, f"{parse(sent).to.text};tag=t"
-
-    def from_peer(method: str, cseq: int, sdp: str) -> bytes:
-        content = "Content-Type: application/sdp\r\n" if sdp else ""
-        return (
-            f"{method} sip:callbus@192.0.2.10 SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.20;branch=z9hG4bKp{cseq}{method}\r\n"
-            f"From: {from_}\r\nTo: {to}\r\nCall-ID: {parse(sent).call_id}\r\nCSeq: {cseq} {method}\r\n"
-            f"Contact: <sip:x@192.0.2.20>\r\n{content}Content-Length: {len(sdp)}\r\n\r\n{sdp}"
-        ).encode()
+    from_peer = peer_of(sent)
 
     def direction_answered(cseq: int, sdp: str) -> Direction:
         (ok,) = replies(core.receive(from_peer("INVITE", cseq, sdp), CALLEE, 0.3))
@@ -259,6 +315,22 @@ def test_offers_that_cross_meet_491_and_both_get_through_after_their_random_wait
     assert isinstance(link.at_caller[-1], Answered)
     assert any(isinstance(event, Answered) for event in link.at_callee)
     assert not [e for e in link.at_caller + link.at_callee if isinstance(e, ReinviteRejected | Ended)]
+
+
+def test_descriptions_are_numbered_upwards_when_holds_cross():
+    link = Link()
+    ours, theirs = link.establish()
+    crossing = link.caller.hold(ours, link.now), link.callee.hold(theirs, link.now)
+    link._take("caller", crossing[0])
+    link._take("callee", crossing[1])
+    link.settle()
+    link.run(10)
+    for side in ("caller", "callee"):
+        bodies = [m.body for _, s, m in link.wire if s == side and m.body.startswith(b"v=0")]
+        versions = [SessionDescription.parse(body.decode()).session_version for body in dict.fromkeys(bodies)]
+        assert versions == sorted(versions)
+        assert versions[-1] > versions[-2]
+    assert direction_of(link.at_caller[-1].sdp) is Direction.INACTIVE
 
 
 def test_a_peer_that_says_491_for_ever_is_asked_six_times():

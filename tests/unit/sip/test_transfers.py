@@ -143,6 +143,32 @@ def test_a_refer_outside_a_call_is_forbidden():
     assert status(link.callee.receive(data.encode(), CALLER, 0.0)) == 403
 
 
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_a_peer_that_does_not_want_to_hear_loses_its_subscription_and_keeps_its_call(is_lost):
+    link, ours, theirs = transferring()
+    lost = link.lose
+    link.lose = lambda sender, message: is_request(message, "NOTIFY") and is_lost
+    if not is_lost:
+        link.caller._dialogs[ours].referral_open = False  # forgotten, as a restarted peer does: 481
+    actions = in_dialog_to_callee(link, "REFER", 50, f"Refer-To: <{TARGET}>\r\n")
+    link.callee_does(actions)
+    link.run(33)
+    assert link.callee.active_dialogs == 1
+    assert link.callee.notify_transfer(theirs, 200, link.now) == []
+    link.lose = lost
+    assert status(in_dialog_to_callee(link, "REFER", 51, f"Refer-To: <{TARGET}>\r\n")) == 202
+
+
+def in_dialog_to_callee(link: Link, method: str, cseq: int, headers: str) -> list:
+    ack = link.sent("caller", "ACK")[0]
+    data = (
+        f"{method} sip:callbus@192.0.2.20 SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.10:5060;branch=z9hG4bKi{cseq}\r\n"
+        f"From: {ack.from_.text}\r\nTo: {ack.to.text}\r\nCall-ID: {ack.call_id}\r\nCSeq: {cseq} {method}\r\n"
+        f"{headers}\r\n"
+    )
+    return link.callee.receive(data.encode(), CALLER, link.now)
+
+
 def test_a_transfer_that_cannot_be_asked_raises_and_changes_nothing():
     link, ours, _ = transferring()
     with pytest.raises(SipParseError):

@@ -175,3 +175,32 @@ def test_the_ack_to_a_2xx_carries_the_credentials_of_its_invite():
     second = invite_in(challenged(core, "n1")(first.data, 0.1))
     ack = core.receive(response_to(second, "200 OK", "t", "Contact: <sip:x@192.0.2.20>\r\n"), CALLEE, 0.2)[0]
     assert parse(ack.data).header("authorization") == parse(second).header("authorization")
+
+
+def test_the_unwanted_leg_of_a_forked_call_is_ended_with_credentials():
+    core = agent()
+    _dialog, (first,) = core.invite(call(), 0.0)
+    second = invite_in(challenged(core, "n1")(first.data, 0.1))
+    contact = "Contact: <sip:x@192.0.2.20>\r\n"
+    core.receive(response_to(second, "200 OK", "one", contact), CALLEE, 0.2)
+    ack, bye = core.receive(response_to(second, "200 OK", "two", contact), CALLEE, 0.3)
+    assert 'nonce="n1"' in parse(bye.data).header("authorization")
+    assert parse(ack.data).header("authorization") == parse(second).header("authorization")
+    again = core.receive(
+        response_to(bye.data, "401 Who?", "two", f'WWW-Authenticate: Digest realm="{REALM}", nonce="n2"\r\n')
+        .replace(b";tag=two;tag=two", b";tag=two"), CALLEE, 0.4,
+    )  # fmt: skip
+    assert parse(again[0].data).to.tag == "two"
+    assert core.active_dialogs == 1
+
+
+def test_an_offer_that_waited_after_491_may_be_challenged_anew():
+    core, dialog = confirmed()
+    actions = core.hold(dialog, 1.0)
+    for status, nonce in (("407 Who?", "n1"), ("491 Pending", ""), ("407 Who?", "n2")):
+        line = f'Proxy-Authenticate: Digest realm="{REALM}", nonce="{nonce}"\r\n' if nonce else ""
+        reply = response_to(invite_in(actions), status, "t", line).replace(b";tag=t;tag=t", b";tag=t")
+        actions = core.receive(reply, CALLEE, 1.1)
+        if not nonce:
+            actions = core.expire(6.0)
+    assert 'nonce="n2"' in parse(invite_in(actions)).header("proxy-authorization")
