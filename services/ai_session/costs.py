@@ -9,7 +9,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 _MILLION = 1_000_000
 _MS_PER_INPUT_TOKEN = 100  # of audio
@@ -33,6 +33,11 @@ class Model(BaseModel):
     audio_cached: float | None = None
     audio_out: float | None = None
     minute: float | None = None
+
+    @property
+    def is_priced(self) -> bool:
+        """Whether the cost of its responses can be told."""
+        return None not in (self.text_in, self.text_out, self.audio_in, self.audio_out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +82,12 @@ class Models:
         return seconds / 60 * model.minute
 
 
-def tokens_of(usage: Mapping[str, Any] | None) -> dict[str, int]:
-    """Flatten the API's usage object; missing or strange parts count as nothing."""
+def tokens_of(usage: Mapping[str, Any] | None, *, speaks: bool = True) -> dict[str, int]:
+    """Flatten the API's usage object; missing or strange parts count as nothing.
+
+    Where a server gives totals without details, they count as audio, the dearer kind, so that a budget holds; but
+    the output of a model that does not speak (a transcription) is text.
+    """
     if not isinstance(usage, Mapping):
         return {}
     taken = _section(usage, "input_token_details")
@@ -92,8 +101,10 @@ def tokens_of(usage: Mapping[str, Any] | None) -> dict[str, int]:
         "text_out": made.get("text_tokens"),
         "audio_out": made.get("audio_tokens"),
     }
-    if not made and isinstance(usage.get("output_tokens"), int):
-        found["text_out"] = usage["output_tokens"]  # transcriptions give no details of their output
+    if not taken:
+        found["audio_in"] = usage.get("input_tokens")
+    if not made:
+        found["audio_out" if speaks else "text_out"] = usage.get("output_tokens")
     return {name: count for name, count in found.items() if isinstance(count, int) and count > 0}
 
 
@@ -110,13 +121,13 @@ def load(path: Path) -> Models:
     """
     try:
         table = tomllib.loads(path.read_text("utf-8"))
-        models = {name: Model.model_validate(entry) for name, entry in table.get("models", {}).items()}
+        models = TypeAdapter(dict[str, Model]).validate_python(table.get("models", {}))
     except OSError as error:
         raise ModelsFileError(f"{path}: {error.strerror}") from None
     except tomllib.TOMLDecodeError as error:
         raise ModelsFileError(f"{path}: {error}") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise ModelsFileError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise ModelsFileError(f"{path}: models.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     defaults = table.get("defaults", {})
     return Models(models, defaults.get("transcription", "gpt-transcribe"), defaults.get("voice", "marin"))

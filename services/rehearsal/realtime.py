@@ -410,8 +410,10 @@ class RealtimeSession:
         if asked is not None:
             check_format(asked, "response.audio.output.format")
         given = params.get("input")
+        instructions = params.get("instructions") or ""
         request = Request(
-            instructions=params.get("instructions") or "",
+            # They replace the session's own, so clients repeat those: what they add is what directs the response.
+            instructions=instructions.removeprefix(self._config.instructions).strip() or instructions,
             input=tuple(given) if given is not None else None,
             out_of_band=params.get("conversation") == "none",
         )

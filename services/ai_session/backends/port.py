@@ -26,7 +26,6 @@ class Capabilities:
     server_interrupts: bool = True  # it cancels its own response when the caller speaks
     truncate: bool = True  # its memory of an item can be cut to what was heard
     continuous_output: bool = False  # audio comes at real-time pace: no lead, no ledger
-    out_of_band: bool = False  # it can speak outside of the conversation
 
 
 class BackendError(Exception):

@@ -8,13 +8,9 @@ session's business: this object serves one connection.
 from __future__ import annotations
 
 import asyncio
-import ssl
 from binascii import b2a_base64
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 import msgspec
 import picows
@@ -37,87 +33,32 @@ from services.ai_session.backends.port import (
 )
 from services.ai_session.backends.realtime_events import (
     ErrorReceived,
+    OutputTaken,
     RealtimeEvents,
     ResponseCreated,
     SessionCreated,
     SessionUpdated,
     WireEvent,
 )
-from services.ai_session.backends.responses import ORIGIN, STALL_S, Create, Responses
+from services.ai_session.backends.realtime_link import Endpoint, connect
+from services.ai_session.backends.responses import STALL_S, Create, Refusal, Responses
 from services.ai_session.backends.wire_audio import WireAudio
-from services.ai_session.costs import Models
+
+__all__ = ["Endpoint", "RealtimeBackend", "capabilities_of"]
 
 log = get_logger()
 
-HANDSHAKE_TIMEOUT_S = 2.0
 CREATED_TIMEOUT_S = 2.0
 UPDATED_TIMEOUT_S = 2.0
-PING_AFTER_S = 10.0
-PONG_WITHIN_S = 10.0
-MAX_FRAME_BYTES = 32 << 20
 CLOSE_TIMEOUT_S = 0.5
 
 _FATAL = frozenset({"insufficient_quota", "invalid_api_key", "account_deactivated", "billing_hard_limit_reached"})
+_CLIENTS_FAULT = frozenset({"invalid_request_error", "authentication_error", "permission_error"})  # error.type
 _HARMLESS = frozenset({"response_cancel_not_active"})
 _APPEND_HEAD = b'{"type":"input_audio_buffer.append","audio":"'
 _APPEND_TAIL = b'"}'
 W = TypeVar("W", SessionCreated, SessionUpdated)
 _json = msgspec.json.Encoder()
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where the API is; shared by all calls of the worker."""
-
-    base_url: str
-    api_key: str
-    model: str
-    models: Models
-    counters: Counter[str] = field(default_factory=Counter)
-    tls: ssl.SSLContext | None = None
-
-    def url(self, model: str) -> str:
-        """The WebSocket address for a model."""
-        base = self.base_url.rstrip("/")
-        if base.startswith("http"):
-            base = "ws" + base[len("http") :]
-        return f"{base}/realtime?model={quote(model, safe='')}"
-
-
-class _Listener(picows.WSListener):
-    """Hands whole messages to the backend, fragments put together."""
-
-    def __init__(self, backend: RealtimeBackend) -> None:
-        self._backend = backend
-        self._fragments = b""
-
-    def on_ws_connected(self, transport: picows.WSTransport) -> None:
-        self._backend.connected(transport)
-
-    def on_ws_frame(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:
-        if frame.msg_type is picows.WSMsgType.CLOSE:
-            transport.send_close(frame.get_close_code(), frame.get_close_message())
-            transport.disconnect()
-            self._backend.closing(int(frame.get_close_code().value), frame.get_close_reason() or "")
-            return
-        if frame.msg_type in (picows.WSMsgType.PING, picows.WSMsgType.PONG):
-            return
-        data = frame.get_payload_as_bytes()
-        if not frame.fin or self._fragments:
-            self._fragments += data
-            if not frame.fin:
-                return
-            data, self._fragments = self._fragments, b""
-        self._backend.received(data)
-
-    def on_ws_disconnected(self, transport: picows.WSTransport) -> None:
-        self._backend.disconnected()
-
-    def pause_writing(self) -> None:
-        self._backend.behind = True
-
-    def resume_writing(self) -> None:
-        self._backend.behind = False
 
 
 class RealtimeBackend:
@@ -136,6 +77,8 @@ class RealtimeBackend:
         self._transport: picows.WSTransport | None = None
         self._arrivals: asyncio.Queue[WireEvent | Lost] | None = asyncio.Queue()  # while opening
         self._heard_at = self._loop.time()
+        self._instructions = ""
+        self._sent = 0
         self._closed_by: tuple[int, str] | None = None
         self._over = False
         self.behind = False
@@ -149,7 +92,8 @@ class RealtimeBackend:
 
     async def open(self, opening: Opening) -> None:
         """See the port: connect, configure, check the codec, replay."""
-        await self._connect()
+        self._instructions = opening.instructions
+        await connect(self._endpoint, self._model, self)
         try:
             greeting = await self._await(SessionCreated, CREATED_TIMEOUT_S, "session.created")
             if isinstance(greeting, ErrorReceived):
@@ -166,29 +110,6 @@ class RealtimeBackend:
             if isinstance(event, Lost):
                 raise BackendError("unreachable", event.detail, retry=True)
             self._take(event)
-
-    async def _connect(self) -> None:
-        endpoint = self._endpoint
-        if not endpoint.api_key and "api.openai.com" in endpoint.base_url:
-            raise BackendError("refused", "OPENAI_API_KEY is not set", retry=False)
-        try:
-            await picows.ws_connect(
-                lambda: _Listener(self),
-                endpoint.url(self._model),
-                ssl_context=endpoint.tls,
-                websocket_handshake_timeout=HANDSHAKE_TIMEOUT_S,
-                extra_headers={"Authorization": f"Bearer {endpoint.api_key}"},
-                max_redirects=0,
-                max_frame_size=MAX_FRAME_BYTES,
-                enable_auto_ping=True,
-                auto_ping_idle_timeout=PING_AFTER_S,
-                auto_ping_reply_timeout=PONG_WITHIN_S,
-            )
-        except picows.WSHandshakeError as error:
-            raise refusal(error) from None
-        except (OSError, TimeoutError, picows.WSError) as error:
-            what = str(error) or type(error).__name__
-            raise BackendError("unreachable", f"the model's endpoint was not reached: {what}", retry=True) from None
 
     async def _configure(self, opening: Opening) -> None:
         """Send the session's configuration until the server has it; what the call can do without may go."""
@@ -229,7 +150,9 @@ class RealtimeBackend:
                     if isinstance(event, kind | ErrorReceived):
                         return event
         except TimeoutError:
-            raise BackendError("unreachable", f"no {name} came within {timeout_s:g} s", retry=True) from None
+            garbage = self._events.counters["malformed"]
+            but = f", but {garbage} frames that were not understood" if garbage else ""
+            raise BackendError("unreachable", f"no {name} came within {timeout_s:g} s{but}", retry=True) from None
 
     # -- called by the listener -------------------------------------------------------------------------
 
@@ -238,9 +161,14 @@ class RealtimeBackend:
         self._transport = transport
 
     def received(self, data: bytes) -> None:
-        """A whole message."""
-        self._heard_at = self._loop.time()
-        for event in self._events.read(data):
+        """A whole message. Only one that can be read is a sign of life."""
+        malformed = self._events.counters["malformed"]
+        events = self._events.read(data)
+        if self._events.counters["malformed"] == malformed:
+            self._heard_at = self._loop.time()
+        elif not malformed:  # one line per connection; all are counted
+            log.warning("the model's server sent a frame that is not understood", begins=repr(data[:80]))
+        for event in events:
             if self._arrivals is not None:
                 self._arrivals.put_nowait(event)
             else:
@@ -278,6 +206,8 @@ class RealtimeBackend:
                 self._error(event, now)
             case SessionCreated() | SessionUpdated():
                 pass
+            case OutputTaken(tool_call_id):
+                responses.output_seen(tool_call_id)
             case SpeechStarted() | SpeechStopped():
                 responses.caller_speaks(isinstance(event, SpeechStarted), now)
                 self._emit(event)
@@ -292,12 +222,21 @@ class RealtimeBackend:
 
     def _error(self, error: ErrorReceived, now: float) -> None:
         self._count("error_events")
-        if self._responses.refused(error.code, error.event_id, now) or error.code in _HARMLESS:
-            return
         if error.code in _FATAL:
             self._lose(error.code, error.message, retry=False)
             return
-        self._emit(Trouble(error.code, error.message))
+        if error.code in _HARMLESS:
+            return
+        match self._responses.refused(error.code, error.event_id, now):
+            case Refusal.ELSEWHERE:
+                self._emit(Trouble(error.code, error.message))
+            case Refusal.FAILED:  # the turn machine repeats, pauses and counts, as for a response that began
+                name = f"refused-{self._sent}"
+                if not self._responses.is_active:
+                    self._emit(ResponseStarted(name, asked=error.event_id is not None))
+                self._emit(ResponseEnded(name, "failed", f"{error.code}: {error.message}"))
+            case Refusal.SETTLED:
+                pass
 
     # -- the session's wishes -----------------------------------------------------------------------------
 
@@ -362,15 +301,17 @@ class RealtimeBackend:
     def _create(self, create: Create | None) -> None:
         if create is None:
             return
-        response: dict[str, Any] = {"metadata": {"origin": ORIGIN}}
-        if create.instructions:
-            response["instructions"] = create.instructions
+        response: dict[str, Any] = {"metadata": create.metadata}
+        if create.instructions:  # they replace the session's for this response
+            response["instructions"] = "\n\n".join(filter(None, (self._instructions, create.instructions)))
         self._heard_at = self._loop.time()  # from here on an answer is due
         self._send({"type": "response.create", "event_id": create.event_id, "response": response})
 
     def _send(self, event: Mapping[str, Any]) -> None:
+        """Send an event under an id, so that an error without one is known to be about the server's own doing."""
         if self._transport is not None and not self._transport.is_disconnected:
-            self._transport.send(picows.WSMsgType.TEXT, _json.encode(event))
+            self._sent += 1
+            self._transport.send(picows.WSMsgType.TEXT, _json.encode({"event_id": f"event-{self._sent}", **event}))
 
     def _count(self, kind: str, count: int = 1) -> None:
         self._endpoint.counters[kind] += count
@@ -378,23 +319,11 @@ class RealtimeBackend:
 
 def capabilities_of(offer: Offer) -> Capabilities:
     """What the Realtime API does by itself for this call."""
-    return Capabilities(server_interrupts=offer.agent.turn_taking.interruptible, out_of_band=True)
+    return Capabilities(server_interrupts=offer.agent.turn_taking.interruptible)
 
 
 def _refused(error: ErrorReceived) -> BackendError:
-    sentence = f"the model's server refused the session: {error.message or error.code}"
-    return BackendError("refused", sentence, retry=False)
-
-
-def refusal(error: picows.WSHandshakeError) -> BackendError:
-    """A failed upgrade in the terms of the port: 401 and 403 are final, 429 and 5xx are not."""
-    status = int(error.response.status) if error.response is not None else 0
-    match status:
-        case 401 | 403:
-            return BackendError("refused", f"the model's server refused the key (HTTP {status})", retry=False)
-        case 0 | 408 | 429:
-            pass
-        case _ if status < 500:
-            return BackendError("refused", f"the model's server refused the session (HTTP {status})", retry=False)
-    what = f"HTTP {status}" if status else str(error)
-    return BackendError("unreachable", f"the model's server did not open a session: {what}", retry=True)
+    what = error.message or error.code
+    if error.code in _FATAL or error.kind in _CLIENTS_FAULT:
+        return BackendError("refused", f"the model's server refused the session: {what}", retry=False)
+    return BackendError("failed", f"the model's server did not open the session: {what}", retry=True)

@@ -46,20 +46,20 @@ class _Audio(_Part):
 
 
 class _Text(_Part):
-    delta: str = ""
-    transcript: str = ""
+    delta: str | None = None
+    transcript: str | None = None
 
 
 class _Item(msgspec.Struct):
     item_id: str = ""
-    transcript: str = ""
+    transcript: str | None = None
     usage: Any = None
     error: Any = None
 
 
 class _OutputItem(msgspec.Struct):
-    type: str = ""
-    id: str = ""
+    type: str | None = None
+    id: str | None = None
     status: str | None = None
     call_id: str | None = None
     name: str | None = None
@@ -68,15 +68,19 @@ class _OutputItem(msgspec.Struct):
 
 class _Response(msgspec.Struct):
     id: str
-    status: str = ""
+    status: str | None = None
     status_details: Any = None
-    output: list[_OutputItem] = []
+    output: list[_OutputItem] | None = None
     usage: Any = None
-    metadata: dict[str, Any] | None = None
+    metadata: Any = None
 
 
 class _ResponseEvent(msgspec.Struct):
     response: _Response
+
+
+class _ItemEvent(msgspec.Struct):
+    item: _OutputItem
 
 
 class _SessionEvent(msgspec.Struct):
@@ -84,9 +88,9 @@ class _SessionEvent(msgspec.Struct):
 
 
 class _Error(msgspec.Struct):
-    type: str = ""
+    type: str | None = None
     code: str | None = None
-    message: str = ""
+    message: str | None = None
     param: str | None = None
     event_id: str | None = None
 
@@ -121,15 +125,23 @@ class ResponseCreated:
 
 @dataclass(frozen=True, slots=True)
 class ErrorReceived:
-    """An `error` event; the session normally goes on."""
+    """An `error` event; the session normally goes on. `kind` is the class of the error, `code` may be the same."""
 
     code: str
     message: str
     param: str
     event_id: str | None
+    kind: str = ""
 
 
-WireEvent = BackendEvent | SessionCreated | SessionUpdated | ResponseCreated | ErrorReceived
+@dataclass(frozen=True, slots=True)
+class OutputTaken:
+    """A tool's output is in the server's conversation."""
+
+    tool_call_id: str
+
+
+WireEvent = BackendEvent | SessionCreated | SessionUpdated | ResponseCreated | OutputTaken | ErrorReceived
 
 T = TypeVar("T")
 
@@ -172,10 +184,10 @@ class RealtimeEvents:
         return [AudioEnded(event.response_id, event.item_id, event.content_index)]
 
     def _text(self, event: _Text) -> list[WireEvent]:
-        return [TextDelta(event.response_id, event.item_id, event.content_index, event.delta)]
+        return [TextDelta(event.response_id, event.item_id, event.content_index, event.delta or "")]
 
     def _text_done(self, event: _Text) -> list[WireEvent]:
-        return [TextEnded(event.response_id, event.item_id, event.content_index, event.transcript)]
+        return [TextEnded(event.response_id, event.item_id, event.content_index, event.transcript or "")]
 
     def _started(self, event: _Item) -> list[WireEvent]:
         return [SpeechStarted(event.item_id)]
@@ -187,7 +199,7 @@ class RealtimeEvents:
         usage = event.usage if isinstance(event.usage, dict) else {}
         seconds = usage.get("seconds")
         seconds = float(seconds) if isinstance(seconds, int | float) else None
-        tokens = tokens_of(usage)
+        tokens = tokens_of(usage, speaks=False)
         counted = UsageCounted(
             source="transcription",
             model=self._transcription,
@@ -196,7 +208,7 @@ class RealtimeEvents:
             seconds=seconds,
             cost_usd=self._models.cost_of_transcription(self._transcription, tokens, seconds),
         )
-        said = CallerTranscript(event.item_id, event.transcript.strip())
+        said = CallerTranscript(event.item_id, (event.transcript or "").strip())
         return [said, counted] if usage else [said]
 
     def _not_transcribed(self, event: _Item) -> list[WireEvent]:
@@ -205,10 +217,16 @@ class RealtimeEvents:
         return [CallerTranscript(event.item_id, "", failed=True), Trouble("transcription_failed", detail)]
 
     def _created(self, event: _ResponseEvent) -> list[WireEvent]:
-        return [ResponseCreated(event.response.id, event.response.metadata)]
+        metadata = event.response.metadata
+        return [ResponseCreated(event.response.id, metadata if isinstance(metadata, dict) else None)]
+
+    def _item_taken(self, event: _ItemEvent) -> list[WireEvent]:
+        item = event.item
+        return [OutputTaken(item.call_id)] if item.type == "function_call_output" and item.call_id else []
 
     def _done(self, event: _ResponseEvent) -> list[WireEvent]:
         response = event.response
+        output = response.output or []
         events: list[WireEvent] = []
         tokens = tokens_of(response.usage)
         if tokens:  # billed whatever the status
@@ -217,10 +235,10 @@ class RealtimeEvents:
         if response.status == "completed":  # arguments of others may be cut off
             events += [
                 ToolRequested(response.id, item.call_id, item.name, item.arguments or "{}")
-                for item in response.output
+                for item in output
                 if item.type == "function_call" and item.call_id and item.name
             ]
-        items = tuple(item.id for item in response.output if item.type == "message" and item.id)
+        items = tuple(item.id for item in output if item.type == "message" and item.id)
         match response.status:
             case "completed" | "cancelled" | "failed" | "incomplete" as status:
                 events.append(ResponseEnded(response.id, status, _detail(response.status_details), items))
@@ -236,7 +254,8 @@ class RealtimeEvents:
 
     def _error(self, event: _ErrorEvent) -> list[WireEvent]:
         error = event.error
-        return [ErrorReceived(error.code or error.type or "error", error.message, error.param or "", error.event_id)]
+        code, kind = error.code or error.type or "error", error.type or ""
+        return [ErrorReceived(code, error.message or "", error.param or "", error.event_id, kind)]
 
 
 def _format(session: dict[str, Any], side: str) -> str:
@@ -267,6 +286,9 @@ _READERS: dict[str, _Reader[Any]] = {
     f"{_TRANSCRIPTION}.failed": _Reader(_Item, RealtimeEvents._not_transcribed),
     "response.created": _Reader(_ResponseEvent, RealtimeEvents._created),
     "response.done": _Reader(_ResponseEvent, RealtimeEvents._done),
+    "conversation.item.created": _Reader(_ItemEvent, RealtimeEvents._item_taken),
+    "conversation.item.added": _Reader(_ItemEvent, RealtimeEvents._item_taken),
+    "conversation.item.done": _Reader(_ItemEvent, RealtimeEvents._item_taken),
     "session.created": _Reader(_SessionEvent, RealtimeEvents._session_created),
     "session.updated": _Reader(_SessionEvent, RealtimeEvents._session_updated),
     "error": _Reader(_ErrorEvent, RealtimeEvents._error),
@@ -274,9 +296,6 @@ _READERS: dict[str, _Reader[Any]] = {
 _IGNORED = frozenset(
     {
         "conversation.created",
-        "conversation.item.created",
-        "conversation.item.added",
-        "conversation.item.done",
         "conversation.item.truncated",
         "conversation.item.deleted",
         "conversation.item.retrieved",

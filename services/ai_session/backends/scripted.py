@@ -42,9 +42,7 @@ FRAME_MS = 20
 class EchoBackend:
     """Returns each frame as it came."""
 
-    capabilities = Capabilities(
-        server_turns=False, server_interrupts=False, truncate=False, continuous_output=True, out_of_band=False
-    )
+    capabilities = Capabilities(server_turns=False, server_interrupts=False, truncate=False, continuous_output=True)
 
     def __init__(self, emit: Emit) -> None:
         self._emit = emit

@@ -24,7 +24,7 @@ from services.ai_session.backends.port import (
     UsageCounted,
 )
 from services.ai_session.backends.realtime_events import ErrorReceived, RealtimeEvents, SessionUpdated
-from services.ai_session.backends.responses import ALREADY_ACTIVE, Create, Responses
+from services.ai_session.backends.responses import ALREADY_ACTIVE, Create, Refusal, Responses
 from services.ai_session.backends.wire_audio import WireAudio
 from services.ai_session.claims import Accepted, Claims, Refused
 from services.ai_session.costs import ModelsFileError, load, tokens_of
@@ -114,6 +114,7 @@ def test_no_response_is_asked_for_when_the_turn_detection_made_one_that_saw_the_
     responses.done("r1", 1)
     responses.caller_speaks(True, 1.5)
     assert responses.tool_output("a", 2) is None  # the caller speaks: their turn will be answered
+    responses.output_seen("a")
     responses.caller_speaks(False, 3)
     assert responses.tick(3.1) is None
     assert not responses.created("vad", None)
@@ -135,16 +136,16 @@ def test_a_refused_request_is_repeated_once_after_the_other_response():
     responses = Responses()
     responses.ask("bye", 0)
     assert not responses.created("vad", {})
-    assert responses.refused(ALREADY_ACTIVE, "create-1", 0.1)
+    assert responses.refused(ALREADY_ACTIVE, "create-1", 0.1) is Refusal.SETTLED
     assert responses.done("vad", 2) == Create("create-2", "bye")
-    assert responses.refused(ALREADY_ACTIVE, "create-2", 2.1)
+    assert responses.refused(ALREADY_ACTIVE, "create-2", 2.1) is Refusal.FAILED
     assert responses.tick(9) is None
 
 
-def test_another_error_of_a_request_is_not_swallowed():
+def test_another_error_of_a_request_is_a_failed_response():
     responses = Responses()
     responses.ask("bye", 0)
-    assert not responses.refused("invalid_value", "create-1", 0.1)
+    assert responses.refused("invalid_value", "create-1", 0.1) is Refusal.FAILED
     assert not responses.is_waiting
 
 
@@ -403,7 +404,9 @@ def test_transcripts_errors_and_formats_are_read():
     failed = read(reader(), type=f"{kind}.failed", item_id="i", error={"message": "noise"})
     assert failed == [CallerTranscript("i", "", failed=True), Trouble("transcription_failed", "noise")]
     error = {"type": "invalid_request_error", "code": None, "message": "no", "param": None, "event_id": None}
-    assert read(reader(), type="error", error=error) == [ErrorReceived("invalid_request_error", "no", "", None)]
+    assert read(reader(), type="error", error=error) == [
+        ErrorReceived("invalid_request_error", "no", "", None, "invalid_request_error")
+    ]
     session = {"audio": {"input": {"format": {"type": "audio/pcmu"}}, "output": {"format": {"type": "audio/pcma"}}}}
     assert read(reader(), type="session.updated", session=session) == [SessionUpdated("audio/pcmu", "audio/pcma")]
     assert read(reader(), type="session.updated", session={"audio": None}) == [SessionUpdated("", "")]
