@@ -54,7 +54,7 @@ from services.ai_session.backends.port import (
 )
 from services.ai_session.journal import Journal
 from services.ai_session.phrases import Phrases
-from services.ai_session.playout import Drained, OutFrame, Playout
+from services.ai_session.playout import Drained, OutFrame, Part, Playout
 from services.ai_session.speech_text import SpeechText
 from services.ai_session.turn import TurnMachine, TurnRules
 
@@ -162,9 +162,11 @@ class Bridge:
             case TextDelta(response, item, content_index, text):
                 if not self.turn.is_dead(response):
                     self._text.add((item, content_index), text)
+                    self._announce(self.playout.part((item, content_index)))
             case TextEnded(response, item, content_index, text):
                 if not self.turn.is_dead(response):
                     self._text.end((item, content_index), text)
+                    self._announce(self.playout.part((item, content_index)))
             case AudioEnded(_, item, content_index):
                 self.playout.end_part((item, content_index))
             case ResponseEnded(response):
@@ -204,13 +206,18 @@ class Bridge:
             frame = playout.next_frame()
             if frame is None:
                 return
-            if head is not None:
-                for sentence in self._text.due(head.key, head.sent, head.received, head.ended):
-                    begins = head.from_sample + sentence.offset
-                    self._journal.put(AgentText, item=head.key[0], from_sample=begins, text=sentence.text)
+            self._announce(head)
             self._send(frame)
             if self.turn.latency.frame_due:
                 self.turn.latency.first_frame(now)
+
+    def _announce(self, part: Part | None) -> None:
+        """Publish the sentences that begin in what goes out of this part; late ones when their text arrives."""
+        if part is None or part.from_sample < 0:
+            return
+        for sentence in self._text.due(part.key, part.sent, part.received, part.ended):
+            begins = part.from_sample + sentence.offset
+            self._journal.put(AgentText, item=part.key[0], from_sample=begins, text=sentence.text)
 
     def _send(self, frame: OutFrame) -> None:
         flags = (
@@ -230,6 +237,10 @@ class Bridge:
         if self._backend is not None:
             self._backend.tick(now)
         self.do(self.turn.tick(now), now)
+
+    def tool_done(self, now: float) -> None:
+        """A tool that was run for `RunTool` has returned."""
+        self.do(self.turn.tool_done(now), now)
 
     def flush(self) -> None:
         """Drop everything unplayed, also what waits behind a flush that is not acknowledged yet."""

@@ -315,7 +315,7 @@ class Session:
         self._journal.put(
             ToolReturned, tool_call_id=request.tool_call_id, name=request.name, ok=ok, output=output, took_ms=took_ms
         )
-        self.bridge.turn.tool_done(took_ms, now)
+        self.bridge.tool_done(now)
         if ends_call:
             self.bridge.do(self.bridge.turn.end_politely(Why.AGENT, now), now)
         elif asked_by is not None and asked_by is self._backend:  # a new connection was told "unknown" in its replay

@@ -6,15 +6,12 @@ backend's events, the ledger's events, a few commands and `tick(now)`; each retu
 the shell. Nothing here waits, knows the clock or touches the bus.
 
 Barge-in: when the caller starts to speak while a response lives or its audio plays, every living response
-is declared dead (its later deltas are refused by `accepts`), the playout is flushed, and the response is
-cancelled unless the backend does that by itself. Only when the gateway has said where playback stopped (`Flushed`)
-is the model's memory corrected: a partly heard part is truncated, clamped to what was received of it; an item of
-which nothing was heard is deleted; a completely heard one is left alone, because a needless truncation makes the
-model repeat itself. Items of a dead response that show up later were never heard and are deleted when
-it ends.
+is declared dead (its later deltas are refused by `accepts`, also after its end), the playout is flushed, and the
+response is cancelled unless the backend does that by itself. `memory` corrects the model's memory when the
+gateway has said where playback stopped (`Flushed`).
 
-The polite end (time limit, budget, hang-up by the agent) asks for one last response and hangs up when that was
-heard, or `LAST_WORDS_S` later, whatever the model does. The last words cannot be interrupted.
+A response of which nothing can be heard is asked for again (`attempts`). How the call ends is `polite_end`'s
+matter; the last words cannot be interrupted.
 """
 
 from __future__ import annotations
@@ -25,7 +22,6 @@ from enum import Enum
 from services.ai_session.actions import (
     Action,
     CancelResponse,
-    DeleteItem,
     Fail,
     FlushPlayout,
     HandOver,
@@ -37,9 +33,9 @@ from services.ai_session.actions import (
     PublishLatency,
     RunTool,
     StartResponse,
-    Truncate,
     Why,
 )
+from services.ai_session.attempts import Attempts
 from services.ai_session.backends.port import (
     BackendEvent,
     CallerTranscript,
@@ -53,15 +49,15 @@ from services.ai_session.backends.port import (
 )
 from services.ai_session.history import GoOn
 from services.ai_session.latency import LatencyProbe
+from services.ai_session.memory import ModelMemory, RecentIds
 from services.ai_session.phrases import Phrases
 from services.ai_session.playout import Drained, Flushed, Part, PartBegan, PartDone, PlayoutEvent
+from services.ai_session.polite_end import PoliteEnd, Step
 from services.ai_session.speech_text import SpeechText
 
-LAST_WORDS_S = 15.0
-FAILED_RESPONSES = 3  # in a row, then the model counts as broken
 DIGITS_PAUSE_S = 1.5  # between two keys of one group
-RETRY_S = 0.5  # before a failed response is tried again, times the failures so far
 STALL_S = 20.0  # thinking without any sign of life
+HAND_OVER_AGAIN_S = 1.0  # the gateway may find no other worker at first
 
 
 class Phase(Enum):
@@ -92,26 +88,21 @@ class TurnMachine:
         self._per_ms = rate_hz / 1000
         self.phase = Phase.LISTENING
         self.latency = LatencyProbe()
+        self._memory = ModelMemory(can_truncate=capabilities.truncate, samples_per_ms=self._per_ms)
+        self._attempts = Attempts()
+        self._end = PoliteEnd()
         self._active: str | None = None  # the response that the model works on
         self._playing: set[str] = set()  # responses with audio that is not heard yet
-        self._dead: set[str] = set()
+        self._dead = RecentIds()  # interrupted responses
+        self._ended = RecentIds()
         self._cut: set[str] = set()  # responses whose rest was lost with the model connection
-        self._heard_items: set[str] = set()  # of the living and dead responses, to know what to delete
-        self._unheard: dict[str, str] = {}  # items that produced audio -> response; until heard or deleted
-        self._flushing = False  # a flush is not acknowledged yet
-        self._to_forget: list[ResponseEnded] = []  # interrupted responses that ended meanwhile
         self._caller_speaking = False
         self._tools = 0
-        self._failures = 0
         self._quiet_since = 0.0  # last sign of life while thinking
         self._spent_usd = 0.0
         self._end_at: float | None = None
-        self._ending: Why | None = None
-        self._goodbye_due = False  # last words were asked for and their response has not begun
-        self._last_words_by = 0.0
         self._hand_over_by: float | None = None
-        self._over = False
-        self._retry_at: float | None = None
+        self._hand_over_at = 0.0  # not asked for again before
         self._digits = ""
         self._digits_at = 0.0
 
@@ -121,6 +112,9 @@ class TurnMachine:
         """The call is answered, or this session took it over after `talked_s` seconds of talk."""
         if self._end_at is None:
             self._end_at = now + max(0.0, self._rules.max_duration_s - talked_s)
+        if self._end.is_near:
+            self._end.connection_replaced()
+            return self._step_end(now)
         phrases = self._rules.phrases
         match go_on:
             case GoOn.GREET:
@@ -152,13 +146,7 @@ class TurnMachine:
 
     def end_politely(self, why: Why, now: float) -> list[Action]:
         """Say goodbye and hang up when that was heard."""
-        if self._ending is not None:
-            return []
-        self._ending, self._last_words_by = why, now + LAST_WORDS_S
-        if why is Why.AGENT:  # it has said goodbye in its own words, or is about to
-            return self._hang_up_when_quiet()
-        self._goodbye_due = True
-        return self._respond(self._rules.phrases.goodbye, now)
+        return self._step_end(now) if self._end.begin(why, now) else []
 
     def spent(self, usd: float, now: float) -> list[Action]:
         """The call cost this much more."""
@@ -166,11 +154,13 @@ class TurnMachine:
         budget = self._rules.budget_usd
         return self.end_politely(Why.BUDGET, now) if budget is not None and self._spent_usd >= budget else []
 
-    def tool_done(self, took_ms: float, now: float) -> None:
+    def tool_done(self, now: float) -> list[Action]:
         """A tool that `RunTool` started has returned."""
         self._tools -= 1
         self._quiet_since = now
-        self.latency.tools_ms += took_ms
+        if not self._tools:
+            self.latency.tools_ended(now)
+        return self._step_end(now)
 
     def backend_lost(self) -> None:
         """The model connection is gone; what was received may still be played."""
@@ -178,23 +168,25 @@ class TurnMachine:
             self._cut.add(self._active)
         self._active = None
         self._caller_speaking = False
-        self._dead.clear()
+        self._dead.clear()  # the next connection has its own names
+        self._ended.clear()
+        self._attempts.forget()
         self._settle()
 
     # -- the backend ------------------------------------------------------------------------------------
 
     def accepts(self, response: str, item: str, now: float) -> bool:
-        """Whether reply audio of this response may go to the ledger; False once it was interrupted."""
+        """Whether reply audio of this response may go to the ledger; False once it was interrupted or is over."""
+        if response in self._ended:
+            return False
+        self._memory.produced(item, response)
         if response in self._dead:
-            self._unheard.setdefault(item, response)
             return False
         if self.phase is not Phase.SPEAKING or response not in self._playing:
             self.phase = Phase.SPEAKING
             self._playing.add(response)
             self.latency.first_delta(response, now)
-        if item not in self._unheard and item not in self._heard_items:
-            self._unheard[item] = response
-        self._failures = 0
+        self._attempts.spoke(response)
         return True
 
     def on_backend(self, event: BackendEvent, now: float) -> list[Action]:
@@ -203,6 +195,7 @@ class TurnMachine:
         match event:
             case SpeechStarted(item):
                 self._caller_speaking = True
+                self._attempts.caller_spoke()
                 return [PublishCallerSpoke(item), *self._interrupt()]
             case SpeechStopped():
                 self._caller_speaking = False
@@ -213,13 +206,13 @@ class TurnMachine:
             case CallerTranscript(item, text, failed):
                 return [PublishCallerTurn(item, text, failed)]
             case ResponseStarted(response, asked):
-                self._active = response
-                self._goodbye_due = self._goodbye_due and not asked
-                if self.phase is Phase.LISTENING:
-                    self.phase = Phase.THINKING
+                self._response_started(response, asked, now)
                 return []
-            case ToolRequested(_, tool_call_id, name, arguments):  # of a completed response, interrupted or not
+            case ToolRequested(response, tool_call_id, name, arguments):  # of a completed response, interrupted or not
+                if not self._tools:
+                    self.latency.tools_began(now)
                 self._tools += 1
+                self._attempts.gave(response)
                 return [RunTool(tool_call_id, name, arguments)]
             case ResponseEnded():
                 return self._response_ended(event, now)
@@ -228,50 +221,49 @@ class TurnMachine:
             case _:
                 return []
 
+    def _response_started(self, response: str, asked: bool, now: float) -> None:
+        self._active = response
+        self._dead.discard(response)
+        self._ended.discard(response)
+        self._attempts.began(response, asked=asked)
+        if asked:
+            self._end.response_began(now)
+        if self.phase is Phase.LISTENING:
+            self.phase = Phase.THINKING
+
     def _response_ended(self, event: ResponseEnded, now: float) -> list[Action]:
+        if event.response in self._ended:
+            return []
+        self._ended.add(event.response)
         if self._active == event.response:
             self._active = None
-        if event.response in self._dead:
-            self._dead.discard(event.response)
-            self._settle()
-            if self._flushing:  # what was heard of it is not known yet
-                self._to_forget.append(event)
-                return []
-            return self._forget_unheard(event)
-        actions: list[Action] = []
-        if event.status == "failed":
-            self._failures += 1
-            actions.append(NoteTrouble("response_failed", event.detail))
-            if self._failures >= FAILED_RESPONSES:
-                return [*actions, Fail(event.detail)]
-            if event.response not in self._playing:
-                self._retry_at = now + RETRY_S * self._failures
         self._settle()
-        return [*actions, *self._hang_up_when_quiet()]
-
-    def _forget_unheard(self, event: ResponseEnded) -> list[Action]:
-        """Items of an interrupted response that no flush reported: nothing of them was ever sent."""
-        unheard = [item for item, response in self._unheard.items() if response == event.response]
-        unheard += [item for item in event.items if item not in self._heard_items and item not in unheard]
-        for item in unheard:
-            self._unheard.pop(item, None)
-        self._heard_items.difference_update(event.items)
-        return [DeleteItem(item) for item in unheard] if self._can.truncate else []
+        if event.response in self._dead:
+            self._attempts.interrupted_ended(event.response)
+            return [*self._memory.interrupted_response_ended(event), *self._step_end(now)]
+        may_repeat = not self._caller_speaking and not self._end.is_near
+        in_vain, actions = self._attempts.ended(event, now, may_repeat=may_repeat)
+        if in_vain:
+            self._end.response_failed(now)
+        return [*actions, *self._step_end(now)]
 
     # -- barge-in --------------------------------------------------------------------------------------
 
     def _interrupt(self) -> list[Action]:
-        if not self._rules.interruptible or self._ending is not None:
+        if not self._rules.interruptible or self._end.is_near:
             return []
-        if self._active is None and not self._playing:
+        if not self._playing and (self._active is None or self._active in self._dead):
             return []
+        return self._cut_off(cancel=not self._can.server_interrupts)
+
+    def _cut_off(self, *, cancel: bool) -> list[Action]:
         actions: list[Action] = []
         if self._playing:
-            self._flushing = True
+            self._memory.flush_began()
             actions.append(FlushPlayout())
         if self._active is not None:
             self._dead.add(self._active)
-            if not self._can.server_interrupts:
+            if cancel:
                 actions.append(CancelResponse(self._active))
         self._playing.clear()
         self.phase = Phase.LISTENING
@@ -282,44 +274,26 @@ class TurnMachine:
         """What the ledger learnt from an `up` frame."""
         match event:
             case PartBegan(part):
-                item = part.key[0]
-                self._heard_items.add(item)
-                self._unheard.pop(item, None)
+                self._memory.heard(part.key[0])
                 measured = self.latency.heard(part.response, now)
                 return [PublishLatency(measured)] if measured is not None else []
             case PartDone(part):
+                self._memory.heard(part.key[0])  # or written off: nothing to be corrected any more
                 self._text.learn(part.key, part.received)
-                return [self._agent_turn(part, interrupted=part.response in self._cut)]
+                return [self._agent_turn(part, interrupted=part.response in self._cut or part.lost > 0)]
             case Flushed(parts):
-                self._flushing = False
-                ended, self._to_forget = self._to_forget, []
-                return [
-                    *(action for part in parts for action in self._correct(part)),
-                    *(action for response in ended for action in self._forget_unheard(response)),
-                ]
+                actions: list[Action] = []
+                for part in parts:
+                    actions += self._memory.correct(part)
+                    actions.append(self._agent_turn(part, interrupted=not part.complete or part.lost > 0))
+                return [*actions, *self._memory.flushed()]
             case Drained():
                 self._playing.clear()
+                self._cut.clear()
                 if self._active is None:
-                    self._heard_items.clear()
+                    self._memory.drained()
                 self._settle()
-                return [*self._hang_up_when_quiet(), *self._maybe_hand_over(now)]
-
-    def _correct(self, part: Part) -> list[Action]:
-        """Make the model believe what was heard, no more and no less."""
-        item, content_index = part.key
-        self._unheard.pop(item, None)
-        if part.complete:
-            return [self._agent_turn(part, interrupted=False)]
-        actions: list[Action] = []
-        heard_ms = min(int(part.heard / self._per_ms), int(part.received / self._per_ms))
-        if not self._can.truncate:
-            pass
-        elif heard_ms > 0:
-            actions.append(Truncate(item, content_index, heard_ms))
-        elif item not in self._heard_items:
-            actions.append(DeleteItem(item))
-        self._heard_items.add(item)  # dealt with: not to be deleted again when the response ends
-        return [*actions, self._agent_turn(part, interrupted=True)]
+                return [*self._step_end(now), *self._maybe_hand_over(now)]
 
     def _agent_turn(self, part: Part, *, interrupted: bool) -> PublishAgentTurn:
         whole = self._text.text(part.key)
@@ -340,18 +314,17 @@ class TurnMachine:
 
     def tick(self, now: float) -> list[Action]:
         """Limits and deadlines; called about ten times a second."""
-        if self._over:
-            return []
-        if self._ending is not None:
-            return self._hang_up() if now >= self._last_words_by else []
+        if self._end.is_near:
+            return [*self._step_end(now), *self._maybe_hand_over(now)]
         if self._end_at is not None and now >= self._end_at:
             return self.end_politely(Why.MAX_DURATION, now)
-        if self.phase is Phase.THINKING and not self._tools and now - self._quiet_since > STALL_S:
+        idle = self.phase is Phase.THINKING and not self._tools and not self._caller_speaking
+        if idle and now - self._quiet_since > STALL_S:
             self._quiet_since = now
             return [Fail("the model gave no sign of life while an answer was due", reconnect=True)]
-        if self._retry_at is not None and now >= self._retry_at:
-            self._retry_at = None
-            return self._respond(None, now)
+        again, instructions = self._attempts.due(now)
+        if again:
+            return self._respond(instructions, now)
         if self._digits and now - self._digits_at > DIGITS_PAUSE_S:
             digits, self._digits = self._digits, ""
             return self._respond(self._rules.phrases.pressed(digits), now)
@@ -365,6 +338,7 @@ class TurnMachine:
         self._quiet_since = now
         if self.phase is Phase.LISTENING:
             self.phase = Phase.THINKING
+        self._attempts.requested(instructions)
         return [StartResponse(instructions)]
 
     def _settle(self) -> None:
@@ -376,21 +350,26 @@ class TurnMachine:
         else:
             self.phase = Phase.LISTENING
 
-    def _hang_up_when_quiet(self) -> list[Action]:
-        quiet = self._active is None and not self._playing and not self._tools
-        return self._hang_up() if self._ending is not None and not self._goodbye_due and quiet else []
-
-    def _hang_up(self) -> list[Action]:
-        if self._over or self._ending is None:
-            return []
-        self._over = True
-        return [HangUp(self._ending)]
+    def _step_end(self, now: float) -> list[Action]:
+        """Go on with the polite end, if the call has come to that."""
+        speaking = self._active is not None or bool(self._playing)
+        match self._end.next(speaking=speaking, tools=self._tools > 0, now=now):
+            case Step.ASK:
+                return self._respond(self._rules.phrases.goodbye, now)
+            case Step.CUT_AND_ASK:
+                return [*self._cut_off(cancel=True), *self._respond(self._rules.phrases.goodbye, now)]
+            case Step.HANG_UP if self._end.why is not None:
+                return [HangUp(self._end.why)]
+            case _:
+                return []
 
     def _maybe_hand_over(self, now: float) -> list[Action]:
-        if self._hand_over_by is None or self._over:
+        """At a pause, every second until somebody takes the call, and a last time at the deadline (R9)."""
+        if self._hand_over_by is None or self._end.is_over or now < self._hand_over_at:
             return []
-        pause = self.phase is Phase.LISTENING and not self._caller_speaking and not self._tools
-        if not pause and now < self._hand_over_by:
+        listening = self.phase is Phase.LISTENING and not self._caller_speaking and not self._tools
+        late = now >= self._hand_over_by
+        if not late and (not listening or self._end.is_near):
             return []
-        self._over = True
+        self._hand_over_at = float("inf") if late else min(now + HAND_OVER_AGAIN_S, self._hand_over_by)
         return [HandOver()]

@@ -29,6 +29,7 @@ from services.ai_session.backends.port import (
     ToolRequested,
 )
 from services.ai_session.history import GoOn
+from services.ai_session.memory import RecentIds
 from services.ai_session.phrases import Phrases
 from services.ai_session.playout import Drained, Flushed, Part, PartBegan, PartDone
 from services.ai_session.speech_text import SpeechText
@@ -177,7 +178,14 @@ def test_tools_keep_the_turn_thinking():
     turn.on_backend(ResponseEnded("r", "completed"), 1.1)
     assert turn.phase is Phase.THINKING
     assert turn.drain(5, 1.2) == []  # not a pause
-    turn.tool_done(100, 1.3)
+    assert turn.tool_done(1.3) == []
+    assert turn.phase is Phase.THINKING  # the answer to the output is due
+    assert turn.tick(1.4) == []  # still not a pause
+    turn.on_backend(ResponseStarted("s", asked=True), 1.5)
+    turn.accepts("s", "a", 1.6)
+    turn.on_backend(ResponseEnded("s", "completed", "", ("a",)), 1.7)
+    turn.on_playout(PartDone(part(response="s", heard=8000, ended=True)), 2.7)
+    assert turn.on_playout(Drained(), 2.7) == [HandOver()]
 
 
 def test_a_failed_response_is_repeated_with_pauses_and_the_third_gives_up():
@@ -196,10 +204,11 @@ def test_a_failed_response_is_repeated_with_pauses_and_the_third_gives_up():
 
 def test_the_call_ends_politely_after_the_last_words_were_heard():
     turn, _ = speaking(max_duration_s=10)
-    (goodbye,) = turn.tick(10.0)
+    assert turn.tick(10.0) == []  # the answer under way may be finished
+    assert turn.on_backend(ResponseEnded("r", "completed"), 10.1) == []
+    (goodbye,) = turn.on_playout(Drained(), 10.2)
     assert goodbye.instructions.endswith("Tschüss.")
-    turn.on_backend(ResponseEnded("r", "completed"), 10.1)
-    assert turn.on_playout(Drained(), 10.2) == []  # that was the answer before
+    assert turn.tick(10.25) == []
     turn.on_backend(ResponseStarted("bye", asked=True), 10.3)
     turn.accepts("bye", "b", 10.4)
     assert turn.on_backend(SpeechStarted("c"), 10.5) == [PublishCallerSpoke("c")]  # no interruption any more
@@ -208,11 +217,93 @@ def test_the_call_ends_politely_after_the_last_words_were_heard():
     assert turn.tick(40.0) == []
 
 
-def test_the_call_ends_at_the_latest_15_s_after_its_time():
+def test_a_long_answer_is_cut_off_for_the_goodbye_which_is_heard():
     turn, _ = speaking(max_duration_s=10)
-    turn.tick(10.0)
+    assert turn.tick(10.0) == []
+    assert turn.tick(14.9) == []
+    flush, cancel, goodbye = turn.tick(15.0)
+    assert (flush, cancel) == (FlushPlayout(), CancelResponse("r"))  # the server does not know that it is over
+    assert goodbye.instructions.endswith("Tschüss.")
+    assert not turn.accepts("r", "a", 15.1)
+    turn.on_playout(Flushed((part(heard=4000),)), 15.1)
+    turn.on_playout(Drained(), 15.1)
+    assert turn.on_backend(ResponseEnded("r", "cancelled", "client_cancelled", ("a",)), 15.2) == []
+    turn.on_backend(ResponseStarted("bye", asked=True), 20.0)
+    turn.accepts("bye", "b", 20.1)
+    turn.on_backend(ResponseEnded("bye", "completed", "", ("b",)), 20.2)
+    assert turn.tick(34.9) == []  # the 15 s count from its beginning
+    assert turn.on_playout(Drained(), 34.9) == [HangUp(Why.MAX_DURATION)]
+
+
+def test_a_goodbye_that_does_not_begin_or_does_not_end_is_not_waited_for_longer_than_15_s():
+    turn, _ = machine(max_duration_s=10)
+    turn.begin(GoOn.LISTEN, 0, 0.0)
+    assert kinds(turn.tick(10.0)) == [StartResponse]
     assert turn.tick(24.9) == []
-    assert turn.tick(25.1) == [HangUp(Why.MAX_DURATION)]
+    assert turn.tick(25.0) == [HangUp(Why.MAX_DURATION)]
+    assert turn.tick(25.1) == []
+    turn, _ = machine(max_duration_s=10)
+    turn.begin(GoOn.LISTEN, 0, 0.0)
+    turn.tick(10.0)
+    turn.on_backend(ResponseStarted("bye", asked=True), 12.0)
+    turn.accepts("bye", "b", 12.1)
+    assert turn.tick(26.9) == []
+    assert turn.tick(27.0) == [HangUp(Why.MAX_DURATION)]
+
+
+def test_an_answer_of_the_turn_detection_is_not_taken_for_the_goodbye():
+    turn, _ = machine(max_duration_s=10)
+    turn.begin(GoOn.LISTEN, 0, 0.0)
+    turn.tick(10.0)
+    turn.on_backend(ResponseStarted("vad"), 10.1)
+    turn.accepts("vad", "a", 10.2)
+    turn.on_backend(ResponseEnded("vad", "completed", "", ("a",)), 10.3)
+    assert turn.on_playout(Drained(), 11.0) == []
+
+
+def test_a_failed_goodbye_is_asked_for_once_more_and_then_the_line_is_cut():
+    turn, _ = machine(max_duration_s=10)
+    turn.begin(GoOn.LISTEN, 0, 0.0)
+    (goodbye,) = turn.tick(10.0)
+    turn.on_backend(ResponseStarted("bye", asked=True), 10.1)
+    assert kinds(turn.on_backend(ResponseEnded("bye", "failed", "busy"), 10.2)) == [NoteTrouble]
+    assert turn.tick(10.3) == []
+    assert turn.tick(10.8) == [goodbye]
+    turn.on_backend(ResponseStarted("again", asked=True), 10.9)
+    actions = turn.on_backend(ResponseEnded("again", "failed", "busy"), 11.0)
+    assert actions[1:] == [HangUp(Why.MAX_DURATION)]
+
+
+def test_a_goodbye_that_broke_off_while_it_plays_is_not_repeated():
+    turn, _ = machine(max_duration_s=10)
+    turn.begin(GoOn.LISTEN, 0, 0.0)
+    turn.tick(10.0)
+    turn.on_backend(ResponseStarted("bye", asked=True), 10.1)
+    turn.accepts("bye", "b", 10.2)
+    turn.on_backend(ResponseEnded("bye", "failed", "busy"), 10.3)
+    assert turn.on_playout(Drained(), 11.0) == [HangUp(Why.MAX_DURATION)]
+
+
+def test_the_successor_of_a_lost_model_says_the_goodbye():
+    turn, _ = machine(max_duration_s=10)
+    turn.begin(GoOn.LISTEN, 0, 0.0)
+    (goodbye,) = turn.tick(10.0)
+    turn.on_backend(ResponseStarted("bye", asked=True), 10.1)
+    turn.backend_lost()
+    assert turn.begin(GoOn.ANSWER, 0.0, 11.0) == [goodbye]
+
+
+def test_an_agent_that_hangs_up_is_heard_to_the_end_and_waits_for_its_other_tools():
+    turn, _ = speaking()
+    turn.on_backend(ToolRequested("r", "t1", "order_submit", "{}"), 1.1)
+    turn.on_backend(ToolRequested("r", "t2", "hang_up", "{}"), 1.1)
+    turn.on_backend(ResponseEnded("r", "completed", "", ("a",)), 1.1)
+    assert turn.tool_done(1.1) == []
+    assert turn.end_politely(Why.AGENT, 1.1) == []
+    assert turn.end_politely(Why.BUDGET, 1.2) == []
+    assert kinds(turn.on_playout(PartDone(part(heard=8000, ended=True)), 2.0)) == [PublishAgentTurn]
+    assert turn.on_playout(Drained(), 2.0) == []
+    assert turn.tool_done(4.0) == [HangUp(Why.AGENT)]
 
 
 def test_talk_before_a_takeover_counts_towards_the_duration():
@@ -234,11 +325,24 @@ def test_a_drain_waits_for_the_pause_but_not_for_ever():
     assert turn.drain(5, 2.0) == []
     turn.on_backend(ResponseEnded("r", "completed"), 2.1)
     assert turn.on_playout(Drained(), 3.0) == [HandOver()]
-    assert turn.tick(4.0) == []
     turn, _ = speaking()
     turn.drain(5, 2.0)
     assert turn.tick(6.9) == []
     assert turn.tick(7.1) == [HandOver()]
+    assert turn.tick(9.0) == []
+
+
+def test_a_refused_hand_over_is_asked_for_again_at_pauses_and_the_limits_stay():
+    turn, _ = machine(max_duration_s=4)
+    turn.begin(GoOn.LISTEN, 0, 0.0)
+    assert turn.drain(5, 1.0) == [HandOver()]
+    assert turn.tick(1.9) == []
+    assert turn.tick(2.0) == [HandOver()]
+    turn.on_backend(SpeechStarted("c"), 2.5)
+    assert turn.tick(3.5) == []
+    assert kinds(turn.tick(4.0) + turn.tick(4.1)) == [StartResponse]
+    assert turn.tick(6.0) == [HandOver()]  # the deadline
+    assert turn.tick(19.1) == [HangUp(Why.MAX_DURATION)]
 
 
 def test_a_silent_model_is_reconnected():
@@ -263,3 +367,268 @@ def test_what_a_lost_connection_cut_off_counts_as_interrupted():
     turn.backend_lost()
     (said,) = turn.on_playout(PartDone(part(heard=8000, ended=True)), 2.0)
     assert said.interrupted
+
+
+# -- what still arrives of a response that is over ---------------------------------------------------------
+
+
+def test_audio_of_an_interrupted_response_is_refused_also_after_its_end():
+    turn, _ = speaking()
+    turn.on_playout(PartBegan(part(heard=160)), 1.2)
+    turn.on_backend(SpeechStarted("c"), 1.5)
+    turn.on_playout(Flushed((part(heard=4000),)), 1.6)
+    turn.on_backend(ResponseEnded("r", "cancelled", "turn_detected", ("a",)), 1.65)
+    assert not turn.accepts("r", "a", 1.7)
+    assert turn.is_dead("r")
+    assert turn.phase is Phase.LISTENING
+    assert turn.on_backend(ResponseEnded("r", "cancelled", "", ("a", "b")), 1.8) == []
+
+
+def test_audio_after_the_end_of_a_completed_response_is_refused_but_its_text_is_welcome():
+    turn, _ = speaking()
+    turn.on_backend(ResponseEnded("r", "completed", "", ("a",)), 1.65)
+    assert not turn.accepts("r", "a", 1.7)
+    assert not turn.is_dead("r")
+
+
+def test_what_is_remembered_of_old_responses_is_bounded():
+    ids = RecentIds(2)
+    for name in ("a", "b", "a", "c"):
+        ids.add(name)
+    assert [name in ids for name in "abc"] == [True, False, True]
+    turn, _ = machine()
+    for n in range(500):
+        turn.on_backend(ResponseStarted(f"r{n}"), n)
+        turn.accepts(f"r{n}", f"i{n}", n)
+        turn.on_backend(ResponseEnded(f"r{n}", "completed", "", (f"i{n}",)), n)
+        turn.on_playout(PartBegan(part(f"i{n}", f"r{n}", heard=160)), n)
+        turn.on_playout(PartDone(part(f"i{n}", f"r{n}", heard=8000, ended=True)), n)
+        turn.on_playout(Drained(), n)
+    assert turn._memory.size == 0
+
+
+def test_the_next_connection_may_use_the_names_of_the_last_one():
+    turn, _ = speaking()
+    turn.on_backend(SpeechStarted("c"), 1.5)  # "r" is dead, and the caller still speaks
+    turn.backend_lost()
+    turn.on_playout(Flushed((part(heard=4000),)), 1.6)
+    turn.on_playout(Drained(), 1.6)
+    turn.begin(GoOn.ANSWER, 0.0, 2.0)
+    assert turn.accepts("r", "b", 2.5)
+    turn.on_backend(ResponseEnded("r", "completed", "", ("b",)), 2.6)
+    turn.drain(60, 2.7)
+    assert turn.on_playout(Drained(), 3.0) == [HandOver()]  # a pause: nobody speaks
+
+
+# -- asking again ----------------------------------------------------------------------------------------
+
+
+def test_a_failed_greeting_is_repeated_as_a_greeting():
+    turn, _ = machine("Guten Tag, ich bin eine KI.")
+    (greeting,) = turn.begin(GoOn.GREET, 0, 0.0)
+    turn.on_backend(ResponseStarted("r", asked=True), 0.1)
+    turn.on_backend(ResponseEnded("r", "failed", "rate_limit_exceeded"), 0.2)
+    assert turn.tick(0.8) == [greeting]
+    turn.on_backend(ResponseStarted("vad"), 1.0)  # not ours: the greeting's request still waits
+    turn.on_backend(ResponseEnded("vad", "failed", "busy"), 1.1)
+    assert turn.tick(2.2) == [StartResponse(None)]
+
+
+def test_nothing_is_repeated_when_the_caller_speaks_or_another_response_began():
+    turn, _ = machine()
+    turn.begin(GoOn.LISTEN, 0, 0.0)
+    turn.on_backend(ResponseStarted("r"), 1.0)
+    turn.on_backend(ResponseEnded("r", "failed", "busy"), 1.0)
+    turn.on_backend(SpeechStarted("c"), 1.2)
+    assert turn.tick(1.6) == []
+    turn.on_backend(SpeechStopped("c"), 1.7)
+    turn.on_backend(ResponseStarted("s"), 1.8)
+    turn.on_backend(ResponseEnded("s", "failed", "busy"), 1.9)
+    turn.on_backend(ResponseStarted("vad"), 2.0)
+    turn.accepts("vad", "i", 2.1)
+    assert turn.tick(4.0) == []
+
+
+def test_a_response_that_fails_while_the_caller_speaks_is_not_repeated():
+    turn, _ = machine(interruptible=False)
+    turn.on_backend(ResponseStarted("r"), 1.0)
+    turn.on_backend(SpeechStarted("c"), 1.1)
+    turn.on_backend(ResponseEnded("r", "failed", "busy"), 1.2)
+    assert turn.tick(2.5) == []
+
+
+def test_a_response_that_failed_with_audio_in_the_air_is_not_repeated():
+    turn, _ = speaking()
+    assert turn.on_backend(ResponseEnded("r", "failed", "busy"), 1.2) == [NoteTrouble("response_failed", "busy")]
+    assert turn.tick(3.0) == []
+
+
+def test_an_answer_without_words_is_noted_and_asked_for_once_more():
+    for status, detail, noted in (("incomplete", "content_filter", "content_filter"), ("completed", "", "completed")):
+        turn, _ = machine()
+        turn.begin(GoOn.LISTEN, 0, 0.0)
+        turn.on_backend(ResponseStarted("r"), 1.0)
+        assert turn.on_backend(ResponseEnded("r", status, detail), 1.2) == [NoteTrouble("response_empty", noted)]
+        assert turn.tick(1.3) == []
+        assert turn.tick(1.8) == [StartResponse(None)]
+        turn.on_backend(ResponseStarted("s", asked=True), 2.0)
+        assert kinds(turn.on_backend(ResponseEnded("s", status, detail), 2.1)) == [NoteTrouble]
+        assert turn.tick(3.0) == []
+        turn.on_backend(SpeechStarted("c"), 4.0)  # the next turn has its own chance
+        turn.on_backend(SpeechStopped("c"), 4.5)
+        turn.on_backend(ResponseStarted("t"), 4.6)
+        turn.on_backend(ResponseEnded("t", status, detail), 4.7)
+        assert turn.tick(5.3) == [StartResponse(None)]
+
+
+def test_a_cancelled_response_without_audio_is_not_repeated():
+    turn, _ = machine()
+    turn.on_backend(ResponseStarted("r"), 1.0)
+    assert turn.on_backend(ResponseEnded("r", "cancelled", "client_cancelled"), 1.2) == []
+    assert turn.tick(3.0) == []
+
+
+def test_only_failures_in_a_row_give_up():
+    for gives in ("audio", "tool"):
+        turn, _ = machine()
+        turn.begin(GoOn.LISTEN, 0, 0.0)
+        for n in range(4):
+            now = 1.0 + 5 * n
+            turn.on_backend(ResponseStarted(f"f{n}"), now)
+            assert kinds(turn.on_backend(ResponseEnded(f"f{n}", "failed", "busy"), now)) == [NoteTrouble]
+            turn.on_backend(ResponseStarted(f"ok{n}"), now + 2)
+            if gives == "audio":
+                turn.accepts(f"ok{n}", f"i{n}", now + 2)
+            else:
+                turn.on_backend(ToolRequested(f"ok{n}", f"t{n}", "x", "{}"), now + 2)
+                turn.tool_done(now + 2)
+            assert turn.on_backend(ResponseEnded(f"ok{n}", "completed"), now + 2) == []
+
+
+def test_audio_of_a_living_response_ends_a_row_of_failures():
+    turn, _ = machine()
+    now = 1.0
+    for name in ("f1", "f2", "f3"):
+        turn.on_backend(ResponseStarted(name), now)
+        if name == "f2":
+            turn.accepts(name, "i", now)  # it fails later, but the model does work
+        assert kinds(turn.on_backend(ResponseEnded(name, "failed", "busy"), now)) == [NoteTrouble]
+
+
+# -- silence of the model ----------------------------------------------------------------------------------
+
+
+def test_nobody_reconnects_while_the_caller_dictates():
+    turn, _ = machine()
+    turn.begin(GoOn.LISTEN, 0, 0.0)
+    turn.on_backend(ResponseStarted("r"), 1.0)
+    turn.on_backend(ToolRequested("r", "t", "n", "{}"), 1.0)
+    turn.on_backend(ResponseEnded("r", "completed"), 1.0)
+    turn.on_backend(SpeechStarted("c"), 1.5)
+    turn.tool_done(1.8)
+    assert [turn.tick(1.8 + n) for n in range(40)] == [[]] * 40
+
+
+def test_the_wait_for_the_model_counts_from_the_last_tool_and_from_the_last_reconnect():
+    turn, _ = machine()
+    turn.begin(GoOn.LISTEN, 0, 0.0)
+    turn.on_backend(ResponseStarted("r"), 1.0)
+    turn.on_backend(ToolRequested("r", "t", "n", "{}"), 1.0)
+    turn.on_backend(ResponseEnded("r", "completed"), 1.0)
+    assert turn.tick(30.0) == []  # the tool is slow, not the model
+    turn.tool_done(31.0)
+    assert turn.tick(50.9) == []
+    assert kinds(turn.tick(51.1)) == [Fail]
+    assert turn.tick(51.2) == []
+    assert kinds(turn.tick(71.2)) == [Fail]
+
+
+# -- barge-in, details -------------------------------------------------------------------------------------
+
+
+def test_a_second_barge_in_before_the_first_one_is_acknowledged_flushes_again():
+    turn, _ = speaking()
+    turn.on_backend(SpeechStarted("c"), 1.5)
+    turn.on_backend(ResponseEnded("r", "cancelled", "", ("a",)), 1.5)
+    assert turn.on_backend(SpeechStarted("c1"), 1.51) == [PublishCallerSpoke("c1")]  # nothing plays any more
+    turn.on_backend(ResponseStarted("s"), 1.52)
+    turn.accepts("s", "b", 1.53)
+    assert turn.on_backend(SpeechStarted("c2"), 1.54)[1:] == [FlushPlayout()]
+    turn.on_backend(ResponseEnded("s", "cancelled", "", ("b",)), 1.55)
+    actions = turn.on_playout(Flushed((part(heard=800), part("b", "s", heard=0))), 1.6)
+    assert [a for a in actions if not isinstance(a, PublishAgentTurn)] == [Truncate("a", 0, 100), DeleteItem("b")]
+
+
+def test_an_interrupted_turn_is_not_measured():
+    turn, _ = machine()
+    turn.on_backend(SpeechStopped("c"), 1.0)
+    turn.on_backend(ResponseStarted("r"), 1.1)
+    turn.accepts("r", "a", 1.2)
+    turn.on_backend(SpeechStarted("d"), 1.3)
+    assert turn.on_playout(PartBegan(part(heard=160)), 1.4) == []
+
+
+def test_a_partly_heard_item_is_not_deleted_when_its_response_ends_after_the_flush():
+    turn, _ = speaking()
+    turn.on_playout(PartBegan(part(heard=160)), 1.2)
+    turn.on_backend(SpeechStarted("c"), 1.5)
+    turn.on_playout(Flushed((part(heard=4000),)), 1.6)
+    turn.on_playout(Drained(), 1.6)  # everything known is dealt with, but the response is still under way
+    assert turn.on_backend(ResponseEnded("r", "cancelled", "", ("a",)), 1.7) == []
+    assert turn._memory.size == 0
+
+
+def test_a_heard_item_with_an_unheard_second_part_is_not_deleted():
+    turn, _ = speaking()
+    turn.on_playout(PartBegan(part(heard=160)), 1.2)
+    turn.on_backend(SpeechStarted("c"), 1.5)
+    second = Part(("a", 1), "r", received=800)
+    actions = turn.on_playout(Flushed((part(heard=4000), second)), 1.6)
+    assert [a for a in actions if not isinstance(a, PublishAgentTurn)] == [Truncate("a", 0, 500)]
+
+
+def test_a_model_whose_memory_cannot_be_cut_is_not_asked_to():
+    turn, _ = speaking(capabilities=Capabilities(truncate=False))
+    turn.accepts("r", "b", 1.2)
+    turn.on_backend(SpeechStarted("c"), 1.5)
+    assert kinds(turn.on_playout(Flushed((part(heard=4000), part("b", heard=0))), 1.6)) == [PublishAgentTurn] * 2
+    turn.accepts("r", "late", 1.6)
+    assert turn.on_backend(ResponseEnded("r", "cancelled", "", ("a", "b", "late")), 1.7) == []
+
+
+def test_audio_that_was_written_off_does_not_count_as_heard():
+    turn, text = speaking()
+    text.end(("a", 0), "")
+    lost = part(sent=8000, heard=4000, ended=True)
+    lost.lost = 4000
+    (said,) = turn.on_playout(PartDone(lost), 2.0)
+    assert (said.interrupted, said.heard_text, said.heard_ms) == (True, "Eins zwei", 500)
+    turn, text = speaking()
+    turn.on_backend(SpeechStarted("c"), 1.5)
+    truncate, said = turn.on_playout(Flushed((lost,)), 2.0)
+    assert (truncate, said.interrupted) == (Truncate("a", 0, 500), True)
+
+
+def test_texts_are_learnt_from_and_forgotten_when_a_turn_is_published():
+    turn, text = speaking()
+    text.end(("a", 0), "Ein Satz von vierzig Zeichen, ungefähr.")
+    assert text._per_second == 15
+    turn.on_playout(PartDone(part(received=32000, heard=32000, ended=True)), 5.0)
+    assert text._per_second < 15
+    assert text.text(("a", 0)) == ""
+
+
+def test_tools_that_run_side_by_side_are_measured_once():
+    turn, _ = machine()
+    turn.on_backend(SpeechStopped("c"), 1.0)
+    turn.on_backend(ResponseStarted("r"), 1.1)
+    turn.on_backend(ToolRequested("r", "t", "n", "{}"), 1.5)
+    turn.on_backend(ToolRequested("r", "u", "n", "{}"), 1.5)
+    turn.on_backend(ResponseEnded("r", "completed"), 1.5)
+    turn.tool_done(2.5)
+    turn.tool_done(2.75)
+    turn.on_backend(ResponseStarted("s", asked=True), 2.8)
+    turn.accepts("s", "a", 3.0)
+    turn.latency.first_frame(3.0)
+    (measured,) = turn.on_playout(PartBegan(part(response="s", heard=160)), 3.1)
+    assert measured.latency.tools_ms == 1250

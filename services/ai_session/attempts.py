@@ -1,0 +1,98 @@
+"""What the model was asked for, and when to ask again. A core without I/O.
+
+Theory of operation. A request to speak may carry instructions (a greeting, say). They stay with the request
+until its response began, and with the response until it ended, so that a response of which nothing can be heard
+is asked for again as it was. One that failed is repeated after `RETRY_S` times the failures in a row, and
+`FAILED_RESPONSES` of them mean that the model is broken; one that ended without audio and without a tool call is
+repeated once. A planned repetition is dropped when the caller speaks or another response begins: that one is
+the answer.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from services.ai_session.actions import Action, Fail, NoteTrouble
+from services.ai_session.backends.port import ResponseEnded
+
+FAILED_RESPONSES = 3  # in a row, then the model counts as broken
+RETRY_S = 0.5  # before a failed response is tried again, times the failures so far
+
+
+class Attempts:
+    """The requests and living responses of one call."""
+
+    def __init__(self) -> None:
+        self._requests: deque[str | None] = deque(maxlen=8)  # instructions of requests that have not begun
+        self._asked: dict[str, str | None] = {}  # living responses that we asked for -> their instructions
+        self._fruitful: set[str] = set()  # living responses that gave audio or called a tool
+        self._retry: tuple[float, str | None] | None = None  # when, and with which instructions
+        self._failures = 0
+        self._was_empty = False  # the last response gave nothing, and was asked for again
+
+    def forget(self) -> None:
+        """The model connection is gone: nothing that was asked of it will come."""
+        self._requests.clear()
+        self._asked.clear()
+        self._fruitful.clear()
+        self._retry = None
+
+    def requested(self, instructions: str | None) -> None:
+        """The model is asked to speak."""
+        self._requests.append(instructions)
+
+    def began(self, response: str, *, asked: bool) -> None:
+        """A response began; `asked`: we asked for it."""
+        self._retry = None
+        if asked:
+            self._asked[response] = self._requests.popleft() if self._requests else None
+
+    def gave(self, response: str) -> None:
+        """A response gave audio or called a tool."""
+        self._fruitful.add(response)
+
+    def spoke(self, response: str) -> None:
+        """A response gave audio: whatever failed before, the model works."""
+        self._fruitful.add(response)
+        self._failures, self._was_empty = 0, False
+
+    def caller_spoke(self) -> None:
+        """The caller began to speak, and will be answered."""
+        self._retry, self._was_empty = None, False
+
+    def interrupted_ended(self, response: str) -> None:
+        """An interrupted response is over: it proves nothing."""
+        self._fruitful.discard(response)
+        self._asked.pop(response, None)
+
+    def ended(self, event: ResponseEnded, now: float, *, may_repeat: bool) -> tuple[bool, list[Action]]:
+        """A response is over. True when it was asked for and gave nothing; the actions, with `Fail` as the last one
+        when the model is broken. `may_repeat` says whether another try may be planned.
+        """
+        fruitful, asked = event.response in self._fruitful, event.response in self._asked
+        self._fruitful.discard(event.response)
+        instructions = self._asked.pop(event.response, None)
+        actions: list[Action] = []
+        delay_s: float | None = None
+        if event.status == "failed":
+            self._failures += 1
+            actions.append(NoteTrouble("response_failed", event.detail))
+            delay_s = RETRY_S * self._failures
+        elif fruitful:
+            self._failures, self._was_empty = 0, False
+        elif event.status != "cancelled":
+            actions.append(NoteTrouble("response_empty", event.detail or event.status))
+            delay_s, self._was_empty = None if self._was_empty else RETRY_S, True
+        if not fruitful and may_repeat:
+            if self._failures >= FAILED_RESPONSES:
+                actions.append(Fail(event.detail))
+            elif delay_s is not None:
+                self._retry = (now + delay_s, instructions)
+        return asked and not fruitful, actions
+
+    def due(self, now: float) -> tuple[bool, str | None]:
+        """Whether it is time to ask again, once, and with which instructions."""
+        if self._retry is None or now < self._retry[0]:
+            return False, None
+        instructions, self._retry = self._retry[1], None
+        return True, instructions
