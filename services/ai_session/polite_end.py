@@ -83,11 +83,13 @@ class PoliteEnd:
         if self._stage in (_Stage.ASKED, _Stage.FAILED, _Stage.PARTING) and self.why is not Why.AGENT:
             self._stage = _Stage.FINISHING
 
-    def next(self, *, speaking: bool, tools: bool, now: float) -> Step:
-        """The next step; `speaking`: a response is under way or its audio plays, `tools`: some are running."""
+    def next(self, *, speaking: bool, answer_due: bool, tools: bool, now: float) -> Step:
+        """The next step. `speaking`: a response is under way or its audio plays; `answer_due`: one is about to begin;
+        `tools`: some are running.
+        """
         late = now >= self._by
         match self._stage:
-            case _Stage.FINISHING if late or not speaking:
+            case _Stage.FINISHING if late or not (speaking or answer_due):
                 return self._ask(Step.CUT_AND_ASK if speaking else Step.ASK, now)
             case _Stage.FAILED if late:
                 return self._ask(Step.ASK, now)

@@ -353,7 +353,8 @@ class TurnMachine:
     def _step_end(self, now: float) -> list[Action]:
         """Go on with the polite end, if the call has come to that."""
         speaking = self._active is not None or bool(self._playing)
-        match self._end.next(speaking=speaking, tools=self._tools > 0, now=now):
+        answer_due = self.phase is Phase.THINKING
+        match self._end.next(speaking=speaking, answer_due=answer_due, tools=self._tools > 0, now=now):
             case Step.ASK:
                 return self._respond(self._rules.phrases.goodbye, now)
             case Step.CUT_AND_ASK:

@@ -235,6 +235,20 @@ def test_a_long_answer_is_cut_off_for_the_goodbye_which_is_heard():
     assert turn.on_playout(Drained(), 34.9) == [HangUp(Why.MAX_DURATION)]
 
 
+def test_an_answer_that_is_due_when_the_time_is_over_comes_before_the_goodbye():
+    turn, _ = machine(max_duration_s=10)
+    turn.begin(GoOn.LISTEN, 0, 0.0)
+    turn.on_backend(ResponseStarted("r"), 9.0)
+    turn.on_backend(ToolRequested("r", "t", "n", "{}"), 9.1)
+    turn.on_backend(ResponseEnded("r", "completed"), 9.1)
+    assert turn.tick(10.0) == []
+    assert turn.tool_done(10.1) == []
+    turn.on_backend(ResponseStarted("s", asked=True), 10.2)  # with the tool's output: not the goodbye
+    turn.accepts("s", "a", 10.3)
+    turn.on_backend(ResponseEnded("s", "completed", "", ("a",)), 10.4)
+    assert kinds(turn.on_playout(Drained(), 11.0)) == [StartResponse]
+
+
 def test_a_goodbye_that_does_not_begin_or_does_not_end_is_not_waited_for_longer_than_15_s():
     turn, _ = machine(max_duration_s=10)
     turn.begin(GoOn.LISTEN, 0, 0.0)
