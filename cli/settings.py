@@ -25,6 +25,9 @@ class CliSettings(BaseSettings):
     sip_server: str | None = Field(None, validation_alias=AliasChoices("SIP_SERVER", "SIP_DOMAIN"))
     sip_listen_host: str = Field("0.0.0.0", description="Where the gateway takes calls")
     sip_listen_port: int = Field(5060, ge=0, le=65535, description="Our SIP port (SIP_PORT is the trunk's)")
+    sip_allowed_sources: str | None = Field(
+        None, description="Networks that the gateway answers, as the gateway reads it"
+    )
     catalog_database_url: str | None = Field(None, description="Of catalog_tools; else a file under CALLBUS_VAR")
     transcript_database_url: str | None = Field(None, description="Of transcript_store; else a file under CALLBUS_VAR")
 
@@ -32,6 +35,16 @@ class CliSettings(BaseSettings):
     def state_file(self) -> Path:
         """What a running `up` says of itself."""
         return self.callbus_var / "run" / "up.json"
+
+    @property
+    def lock_file(self) -> Path:
+        """Held by the one `up` that may use this directory."""
+        return self.callbus_var / "run" / "lock"
+
+    @property
+    def published_file(self) -> Path:
+        """What an `up` published last of the configuration that ships."""
+        return self.callbus_var / "run" / "published.json"
 
     @property
     def log_dir(self) -> Path:

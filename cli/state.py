@@ -44,6 +44,15 @@ class ProcessIdentity(BaseModel):
             return None
         return process if same else None
 
+    def children(self) -> list[ProcessIdentity]:
+        """The children that the process has now; none when it is gone."""
+        process = self.process()
+        try:
+            children = process.children() if process is not None else []
+            return [ProcessIdentity(pid=child.pid, started_at=child.create_time()) for child in children]
+        except psutil.Error:
+            return []
+
 
 class UpState(BaseModel):
     """One `up`: its own process, its children by name, and where things listen."""
@@ -56,11 +65,35 @@ class UpState(BaseModel):
     ready: bool = False
 
     def write(self, path: Path) -> None:
-        """Replace the file in one step: readers never see half of it."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}")
-        part.write_text(self.model_dump_json(indent=2), "utf-8")
+        """Replace the file in one step: readers never see half of it.
+
+        Raises:
+            OSError: a full disk, say; what stood there still stands.
+        """
+        replace_file(path, self.model_dump_json(indent=2))
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a file in one step: it holds either the old text or the new.
+
+    Raises:
+        OSError: it still holds the old.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}")
+    try:
+        part.write_text(text, "utf-8")
         part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def remove_state(path: Path, supervisor: ProcessIdentity) -> None:
+    """Remove the file if it is that supervisor's; another's stays."""
+    state = read_state(path)
+    if state is not None and state.supervisor == supervisor:
+        path.unlink(missing_ok=True)
 
 
 def read_state(path: Path) -> UpState | None:
@@ -83,14 +116,14 @@ def end(identities: list[ProcessIdentity], grace_s: float, told: Callable[[str],
     for process in alive:
         try:
             process.terminate()
-        except psutil.NoSuchProcess:
+        except psutil.Error:  # gone, or another user's: whoever asks finds it alive afterwards
             continue
     _, stubborn = psutil.wait_procs(alive, timeout=grace_s)
     for process in stubborn:
         told(f"pid {process.pid} did not end within {grace_s:g} s and was killed")
         try:
             process.kill()
-        except psutil.NoSuchProcess:
+        except psutil.Error:
             continue
     psutil.wait_procs(stubborn, timeout=2)
     return len(alive)

@@ -9,8 +9,10 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 import psutil
@@ -23,9 +25,12 @@ from cli.state import ProcessIdentity
 
 POLL_S = 0.05
 READY_TIMEOUT_S = 40.0
-# SIGTERM goes out phase by phase: who takes calls first, the bus last. The sum is what an orderly end may take.
-PHASE_GRACE_S = (3.5, 2.0, 1.5, 1.0)
+# SIGTERM goes out phase by phase: who takes calls first, the bus last. A service lets calls finish for the seconds
+# that `programs` gives it, then flushes its events for up to 5 s; the sum is what an end without a bus may take.
+PHASE_GRACE_S = (8.5, 7.5, 6.5, 6.0)
 LAST_LINES = 12
+SAVE_AGAIN_S = 1.0
+SAVE_AGAIN_MOST_S = 30.0
 
 
 class Supervisor:
@@ -42,8 +47,9 @@ class Supervisor:
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._restarts = Restarts()
         self._stopping = False
+        self._unsaved = asyncio.Event()
         self.identities: dict[str, ProcessIdentity] = {}
-        self.on_change: Callable[[], None] = lambda: None
+        self.on_change: Callable[[], None] = lambda: None  # it may raise OSError: it is then called again later
 
     async def __aenter__(self) -> Supervisor:
         return self
@@ -64,7 +70,11 @@ class Supervisor:
         return self._restarts.count(name)
 
     async def start(self, program: Program) -> None:
-        """Start a process. It is ready only after `wait_ready`."""
+        """Start a process. It is ready only after `wait_ready`.
+
+        Raises:
+            OSError: there is no log file or no process to be had (a full disk, a limit).
+        """
         log = self.log_of(program.name)
         log.parent.mkdir(parents=True, exist_ok=True)
         if program.name not in self._programs and log.exists():
@@ -87,7 +97,22 @@ class Supervisor:
             self.identities[program.name] = ProcessIdentity.of(process.pid)
         except psutil.NoSuchProcess:
             self.identities.pop(program.name, None)
-        self.on_change()
+        self.changed()
+
+    def changed(self) -> None:
+        """Call `on_change`. A full disk is told once, and tried again while `keep_running` runs."""
+        try:
+            self.on_change()
+        except OSError as error:
+            if not self._unsaved.is_set():
+                self._say(f"the state of this callbus cannot be written ({_why(error)}); trying again")
+            self._unsaved.set()
+        else:
+            self._unsaved.clear()
+
+    def _say(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # the terminal is gone, or the log is on the full disk: not worth an end
+            self._tell(text)
 
     async def wait_ready(self, *programs: Program, timeout_s: float = READY_TIMEOUT_S) -> None:
         """Wait until all are ready.
@@ -107,8 +132,11 @@ class Supervisor:
             if process.returncode is not None:
                 raise CliError(f"{program.name} ended with {process.returncode} at its start:\n{self.tail(program)}")
             problem = await _not_ready(client, program)
-            if not problem:
-                return
+            # Whoever has the port may answer: ready is only a process of ours that listens there.
+            if not problem and process.returncode is None:
+                if _listens(process.pid, _port_of(program)):
+                    return
+                problem = "another program answers at its port"
             await asyncio.sleep(POLL_S)
         raise CliError(f"{program.name} was not ready within {timeout_s:g} s ({problem}):\n{self.tail(program)}")
 
@@ -124,8 +152,17 @@ class Supervisor:
     async def keep_running(self) -> None:
         """Start dead processes again, with back-off, until cancelled."""
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._save_again(), name="save")
             for name in self._programs:
                 group.create_task(self._keep(name), name=f"keep {name}")
+
+    async def _save_again(self) -> None:
+        wait_s = SAVE_AGAIN_S
+        while True:
+            await self._unsaved.wait()
+            await asyncio.sleep(wait_s)
+            self.changed()
+            wait_s = min(wait_s * 2, SAVE_AGAIN_MOST_S) if self._unsaved.is_set() else SAVE_AGAIN_S
 
     async def _keep(self, name: str) -> None:
         while True:
@@ -133,11 +170,23 @@ class Supervisor:
             code = await process.wait()
             if self._stopping:
                 return
+            how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with {code}"
+            await self._start_again(name, f"{name} (pid {process.pid}) {how}; starting it again")
+
+    async def _start_again(self, name: str, what: str) -> None:
+        """Until there is a process: that it cannot even be started is one more death."""
+        while True:
             wait_s = self._restarts.died(name, asyncio.get_running_loop().time())
-            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
-            self._tell(f"{name} (pid {process.pid}) {how}; starting it again in {wait_s:g} s")
+            self._say(f"{what} in {wait_s:g} s")
             await asyncio.sleep(wait_s)
-            await self.start(self._programs[name])
+            if self._stopping:
+                return
+            try:
+                await self.start(self._programs[name])
+            except (OSError, subprocess.SubprocessError) as error:  # the latter: the child died before exec
+                what = f"{name} cannot be started ({_why(error)}); trying again"
+            else:
+                return
 
     async def stop(self) -> None:
         """SIGTERM phase by phase, then SIGKILL for what is left. Safe to call twice."""
@@ -151,7 +200,7 @@ class Supervisor:
                 await asyncio.wait([asyncio.ensure_future(p.wait()) for p in alive], timeout=grace_s)
         left = [(name, process) for name, process in self._processes.items() if process.returncode is None]
         for name, process in left:
-            self._tell(f"{name} (pid {process.pid}) did not end in time and is killed")
+            self._say(f"{name} (pid {process.pid}) did not end in time and is killed")
             try:
                 os.killpg(process.pid, signal.SIGKILL)  # a session of its own: the group is its pid
             except ProcessLookupError:
@@ -160,8 +209,37 @@ class Supervisor:
 
 
 def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    # Not `process.send_signal`: it polls first, and what it reaps asyncio waits for in vain.
     with contextlib.suppress(ProcessLookupError):  # it ended in between
-        process.send_signal(number)
+        os.kill(process.pid, number)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
+
+
+def _why(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def _port_of(program: Program) -> int:
+    return program.ready_port or urlsplit(program.ready_url or "").port or 0
+
+
+def _listens(pid: int, port: int) -> bool:
+    """Whether the process, or a child of it, has the TCP port."""
+    try:
+        process = psutil.Process(pid)
+        family = [process, *process.children(recursive=True)]
+        connections = [connection for one in family for connection in one.net_connections("tcp")]
+    except psutil.AccessDenied:  # it changed its user: nobody can tell
+        return True
+    except psutil.NoSuchProcess:
+        return False
+    return any(c.laddr and c.laddr.port == port and c.status == psutil.CONN_LISTEN for c in connections)
 
 
 async def _not_ready(client: aiohttp.ClientSession, program: Program) -> str:
@@ -175,6 +253,7 @@ async def _not_ready(client: aiohttp.ClientSession, program: Program) -> str:
         return ""
     try:
         async with client.get(program.ready_url or "") as response:
-            return "" if response.status == 200 else (await response.text())[:300]
+            said = (await response.text("utf-8", "replace"))[:300]
+            return "" if response.status == 200 else f"HTTP {response.status} {said}".rstrip()
     except (aiohttp.ClientError, TimeoutError) as error:
         return str(error) or type(error).__name__

@@ -9,10 +9,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from nats.aio.client import Client
 from rich.console import Console
 from rich.table import Table
@@ -21,14 +21,17 @@ from cli import checkout
 from cli.apply import apply, read_config
 from cli.bus import connected
 from cli.errors import CliError
+from cli.lock import holder, only_one
 from cli.ports import complaint
 from cli.programs import Options, Plan, plan
 from cli.settings import CliSettings, inherited_environment
-from cli.state import ProcessIdentity, UpState, end, read_state, running
-from cli.supervisor import Supervisor
+from cli.state import ProcessIdentity, UpState, end, read_state, remove_state, running
+from cli.supervisor import PHASE_GRACE_S, Supervisor
 from libs.runtime.streams import provision
 
-DOWN_GRACE_S = 12.0
+DOWN_GRACE_S = sum(PHASE_GRACE_S) + 2.0
+ORPHAN_GRACE_S = 6.0
+PRIVATE = 0o077  # umask: conversations, orders and keys are nobody else's to read
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,9 @@ def make_plan(settings: CliSettings, options: UpOptions) -> Plan:
     checkout.require_checkout()
     if (state := running(settings.state_file)) is not None:
         raise CliError(f"callbus is already running here (pid {state.supervisor.pid}): end it with `callbus down`")
+    left = read_state(settings.state_file)
+    if left is not None and any(identity.process() for identity in left.processes.values()):
+        raise CliError("processes of an earlier `callbus up` that was killed still run: end them with `callbus down`")
     remedy = "end that program, or choose another port with --sip-port (SIP_LISTEN_PORT)"
     if problem := complaint(options.sip_port, options.sip_host, "udp", remedy):
         raise CliError(problem)
@@ -98,11 +104,19 @@ async def _prepare(client: Client) -> None:
 
 
 async def up(settings: CliSettings, options: UpOptions, console: Console) -> None:
-    """Run until SIGINT or SIGTERM, then end everything.
+    """Run until SIGINT or SIGTERM, then end everything. What is written is for this user alone.
 
     Raises:
         CliError: it could not be started; nothing is left running.
+        OSError: its directory cannot be used.
     """
+    checkout.require_checkout()
+    os.umask(PRIVATE)
+    with only_one(settings.lock_file):  # before anything is looked at: of two that start together one goes on
+        await _up(settings, options, console)
+
+
+async def _up(settings: CliSettings, options: UpOptions, console: Console) -> None:
     chosen = make_plan(settings, options)
     stopping = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -110,20 +124,22 @@ async def up(settings: CliSettings, options: UpOptions, console: Console) -> Non
     supervisor = Supervisor(
         environment=inherited_environment(), cwd=checkout.ROOT, log_dir=settings.log_dir.resolve(), tell=console.print
     )
-    write = _state_writer(settings.state_file, supervisor, chosen, options)
-    supervisor.on_change = write
+    state = _StateFile(settings.state_file, supervisor, chosen, options)
+    supervisor.on_change = state.write
     try:
         async with supervisor:
+            supervisor.changed()  # from here on `callbus down` finds us
             starting = asyncio.create_task(start_all(supervisor, chosen, [checkout.CONFIG]))
             if not await _first(starting, stopping):
                 return
             show_table(console, supervisor, chosen, settings, options)
-            write(ready=True)  # after the table: `up --detach` prints what stands there by then
+            state.ready = True  # after the table: `up --detach` prints what stands there by then
+            supervisor.changed()
             keeping = asyncio.create_task(supervisor.keep_running())
             await _first(keeping, stopping)
             console.print("ending everything …")
     finally:
-        settings.state_file.unlink(missing_ok=True)
+        remove_state(settings.state_file, state.supervisor)
 
 
 async def _first(task: asyncio.Task[None], stopping: asyncio.Event) -> bool:
@@ -141,23 +157,21 @@ async def _first(task: asyncio.Task[None], stopping: asyncio.Event) -> bool:
     return True
 
 
-def _state_writer(path: Path, supervisor: Supervisor, chosen: Plan, options: UpOptions) -> Callable[..., None]:
-    me = ProcessIdentity.of(os.getpid())
-    is_ready = False
+class _StateFile:
+    def __init__(self, path: Path, supervisor: Supervisor, chosen: Plan, options: UpOptions) -> None:
+        self._path, self._children, self._chosen, self._options = path, supervisor, chosen, options
+        self.supervisor = ProcessIdentity.of(os.getpid())
+        self.ready = False
 
-    def write(ready: bool = False) -> None:
-        nonlocal is_ready
-        is_ready = is_ready or ready
+    def write(self) -> None:
         UpState(
-            supervisor=me,
-            processes=supervisor.identities,
-            nats_url=chosen.nats_url,
-            sip=f"{options.sip_host}:{options.sip_port}",
-            health_ports={p.name: p.health_port for p in chosen.programs if p.health_port},
-            ready=is_ready,
-        ).write(path)
-
-    return write
+            supervisor=self.supervisor,
+            processes=self._children.identities,
+            nats_url=self._chosen.nats_url,
+            sip=f"{self._options.sip_host}:{self._options.sip_port}",
+            health_ports={p.name: p.health_port for p in self._chosen.programs if p.health_port},
+            ready=self.ready,
+        ).write(self._path)
 
 
 def show_table(
@@ -186,13 +200,20 @@ def notes(settings: CliSettings, options: UpOptions) -> list[str]:
         why = "" if settings.openai_api_key else "no OPENAI_API_KEY: "
         said.append(f"{why}the rehearsal speaks instead of OpenAI, one prepared conversation (scenario 'bestellung')")
     elif not settings.openai_api_key:
-        said.append(f"no OPENAI_API_KEY: {settings.openai_base_url} must do without")
+        without = (
+            f"{settings.openai_base_url} must do without"
+            if settings.openai_base_url
+            else "OpenAI will refuse every call"
+        )
+        said.append(f"no OPENAI_API_KEY: {without}")
     if settings.sip_server:
         said.append(f"SIP_SERVER is {settings.sip_server}, but registering there comes with a later release")
     else:
         said.append("no SIP_SERVER: no trunk is registered, calls come from the local network")
-    if options.sip_host in {"0.0.0.0", ""}:
-        said.append("the gateway answers loopback and private networks only")
+    if settings.sip_allowed_sources:
+        said.append(f"the gateway answers {settings.sip_allowed_sources} only (SIP_ALLOWED_SOURCES)")
+    elif options.sip_host in {"0.0.0.0", ""}:
+        said.append("the gateway answers loopback and private networks only (SIP_ALLOWED_SOURCES)")
     return said
 
 
@@ -211,8 +232,10 @@ def detach(settings: CliSettings, arguments: list[str], console: Console) -> Non
 
     Raises:
         CliError: it ended instead; what it said is in the message.
+        OSError: its log cannot be written.
     """
-    log = settings.log_dir / "up.log"
+    os.umask(PRIVATE)
+    log = settings.log_dir / f"up.{os.getpid()}.log"  # of its own until it is the one: another may be running
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -228,9 +251,12 @@ def detach(settings: CliSettings, arguments: list[str], console: Console) -> Non
         state = running(settings.state_file)
         if state is not None and state.ready and state.supervisor.pid == process.pid:
             console.print(_said(log), highlight=False, markup=False, soft_wrap=True)
+            log.replace(log.with_name("up.log"))
             return
         time.sleep(0.1)
-    raise CliError(_said(log))
+    said = _said(log)
+    log.unlink()
+    raise CliError(said)
 
 
 def _said(log: Path) -> str:
@@ -238,15 +264,33 @@ def _said(log: Path) -> str:
 
 
 def down(settings: CliSettings, console: Console) -> bool:
-    """End what `up` started, and nothing else; False when there is nothing."""
-    state = read_state(settings.state_file)
+    """End what `up` started, and nothing else; False when there is nothing.
+
+    Raises:
+        CliError: something of it is still alive.
+    """
+    state = read_state(settings.state_file) or _without_state(settings)
     if state is None:
         return False
 
     def told(text: str) -> None:
         console.print(text)
 
+    ours = {*state.processes.values(), *state.supervisor.children()}
     ended = end([state.supervisor], DOWN_GRACE_S, told)  # it ends its children in order
-    ended += end(list(state.processes.values()), 2.0, told)  # what is left, had it been killed
-    settings.state_file.unlink(missing_ok=True)
+    later = read_state(settings.state_file)  # what it started again meanwhile
+    ours |= set(later.processes.values()) if later is not None and later.supervisor == state.supervisor else set()
+    ended += end(list(ours), ORPHAN_GRACE_S, told)  # what is left, had it been killed
+    if left := [str(identity.pid) for identity in (state.supervisor, *ours) if identity.process() is not None]:
+        raise CliError(f"callbus has not ended: pid {', '.join(left)} still runs and cannot be ended by this user")
+    remove_state(settings.state_file, state.supervisor)
     return ended > 0
+
+
+def _without_state(settings: CliSettings) -> UpState | None:
+    """Of an `up` that has not written its state yet, or could not: the lock knows its pid."""
+    pid = holder(settings.lock_file)
+    try:
+        return UpState(supervisor=ProcessIdentity.of(pid), nats_url="", sip="") if pid is not None else None
+    except psutil.NoSuchProcess:
+        return None

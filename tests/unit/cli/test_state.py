@@ -11,8 +11,9 @@ import pytest
 from rich.console import Console
 
 from cli import up
+from cli.errors import CliError
 from cli.settings import CliSettings
-from cli.state import ProcessIdentity, UpState, end, read_state, running
+from cli.state import ProcessIdentity, UpState, end, read_state, remove_state, replace_file, running
 
 SLEEPER = [sys.executable, "-S", "-c", "print(flush=True); input()"]
 DEAF = [
@@ -94,3 +95,45 @@ def test_down_ends_the_orphans_of_a_supervisor_that_was_killed(tmp_path: Path) -
         assert left["sip_gateway"].process() is None
     assert not settings.state_file.exists()
     assert up.down(settings, Console(quiet=True)) is False
+
+
+def test_down_does_not_say_ended_while_something_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = CliSettings(callbus_var=tmp_path)
+    monkeypatch.setattr(up, "end", lambda *_: 1)  # another user's, or stuck in the kernel
+    with process(SLEEPER) as child:
+        gone = ProcessIdentity(pid=child.pid, started_at=1.0)
+        state = UpState(supervisor=gone, processes={"x": ProcessIdentity.of(child.pid)}, nats_url="", sip="")
+        state.write(settings.state_file)
+        with pytest.raises(CliError, match=f"callbus has not ended: pid {child.pid} still runs"):
+            up.down(settings, Console(quiet=True))
+        assert read_state(settings.state_file) == state
+
+
+def test_down_ends_a_child_that_the_state_does_not_name(tmp_path: Path) -> None:
+    settings = CliSettings(callbus_var=tmp_path)
+    spawn = "import subprocess,sys; print(subprocess.Popen([sys.executable, '-S', '-c', 'input()']).pid, flush=True)"
+    with subprocess.Popen(
+        [sys.executable, "-S", "-c", spawn + "; input()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as supervisor:
+        assert supervisor.stdout is not None
+        child = ProcessIdentity.of(int(supervisor.stdout.readline()))
+        UpState(supervisor=ProcessIdentity.of(supervisor.pid), nats_url="", sip="").write(settings.state_file)
+        assert up.down(settings, Console(quiet=True)) is True
+        assert child.process() is None
+
+
+def test_a_state_is_removed_by_its_own_supervisor_only(tmp_path: Path) -> None:
+    path = tmp_path / "up.json"
+    me = ProcessIdentity.of(os.getpid())
+    UpState(supervisor=me, nats_url="", sip="").write(path)
+    remove_state(path, ProcessIdentity(pid=me.pid, started_at=me.started_at - 5))
+    assert path.exists()
+    remove_state(path, me)
+    assert not path.exists()
+
+
+def test_a_file_that_cannot_be_replaced_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "up.json").mkdir()
+    with pytest.raises(OSError, match=r"directory"):
+        replace_file(tmp_path / "up.json", "{}")
+    assert [p.name for p in tmp_path.iterdir()] == ["up.json"]
