@@ -153,6 +153,16 @@ class Bus:
         reply = await self.control.request(subject, payload, timeout=timeout_s)
         return reply.data
 
+    async def subscribed(self) -> None:
+        """Wait until the server knows all subscriptions made so far, on both connections.
+
+        `Client.flush` alone does not tell: its PING is written at once and overtakes the SUBs that still wait for
+        the client's flusher. When its PONG is here they are written, so that a second one comes after them.
+        """
+        for client in (self.control, self.media):
+            await client.flush()
+            await client.flush()
+
     async def close(self) -> None:
         """Drain control (unsubscribe, flush), then close both. Safe to call when never connected."""
         for client, link in ((self.control, self.control_link), (self.media, self.media_link)):
