@@ -6,6 +6,7 @@ import sys
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from libs.runtime.database import failed
 from libs.runtime.metrics import export_counters, export_gauge
 from libs.runtime.service import Service, run
 from services.catalog_tools.app import App, opened
@@ -17,13 +18,13 @@ async def main(service: Service, settings: Settings) -> None:
     try:
         async with opened(settings.catalog_database_url) as sessions:
             app = App(service.bus, service.outbox, sessions, settings)
+            service.health.checks["database"] = app.probe.problem
             export_counters("callbus_tool_calls", "Tool calls by end", "end", lambda: app.server.counters)
             export_counters("callbus_tool_answers", "Refused, repeated and raced", "kind", lambda: app.toolbox.counters)
             export_gauge("callbus_catalogue_products", "Products on sale", lambda: len(app.catalog.index.articles))
             await app.run(service.stopping, listening=service.is_up)
     except (SQLAlchemyError, ValueError, OSError) as problem:
-        where, why = settings.catalog_database_url.rpartition("@")[2], str(problem).partition("\n")[0]
-        raise OSError(f"database {where}: {why}") from problem
+        raise failed(settings.catalog_database_url, problem) from problem
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
+from libs.runtime.database import reading
 from services.catalog_tools.models import CatalogueImport, Product
 from services.catalog_tools.search import Article, Index
 
@@ -19,7 +20,7 @@ class Catalog:
 
     async def refresh(self) -> bool:
         """Load the products if they changed; tell whether they did."""
-        async with self._sessions() as session:
+        async with reading(self._sessions) as session:
             revision = await session.scalar(select(func.max(CatalogueImport.id))) or 0
             if revision == self._revision:
                 return False

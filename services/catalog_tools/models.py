@@ -84,6 +84,7 @@ class Answer(Table):
     org: Mapped[str] = mapped_column(primary_key=True)
     call: Mapped[str] = mapped_column(primary_key=True)
     tool_call_id: Mapped[str] = mapped_column(primary_key=True)
+    request_hash: Mapped[str | None]  # of name and arguments; None: before this was kept
     reply: Mapped[str]
     answered_at: Mapped[datetime]
 

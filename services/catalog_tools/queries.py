@@ -13,18 +13,20 @@ from pydantic import BaseModel, Field
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from libs.contracts.rpc import RpcRequest
+from libs.runtime.database import reading
 from services.catalog_tools.catalog import Catalog
 from services.catalog_tools.importer import import_csv
 from services.catalog_tools.orders import list_orders
 from services.catalog_tools.tools import product
 
 VERBS = ("orders", "products", "import")
+MOST_AT_ONCE = 500
 
 
 class OrdersQuery(BaseModel):
     """Parameters of `orders`."""
 
-    limit: Annotated[int, Field(ge=1, le=10_000)] = 50
+    limit: Annotated[int, Field(ge=1, le=MOST_AT_ONCE)] = 50
     call: str | None = None
 
 
@@ -34,7 +36,7 @@ class ProductsQuery(BaseModel):
     text: Annotated[str, Field(max_length=500)] = ""
     type: str = ""
     size: str = ""
-    limit: Annotated[int, Field(ge=1, le=1000)] = 20
+    limit: Annotated[int, Field(ge=1, le=MOST_AT_ONCE)] = 20
 
 
 class ImportRequest(BaseModel):
@@ -61,7 +63,7 @@ class Queries:
         match verb:
             case "orders":
                 wanted = OrdersQuery.model_validate(request.parameters)
-                async with self._sessions() as session:
+                async with reading(self._sessions) as session:
                     return {"orders": await list_orders(session, org=request.org, call=wanted.call, limit=wanted.limit)}
             case "products":
                 return self._products(ProductsQuery.model_validate(request.parameters))

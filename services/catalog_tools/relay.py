@@ -10,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from libs.contracts.events import OrderPlaced
+from libs.runtime.database import first_line, reading
 from libs.runtime.log import get_logger
 from libs.runtime.outbox import EventOutbox
 from services.catalog_tools.models import PendingEvent
@@ -42,7 +43,7 @@ class Relay:
                 while await self.publish_pending():
                     pass
             except (SQLAlchemyError, OSError) as problem:
-                log.warning("pending events cannot be read, trying again", problem=str(problem))
+                log.warning("pending events cannot be read, trying again", problem=first_line(problem))
             try:
                 async with asyncio.timeout(self._look_s):
                     await self._wake.wait()
@@ -52,7 +53,7 @@ class Relay:
     async def publish_pending(self) -> int:
         """Publish one batch; how many events the server acknowledged."""
         query = select(PendingEvent).where(PendingEvent.published_at.is_(None)).order_by(PendingEvent.created_at)
-        async with self._sessions() as session:
+        async with reading(self._sessions) as session:
             pending = (await session.scalars(query.limit(AT_ONCE))).all()
         if not pending:
             return 0

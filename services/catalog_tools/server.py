@@ -21,6 +21,7 @@ from libs.contracts.rpc import RpcReply, RpcRequest
 from libs.contracts.tool import ToolReply, ToolRequest
 from libs.runtime.bus import Bus
 from libs.runtime.log import bound, get_logger
+from libs.runtime.respond import respond
 from services.catalog_tools.queries import VERBS, Queries
 from services.catalog_tools.tools import TIMEOUT_MS, TOOLS, Tool, Toolbox
 
@@ -56,7 +57,7 @@ class Server:
                 await self._bus.control.subscribe(subjects.rpc(SERVICE, verb), SERVICE, cb=self._query(verb, tasks))
                 for verb in VERBS
             ]
-            await self._bus.control.flush()
+            await self._bus.subscribed()
             listening()
             await stopping.wait()
             await service.stop()
@@ -89,12 +90,13 @@ class Server:
             log.warning(
                 "tool request not understood", tool=name, problem=str(error.errors(include_url=False)[0]["msg"])
             )
-            await self._respond(request, ToolReply(ok=False, error=f"The request to {name} was not understood."))
+            await respond(
+                self._bus, request._msg, ToolReply(ok=False, error=f"The request to {name} was not understood.")
+            )
             return
         with bound(call=asked.call, tool=name):
-            reply = await self._in_time(name, request.subject, asked)
+            reply = await respond(self._bus, request._msg, await self._in_time(name, request.subject, asked))
         self.counters["answered" if reply.ok else "answered_with_error"] += 1
-        await self._respond(request, reply)
 
     async def _in_time(self, name: str, subject: str, asked: ToolRequest) -> ToolReply:
         if asked.name != name or subject.split(".")[1] != asked.org:
@@ -118,10 +120,6 @@ class Server:
             log.exception("tool failed")
             return ToolReply(ok=False, error=UNAVAILABLE)
 
-    async def _respond(self, request: Request, reply: ToolReply) -> None:
-        if request._msg.reply:  # a publish without reply subject wants no answer
-            await request.respond(reply.to_json())
-
     def _query(self, verb: str, tasks: asyncio.TaskGroup) -> Callable[[Msg], Awaitable[None]]:
         async def handle(msg: Msg) -> None:
             tasks.create_task(self._answer_query(verb, msg))
@@ -144,5 +142,4 @@ class Server:
             log.exception("query failed", verb=verb)
             reply = RpcReply(ok=False, error=f"{verb} failed; see the log of catalog_tools")
         self.counters["query"] += 1
-        if msg.reply:
-            await msg.respond(reply.to_json())
+        await respond(self._bus, msg, reply)

@@ -5,6 +5,7 @@ Bad arguments, unknown articles and empty baskets are answered with one sentence
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from libs.contracts.tool import ToolDescription, ToolReply, ToolRequest
+from libs.runtime.database import reading
 from services.catalog_tools import orders
 from services.catalog_tools.catalog import Catalog
 from services.catalog_tools.models import Answer
@@ -32,12 +34,22 @@ def _as_text(value: object) -> object:
     """Models write article numbers and sizes as numbers now and then, and leave out what they do not know."""
     if value is None:
         return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))  # 101004.0 is what JSON makes of a number in some languages
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _no_truth(value: object) -> object:
+    """To Python `true` is the number one; to a caller it is not."""
+    if isinstance(value, bool):
+        raise ValueError("it must be a whole number")
+    return value
 
 
 Text = Annotated[str, BeforeValidator(_as_text), Field(max_length=500)]
 Number = Annotated[str, BeforeValidator(_as_text), Field(min_length=1, max_length=64)]
-Quantity = Annotated[int, Field(ge=1, le=orders.MOST_PIECES)]
+Count = Annotated[int, BeforeValidator(_no_truth)]
+Quantity = Annotated[Count, Field(ge=1, le=orders.MOST_PIECES)]
 
 
 class _Arguments(BaseModel):
@@ -54,7 +66,7 @@ class Search(_Arguments):
     query: Text = Field(description="What the caller asks for, in their words, with the size: 'T-Stück 22 mm Kupfer'")
     type: Text = Field("", description="One of the product types, to search only there")
     size: Text = Field("", description="Size alone, if it is not in the query: '22', '22x15', '1/2 Zoll'")
-    limit: int = Field(8, ge=1, le=MOST_HITS, description="How many products at most")
+    limit: Count = Field(8, ge=1, le=MOST_HITS, description="How many products at most")
 
 
 class ByNumber(_Arguments):
@@ -179,7 +191,7 @@ class Toolbox:
                 return {"product": product(self._article(arguments.article_number))}
         if request.name == "product_types":
             return {"types": list(self._catalog.index.types)}
-        async with self._sessions() as session:
+        async with reading(self._sessions) as session:
             return await orders.show(session, _caller(request))
 
     def _search(self, wanted: Search) -> dict[str, Any]:
@@ -200,7 +212,7 @@ class Toolbox:
             return await self._change_once(request, arguments)
 
     async def _change_once(self, request: ToolRequest, arguments: _Arguments) -> ToolReply:
-        caller = _caller(request)
+        caller, fingerprint = _caller(request), _fingerprint(request, arguments)
         key = (request.org, request.call, request.tool_call_id)
         async with self._sessions.begin() as session:
             known = await session.get(Answer, key)
@@ -208,11 +220,15 @@ class Toolbox:
                 await orders.lock_basket(session, caller)  # a repetition that overtook is seen after the lock
                 known = await session.get(Answer, key)
             if known is not None:
+                if known.request_hash not in (None, fingerprint):
+                    raise ToolError("This tool_call_id was used for another request already; nothing was changed.")
                 self.counters["repeated"] += 1
                 return ToolReply.model_validate_json(known.reply)
             reply = ToolReply(ok=True, output=await self._carry_out(session, caller, arguments))
             body = json.dumps(reply.model_dump(mode="json"), ensure_ascii=False)
-            session.add(Answer(org=key[0], call=key[1], tool_call_id=key[2], reply=body, answered_at=self._clock()))
+            answer = Answer(org=key[0], call=key[1], tool_call_id=key[2], reply=body, answered_at=self._clock())
+            answer.request_hash = fingerprint
+            session.add(answer)
         if isinstance(arguments, Submit):
             self._ordered()
         return reply
@@ -248,12 +264,18 @@ def _caller(request: ToolRequest) -> Caller:
     return Caller(request.org, request.call, request.epoch, request.caller, request.agent)
 
 
+def _fingerprint(request: ToolRequest, arguments: _Arguments) -> str:
+    """The same for a repetition, whether a quantity came as 2 or as "2"."""
+    content = json.dumps([request.name, arguments.model_dump(mode="json")], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
 def _sentence(tool: str, error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in first["loc"]) or "arguments"
     if first["type"] == "missing":
         return f"{tool} needs {field}."
-    return f"{tool}: {field} is not right: {first['msg']}."
+    return f"{tool}: {field} is not right: {first['msg'].removeprefix('Value error, ')}."
 
 
 def _json_schema(arguments: type[BaseModel]) -> dict[str, Any]:

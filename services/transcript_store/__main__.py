@@ -6,6 +6,7 @@ import sys
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from libs.runtime.database import failed
 from libs.runtime.metrics import export_counters, export_gauge
 from libs.runtime.service import Service, run
 from services.transcript_store.app import App, opened
@@ -26,8 +27,7 @@ async def main(service: Service, settings: Settings) -> None:
             export_counters("callbus_store_queries", "Queries by verb", "verb", lambda: app.counters)
             await app.run(service.stopping, listening=service.is_up)
     except (SQLAlchemyError, ValueError, OSError) as problem:
-        where, why = settings.transcript_database_url.rpartition("@")[2], str(problem).partition("\n")[0]
-        raise OSError(f"database {where}: {why}") from problem
+        raise failed(settings.transcript_database_url, problem) from problem
 
 
 if __name__ == "__main__":

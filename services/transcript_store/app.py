@@ -21,6 +21,7 @@ from libs.runtime.bus import Bus
 from libs.runtime.database import migrate, open_engine
 from libs.runtime.log import get_logger
 from libs.runtime.outbox import EventOutbox
+from libs.runtime.respond import respond
 from services.transcript_store.consumer import Consumer
 from services.transcript_store.queries import Queries, QueryError
 from services.transcript_store.settings import Settings
@@ -67,7 +68,7 @@ class App:
                 await self._bus.control.subscribe(subjects.rpc(SERVICE, verb), SERVICE, cb=self._query(verb, tasks))
                 for verb in self.queries.verbs
             ]
-            await self._bus.control.flush()
+            await self._bus.subscribed()
             listening()
             await stopping.wait()
             self.consumer.stop()
@@ -106,5 +107,4 @@ class App:
         except Exception:  # top of a query: a defect in one must not end the service
             log.exception("query failed", verb=verb)
             reply = RpcReply(ok=False, error=f"{verb} failed; see the log of transcript_store")
-        if message.reply:
-            await message.respond(reply.to_json())
+        await respond(self._bus, message, reply)

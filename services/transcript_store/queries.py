@@ -20,12 +20,14 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from libs.contracts.rpc import RpcRequest
 from libs.contracts.termination import Outcome
+from libs.runtime.database import reading
 from services.transcript_store.models import Conversation, Latency, OrderReference, Table, ToolCall, Turn, Usage
 from services.transcript_store.projection import fold
 from services.transcript_store.store import Store
 
 LAST = "last"
 HIDDEN = {"folded", "position"}
+MOST_CONVERSATIONS = 500  # at once: with room for long details in a message of 1 MB
 MOST_MATCHES = 5  # turns shown per conversation found
 
 
@@ -36,7 +38,7 @@ class QueryError(ValueError):
 class ListQuery(BaseModel):
     """Parameters of `list`."""
 
-    limit: Annotated[int, Field(ge=1, le=10_000)] = 50
+    limit: Annotated[int, Field(ge=1, le=MOST_CONVERSATIONS)] = 50
     outcome: Outcome | None = None
     since: AwareDatetime | None = None
     open: bool | None = None
@@ -52,7 +54,7 @@ class SearchQuery(BaseModel):
     """Parameters of `search`."""
 
     text: Annotated[str, Field(min_length=1, max_length=200)]
-    limit: Annotated[int, Field(ge=1, le=1000)] = 20
+    limit: Annotated[int, Field(ge=1, le=MOST_CONVERSATIONS)] = 20
 
 
 Purge = Callable[[str, str | None], Awaitable[None]]
@@ -83,7 +85,7 @@ class Queries:
         if wanted.open is not None:
             ended = Conversation.ended_at
             query = query.where(ended.is_(None) if wanted.open else ended.is_not(None))
-        async with self._sessions() as session:
+        async with reading(self._sessions) as session:
             return {"conversations": [_document(row) for row in await session.scalars(query)]}
 
     async def get(self, request: RpcRequest) -> dict[str, Any]:
@@ -96,7 +98,7 @@ class Queries:
         query = _newest(request.org).limit(1)
         if wanted.call != LAST:
             query = query.where(Conversation.call == wanted.call)
-        async with self._sessions() as session:
+        async with reading(self._sessions) as session:
             found = (await session.scalars(query)).one_or_none()
             if found is None:
                 raise QueryError("there is no conversation yet" if wanted.call == LAST else f"no call {wanted.call}")
@@ -113,7 +115,7 @@ class Queries:
         number = Conversation.caller.contains(wanted.text.strip(), autoescape=True)
         query = _newest(request.org).limit(wanted.limit)
         query = query.where(or_(number, Conversation.call.in_(select(Turn.call).where(said))))
-        async with self._sessions() as session:
+        async with reading(self._sessions) as session:
             found = (await session.scalars(query)).all()
             matches: dict[str, list[dict[str, Any]]] = {row.call: [] for row in found}
             turns = select(Turn).where(Turn.call.in_(matches), said).order_by(Turn.call, Turn.position)

@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from libs.contracts.events import Event
 from libs.contracts.wire import event_decoder
+from libs.runtime.database import reading
 from services.transcript_store.models import (
     Conversation,
     DeletedCall,
@@ -97,7 +98,7 @@ class Store:
     async def open_conversations(self) -> list[OpenConversation]:
         """Calls that were offered and have no end yet."""
         query = select(Conversation).where(Conversation.offered_at.is_not(None), Conversation.ended_at.is_(None))
-        async with self._sessions() as session:
+        async with reading(self._sessions) as session:
             return [_open(row) for row in await session.scalars(query)]
 
     async def delete(self, call: str, org: str | None = None) -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import sqlite3
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,17 +12,24 @@ from pathlib import Path
 
 import pytest
 from nats.aio.subscription import Subscription
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from libs.contracts import subjects
 from libs.contracts.rpc import RpcReply, RpcRequest
 from libs.contracts.tool import ToolReply, ToolRequest
+from libs.runtime import database
 from libs.runtime.bus import Bus
+from libs.runtime.database import reading
 from libs.runtime.outbox import EventOutbox
 from libs.runtime.streams import provision
+from services.catalog_tools import app
 from services.catalog_tools.app import App, opened
+from services.catalog_tools.importer import import_csv
+from services.catalog_tools.models import Answer
 from services.catalog_tools.settings import Settings
 from services.catalog_tools.tools import TOOLS
-from tests.support.builders import DATABASES, database_url, running_outbox
+from tests.support.builders import DATABASES, database_url, running_outbox, until
 from tests.support.nats import NatsServer, nats_server
 
 CALL = "01JCALL"
@@ -81,12 +89,12 @@ async def shop(server: NatsServer, url: str, *, publishing: bool = True) -> Asyn
     outbox, stopping, up = EventOutbox(bus), asyncio.Event(), asyncio.Event()
     try:
         async with opened(url) as sessions, running_outbox(outbox), asyncio.TaskGroup() as tasks:
-            app = App(bus, outbox, sessions, settings)
+            running = App(bus, outbox, sessions, settings)
             if not publishing:
-                app.relay.publish_pending = nothing_published  # type: ignore[method-assign]
-            tasks.create_task(app.run(stopping, listening=up.set))
+                running.relay.publish_pending = nothing_published  # type: ignore[method-assign]
+            tasks.create_task(running.run(stopping, listening=up.set))
             await up.wait()
-            yield Shop(bus, app, placed)
+            yield Shop(bus, running, placed)
             stopping.set()
     finally:
         await bus.close()
@@ -202,6 +210,8 @@ async def test_baskets_of_calls_and_organisations_are_apart(running: Shop) -> No
         ("order_add", {"article_number": "101004", "quantity": -3}),
         ("order_add", {"article_number": "101004", "quantity": 2.5}),
         ("order_add", {"article_number": "101004", "quantity": 10**12}),
+        ("order_add", {"article_number": "101004", "quantity": True}),
+        ("search_products", {"query": "Bogen", "limit": True}),
         ("order_add", {"article_number": "nope", "quantity": 1}),
         ("order_remove", {"article_number": "101004"}),
         ("order_submit", {}),
@@ -236,6 +246,7 @@ async def test_an_order_committed_before_a_sudden_death_is_published_at_the_next
         async with shop(server, url) as second:
             [event] = await second.order_events(1)
             assert event["order_id"] == f"{CALL}-1"
+            await until(lambda: second.app.relay.published == 1)
             assert not await second.app.relay.publish_pending()
         async with shop(server, url) as third:
             assert len(await third.events()) == 1
@@ -269,6 +280,55 @@ async def test_an_import_replaces_the_catalogue_or_changes_nothing(running: Shop
     found = await running.tool("search_products", {"query": "Duebel 8er"})
     assert [product["price_eur"] for product in found.output["products"]] == ["0.05"]
     assert not (await running.query("orders", limit="many")).ok
+
+
+async def test_an_answer_too_large_for_a_message_is_refused_and_the_service_lives(running: Shop, url: str) -> None:
+    lines = "\n".join(f"A{i};{'ü' * 900};Rohr;1;{'ö' * 900}" for i in range(600))
+    async with opened(url) as sessions, sessions() as session:
+        assert (await import_csv(session, f"article_number;name;type;price_eur;material\n{lines}")).ok
+    await running.app.catalog.refresh()
+    reply = await running.query("products", limit=500)
+    assert (reply.ok, reply.error) == (False, "the answer is too large: lower 'limit' or narrow the query")
+    assert len((await running.query("products", limit=100)).data["products"]) == 100
+    assert "500" in (await running.query("products", limit=501)).error
+    assert "500" in (await running.query("orders", limit=501)).error
+    assert (await running.tool("order_show")).ok
+
+
+async def test_a_locked_database_is_told_in_time_and_shows_in_readiness(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(database, "PROBE_EVERY_S", 0.05)
+    async with nats_server() as server, shop(server, f"sqlite:///{tmp_path}/x.db") as running:
+        await running.tool("order_add", {"article_number": "101004", "quantity": 5})
+        other = sqlite3.connect(tmp_path / "x.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        assert (await running.tool("order_show")).output["basket"]["lines"][0]["quantity"] == 5
+        refused = await running.tool("order_add", {"article_number": "101004", "quantity": 5})
+        assert refused.error == "The catalogue cannot be reached at the moment; please try again."
+        await until(running.app.probe.problem)
+        other.close()
+        await until(lambda: running.app.probe.problem() is None)
+        assert (await running.tool("order_add", {"article_number": "101004", "quantity": 5})).ok
+
+
+async def test_old_answers_are_forgotten_while_the_service_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "FORGET_EVERY_S", 0.05)
+    url = f"sqlite:///{tmp_path}/x.db"
+    async with nats_server() as server, shop(server, url) as running, opened(url) as sessions:
+        running.app.toolbox._clock = lambda: datetime.now(UTC) - timedelta(days=8)
+        await running.tool("order_add", {"article_number": "101004", "quantity": 5})
+        async with asyncio.timeout(10):
+            while await answers(sessions):  # noqa: ASYNC110  rows cannot be awaited
+                await asyncio.sleep(0.02)
+
+
+async def answers(sessions: async_sessionmaker[AsyncSession]) -> int:
+    async with reading(sessions) as session:
+        return len((await session.scalars(select(Answer))).all())
 
 
 async def test_the_process_starts_answers_and_stops_cleanly(tmp_path: Path) -> None:

@@ -158,6 +158,8 @@ async def test_a_call_can_be_listed_read_and_searched(server: NatsServer, url: s
         ("get", {"call": "last"}, "there is no conversation yet"),
         ("get", {"call": "a.*"}, "get: call: "),
         ("list", {"limit": 0}, "list: limit: "),
+        ("list", {"limit": 501}, "list: limit: Input should be less than or equal to 500"),
+        ("search", {"text": "x", "limit": 501}, "search: limit: Input should be less than or equal to 500"),
         ("list", {"outcome": "unheard-of"}, "list: outcome: "),
         ("search", {"text": ""}, "search: text: "),
         ("delete", {"call": "nobody"}, "no call nobody"),
@@ -170,6 +172,20 @@ async def test_wrong_queries_are_answered_with_one_sentence(
         reply = await running.query(verb, **parameters)
         assert not reply.ok
         assert reply.error.startswith(error)
+
+
+async def test_an_answer_too_large_for_a_message_is_refused_and_the_store_lives(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    async with store(server, f"sqlite:///{tmp_path}/x.db") as running:
+        script = CallScript("long").offered().claimed().answered()
+        for _ in range(3):
+            script.agent("Ja. " * 60_000)
+        await running.publish(script.ended().events)
+        await running.settled()
+        reply = await running.query("get", call="long")
+        assert (reply.ok, reply.error) == (False, "the answer is too large: lower 'limit' or narrow the query")
+        assert (await running.query("list")).ok
 
 
 async def test_duplicates_and_disorder_are_stored_once(server: NatsServer, url: str) -> None:

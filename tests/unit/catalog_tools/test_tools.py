@@ -91,6 +91,20 @@ async def test_given_answers_and_published_events_are_forgotten_after_a_week(ses
     assert again.output["number"] == "100001"
 
 
+async def test_a_tool_call_id_that_comes_with_another_request_is_refused(sessions: Sessions) -> None:
+    box = await toolbox(sessions)
+    first = await box.answer(request("order_add", "t1", **T_PIECE))
+    assert await box.answer(request("order_add", "t1", article_number=101004.0, quantity="3")) == first
+    for name, arguments in (
+        ("order_add", T_PIECE | {"quantity": 4}),
+        ("order_add", {"article_number": "103002", "quantity": 3}),
+        ("order_remove", T_PIECE),
+    ):
+        reply = await box.answer(request(name, "t1", **arguments))
+        assert reply.error == "This tool_call_id was used for another request already; nothing was changed."
+    assert (await box.answer(request("order_show", "t2"))).output == first.output
+
+
 async def test_an_unknown_tool_is_refused_with_a_sentence(sessions: Sessions) -> None:
     reply = await (await toolbox(sessions)).answer(request("order_pizza", "t1"))
     assert (reply.ok, reply.error) == (False, "There is no tool 'order_pizza'.")

@@ -8,11 +8,13 @@ import pytest
 from libs.contracts import subjects
 from libs.contracts.config import AgentConfig, RouteConfig
 from libs.contracts.events import CallEnded, CallMuted, ToolReturned, event_id
+from libs.contracts.rpc import RpcReply
 from libs.contracts.termination import Reason, Termination
 from libs.runtime.bus import Bus
 from libs.runtime.config_copy import ConfigCopy
 from libs.runtime.health import HealthServer
 from libs.runtime.outbox import EventOutbox
+from libs.runtime.respond import respond
 from libs.runtime.streams import bucket, provision
 from tests.support.nats import free_port, nats_server
 
@@ -49,6 +51,29 @@ async def running(work):
     task = asyncio.create_task(work)
     await asyncio.sleep(0)
     return task
+
+
+async def test_subscriptions_are_known_to_the_server_before_anybody_is_told(server, bus):
+    other = await Bus.connect(server.url, "ct-test")
+
+    async def answer(message):
+        await message.respond(message.data)
+
+    for i in range(100):
+        await bus.control.subscribe(f"v1.rpc.demo.v{i}", cb=answer)
+        await bus.subscribed()
+        assert await other.request(f"v1.rpc.demo.v{i}", b"x", 2) == b"x"
+    await other.close()
+
+
+async def test_an_answer_that_cannot_be_sent_ends_nothing(server, bus):
+    other = await Bus.connect(server.url, "ct-test")
+    asked = await other.control.subscribe("v1.rpc.demo.ask")
+    await other.subscribed()
+    await bus.control.publish("v1.rpc.demo.ask", b"", reply="v1.rpc.demo.nobody")
+    message = await asked.next_msg(5)
+    await other.close()
+    assert (await respond(other, message, RpcReply(ok=True))).ok
 
 
 async def stop(task):
