@@ -434,6 +434,13 @@ def test_the_next_connection_may_use_the_names_of_the_last_one():
     assert turn.on_playout(Drained(), 3.0) == [HandOver()]  # a pause: nobody speaks
 
 
+def test_the_next_connection_may_use_the_name_of_a_response_that_was_over():
+    turn, _ = speaking()
+    turn.on_backend(ResponseEnded("r", "completed", "", ("a",)), 1.5)
+    turn.backend_lost()
+    assert turn.accepts("r", "b", 2.5)
+
+
 # -- asking again ----------------------------------------------------------------------------------------
 
 
@@ -555,6 +562,14 @@ def test_the_wait_for_the_model_counts_from_the_last_tool_and_from_the_last_reco
     assert kinds(turn.tick(51.1)) == [Fail]
     assert turn.tick(51.2) == []
     assert kinds(turn.tick(71.2)) == [Fail]
+
+
+def test_each_sign_of_life_lets_the_wait_for_the_model_begin_anew():
+    turn, _ = machine()
+    turn.begin(GoOn.ANSWER, 0, 0.0)
+    turn.on_backend(ResponseStarted("r", asked=True), 15.0)
+    assert turn.tick(34.9) == []
+    assert kinds(turn.tick(35.1)) == [Fail]
 
 
 # -- barge-in, details -------------------------------------------------------------------------------------
