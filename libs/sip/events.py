@@ -63,6 +63,7 @@ class InviteRefused:
 
     request_uri: SipUri
     from_uri: SipUri
+    to_uri: SipUri
     source: tuple[str, int]
     status: int
     reason: str

@@ -107,7 +107,7 @@ class Uas(SessionLayer, Transfers):
         return [Send(data, request.via.response_destination(source))]
 
     def _refuse_offer(self, request: Request, source: Address, reply: Reply, why: str, now: float) -> list[Action]:
-        refused = InviteRefused(request.uri, request.from_.uri, source, reply.status, why)
+        refused = InviteRefused(request.uri, request.from_.uri, request.to.uri, source, reply.status, why)
         return [*self._reply(request, source, reply, now), refused]
 
     @property

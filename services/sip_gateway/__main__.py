@@ -8,7 +8,7 @@ import sys
 from libs.call_leg.gateway import CallLegs
 from libs.runtime.config_copy import ConfigCopy
 from libs.runtime.log import get_logger
-from libs.runtime.metrics import export_counters, export_gauge
+from libs.runtime.metrics import export_counters, export_gauge, export_gauges
 from libs.runtime.service import Service, run
 from services.sip_gateway.gateway import SipGateway
 from services.sip_gateway.settings import Settings
@@ -39,11 +39,18 @@ async def main(service: Service, settings: Settings) -> None:
         await transport.open(settings.sip_listen_port)
         networks = ", ".join(str(network) for network in settings.sip_allowed_sources)
         log.info("answering SIP", address=f"{settings.sip_listen_host}:{transport.port}/udp", only_from=networks)
-        if settings.sip_server:
-            log.warning("SIP_SERVER is set, but this version does not register yet: calls come in directly")
+        if gateway.trunk is not None:
+            trunk = gateway.trunk
+            background.append(tasks.create_task(trunk.run()))
+            export_gauges("callbus_trunk_state", "1 for the registration's present state", "state",
+                          lambda: {trunk.state: 1.0})  # fmt: skip
+        elif settings.sip_server:
+            log.warning("SIP_SERVER needs SIP_USERNAME and SIP_PASSWORD to register; calls come in directly only")
         service.is_up()
         await service.stopping.wait()
         log.info("draining", calls=len(legs), timeout_s=settings.drain_timeout_s)
+        if gateway.trunk is not None:
+            await gateway.trunk.leave()
         await legs.drain(settings.drain_timeout_s)
         for task in background:
             task.cancel()

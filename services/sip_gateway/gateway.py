@@ -21,7 +21,9 @@ from libs.runtime.bus import Bus
 from libs.runtime.config_copy import ConfigCopy
 from libs.runtime.log import get_logger
 from libs.sip import events as sip
+from libs.sip.digest import Login
 from libs.sip.errors import NoCommonCodec, SdpError
+from libs.sip.registration import Registered, RegistrationFailed, Unregistered
 from libs.sip.sdp import (
     TELEPHONE_EVENT_PT,
     Direction,
@@ -38,6 +40,7 @@ from services.sip_gateway.rtp_session import MediaFormat, RtpSession, RtpStart
 from services.sip_gateway.settings import Settings
 from services.sip_gateway.ticker import Ticker
 from services.sip_gateway.transport import SipTransport
+from services.sip_gateway.trunk import Account, Trunk
 
 log = get_logger()
 
@@ -131,9 +134,19 @@ class SipGateway:
         self.transport = SipTransport(
             settings.sip_listen_host, settings.sip_public_host, settings.sip_allowed_sources, self.on_event
         )
+        self.trunk = self._trunk(settings)
         self.counters: Counter[str] = Counter()
         self.media: Counter[str] = Counter()
         """Media statistics of all calls that ended; frames that came after `call.ended` are in it too."""
+
+    def _trunk(self, settings: Settings) -> Trunk | None:
+        """The provider's account, if there is one; it also answers when a call's BYE is challenged."""
+        server, username, password = settings.sip_server, settings.sip_username, settings.sip_password
+        if not (server and username and password):
+            return None
+        secret = password.get_secret_value()
+        self.transport.credentials = lambda realm: Login(username, secret)
+        return Trunk(Account(server, settings.sip_port, username, secret), self.transport)
 
     async def run(self) -> None:
         """Serve calls; each is a task of one group."""
@@ -160,6 +173,10 @@ class SipGateway:
             return
         if isinstance(event, sip.InviteRefused):
             self._refused_by_core(event)
+            return
+        if isinstance(event, Registered | RegistrationFailed | Unregistered):
+            if self.trunk is not None:
+                self.trunk.on_event(event)
             return
         live = self._live.get(getattr(event, "dialog", ""))
         if live is None:
@@ -194,8 +211,11 @@ class SipGateway:
         self.counters["invites"] += 1
         country = self._settings.default_country
         caller = normalise(event.from_uri.user, country)
-        callee = normalise(event.request_uri.user, country)
-        return caller, callee, self._config.route(callee) or self._config.route(event.request_uri.user)
+        called = event.request_uri.user
+        if called and called == self._settings.sip_username:
+            called = event.to_uri.user  # a trunk rings our contact; the number that was dialled stands in To
+        callee = normalise(called, country)
+        return caller, callee, self._config.route(callee) or self._config.route(called)
 
     def _refused_by_core(self, event: sip.InviteRefused) -> None:
         """The SIP core could make nothing of the offer, and has said so."""

@@ -37,10 +37,10 @@ class Settings(ServiceSettings):
     sip_server: str | None = Field(
         None,
         validation_alias=AliasChoices("SIP_SERVER", "SIP_DOMAIN"),
-        description="The provider's registrar; this version takes calls, but does not register yet",
+        description="The provider's registrar, a name or address; with user and password the gateway registers there",
     )
-    sip_username: str | None = Field(None, description="The trunk's user name; for the registration to come")
-    sip_password: SecretStr | None = Field(None, description="The trunk's password; for the registration to come")
+    sip_username: str | None = Field(None, description="The trunk's user name")
+    sip_password: SecretStr | None = Field(None, description="The trunk's password")
     sip_port: Port = Field(5060, description="The provider's port; ours is SIP_LISTEN_PORT")
 
     @field_validator("sip_allowed_sources", mode="before")

@@ -16,6 +16,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from libs.runtime.log import get_logger
+from libs.sip.digest import Credentials
 from libs.sip.events import Action, Send
 from libs.sip.user_agent import UaConfig, UserAgent
 from services.sip_gateway.settings import Network
@@ -67,6 +68,8 @@ class SipTransport(asyncio.DatagramProtocol):
             return any(address in network for network in networks if network.version == address.version)
 
         self._is_allowed = is_allowed
+        self._also_allowed: set[str] = set()
+        self.credentials: Credentials | None = None  # for providers that ask; set before the first datagram
         self.port = 0
         self.counters: Counter[str] = Counter()
 
@@ -90,6 +93,10 @@ class SipTransport(asyncio.DatagramProtocol):
         if self._transport is not None:
             self._transport.close()
 
+    def allow(self, host: str) -> None:
+        """Answer this address, too: the provider that we register with."""
+        self._also_allowed.add(host)
+
     def local_host(self, source_host: str) -> str:
         """What this source must find in Contact and SDP."""
         if self._public_host is not None:
@@ -103,7 +110,8 @@ class SipTransport(asyncio.DatagramProtocol):
     def _agent(self, local_host: str) -> _Agent:
         agent = self._agents.get(local_host)
         if agent is None:
-            core = UserAgent(UaConfig(local_host, self.port), lambda: secrets.token_hex(8))
+            config = UaConfig(local_host, self.port)
+            core = UserAgent(config, lambda: secrets.token_hex(8), credentials=self.credentials)
             agent = self._agents[local_host] = _Agent(core)
         return agent
 
@@ -112,7 +120,7 @@ class SipTransport(asyncio.DatagramProtocol):
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         source = (addr[0], addr[1])
         self.counters["received"] += 1
-        if not self._is_allowed(source[0]):
+        if not self._is_allowed(source[0]) and source[0] not in self._also_allowed:
             self.counters["source_not_allowed"] += 1
             return
         local = self.local_host(source[0])

@@ -14,7 +14,7 @@ from libs.audio.resample import Resampler
 from libs.audio.wav import read_wav
 from tests.support.platform import Document
 
-PACKAGES = {"sipp": "sip-tester", "baresip": "baresip"}
+PACKAGES = {"sipp": "sip-tester", "baresip": "baresip", "kamailio": "kamailio"}
 CLIPS = checkout.ROOT / "services" / "rehearsal" / "clips"
 
 
