@@ -53,8 +53,8 @@ class ModelMemory:
     def __init__(self, *, can_truncate: bool, samples_per_ms: float) -> None:
         self._can_truncate = can_truncate
         self._per_ms = samples_per_ms
-        self._settled: set[str] = set()  # items that were heard, or dealt with
-        self._unheard: dict[str, str] = {}  # items that produced audio -> response; until heard or dealt with
+        self._settled: dict[str, str] = {}  # items that were heard, or dealt with -> response
+        self._unheard: dict[str, str] = {}  # items that produced audio, the same; until heard or dealt with
         self._flushing = False
         self._ended: list[ResponseEnded] = []  # interrupted responses that ended under the flush
 
@@ -68,9 +68,10 @@ class ModelMemory:
         if item not in self._unheard and item not in self._settled:
             self._unheard[item] = response
 
-    def heard(self, item: str) -> None:
-        """The first sample of an item reached the caller."""
-        self._settled.add(item)
+    def heard(self, part: Part) -> None:
+        """The first sample of a part reached the caller, or the whole part is done with."""
+        item = part.key[0]
+        self._settled[item] = part.response
         self._unheard.pop(item, None)
 
     def flush_began(self) -> None:
@@ -87,7 +88,7 @@ class ModelMemory:
         """Make the model believe what was heard of a part, no more and no less."""
         item, content_index = part.key
         was_heard = item in self._settled
-        self.heard(item)
+        self.heard(part)
         if not self._can_truncate or (part.complete and not part.lost):
             return []
         heard_ms = int(min(part.heard, part.received) / self._per_ms)
@@ -107,9 +108,9 @@ class ModelMemory:
         unheard += [item for item in event.items if item not in self._settled and item not in unheard]
         for item in unheard:
             self._unheard.pop(item, None)
-        self._settled.difference_update(event.items)
+        self._settled = {item: response for item, response in self._settled.items() if response != event.response}
         return [DeleteItem(item) for item in unheard] if self._can_truncate else []
 
-    def drained(self) -> None:
-        """Everything was heard and no response lives that could be interrupted."""
-        self._settled.clear()
+    def drained(self, active: str | None) -> None:
+        """Everything was heard: only items of the response under way, if any, may still be asked about."""
+        self._settled = {item: response for item, response in self._settled.items() if response == active}

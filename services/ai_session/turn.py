@@ -274,11 +274,11 @@ class TurnMachine:
         """What the ledger learnt from an `up` frame."""
         match event:
             case PartBegan(part):
-                self._memory.heard(part.key[0])
+                self._memory.heard(part)
                 measured = self.latency.heard(part.response, now)
                 return [PublishLatency(measured)] if measured is not None else []
             case PartDone(part):
-                self._memory.heard(part.key[0])  # or written off: nothing to be corrected any more
+                self._memory.heard(part)  # or written off: nothing to be corrected any more
                 self._text.learn(part.key, part.received)
                 return [self._agent_turn(part, interrupted=part.response in self._cut or part.lost > 0)]
             case Flushed(parts):
@@ -290,8 +290,7 @@ class TurnMachine:
             case Drained():
                 self._playing.clear()
                 self._cut.clear()
-                if self._active is None:
-                    self._memory.drained()
+                self._memory.drained(self._active)
                 self._settle()
                 return [*self._step_end(now), *self._maybe_hand_over(now)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from libs.call_leg.playout import Playout as GatewayPlayout
 from libs.contracts.config import AgentConfig
@@ -325,7 +325,8 @@ def part_ended_early(script):
     return False
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=400, deadline=None)
+@example([("begin", 0, 0), ("delta", 0, 1), ("end", "completed", 0), ("begin", 0, 0), ("run", 2, 0)])
 @given(steps.filter(lambda script: not part_ended_early(script)))
 def test_whatever_happens_the_model_is_told_what_the_ear_got_and_silence_follows(script):
     line = Line()
