@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ KEEP_SHARE = 0.7  # families with less than this part of the best one's score ar
 LEAST_SCORE = 0.3
 UNKNOWN_WORD_WEIGHT = 1.0
 COVERAGE_SHARE = 0.05
-_NOT_ALNUM = re.compile(r"[^a-z0-9]")
+_WHOLE_FLOAT = re.compile(r"[0-9]+\.0+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,10 @@ class Index:
     def __init__(self, articles: Iterable[Article]) -> None:
         self.articles: tuple[Article, ...] = tuple(articles)
         self.types: tuple[str, ...] = tuple(dict.fromkeys(article.type for article in self.articles))
-        self._by_number = {_plain_number(a.article_number): i for i, a in enumerate(self.articles)}
+        self._exactly = {a.article_number: i for i, a in enumerate(self.articles)}
+        self._by_number: dict[str, set[int]] = defaultdict(set)
+        for i, article in enumerate(self.articles):
+            self._by_number[plain_number(article.article_number)].add(i)
         self._sizes = [_size_of(article) for article in self.articles]
         self._members: list[list[int]] = []  # family -> articles
         self._lengths: list[int] = []  # family -> number of different words
@@ -88,9 +92,15 @@ class Index:
             self._members[family].append(i)
 
     def article(self, number: str) -> Article | None:
-        """The article of this number, however it is spaced."""
-        i = self._by_number.get(_plain_number(number))
-        return None if i is None else self.articles[i]
+        """The article of this number as written, else however it is spaced; none if several could be meant."""
+        exact = self._exactly.get(number.strip())
+        if exact is not None:
+            return self.articles[exact]
+        spellings = {plain_number(number)} - {""}
+        if _WHOLE_FLOAT.fullmatch(number.strip()):  # 101004.0: a number that went through a float
+            spellings.add(number.strip().partition(".")[0])
+        meant = {i for spelling in spellings for i in self._by_number.get(spelling, ())}
+        return self.articles[meant.pop()] if len(meant) == 1 else None
 
     def search(self, query: str, *, type: str = "", size: str = "", limit: int = 8) -> Found:
         """Products for what somebody said, best first; `type` and `size` narrow it down."""
@@ -113,7 +123,7 @@ class Index:
 
     def _numbered(self, query: str) -> tuple[Hit, ...]:
         """Hits by article number: the whole query, or a word of it that is long enough to mean one."""
-        words = [query, *(w for w in query.split() if len(_plain_number(w)) >= 5)]
+        words = [query, *(w for w in query.split() if len(plain_number(w)) >= 5)]
         articles = dict.fromkeys(a for word in words if (a := self.article(word)))
         return tuple(Hit(article, 1.0) for article in articles)
 
@@ -204,8 +214,9 @@ class Index:
         return [Hit(self.articles[i], -score) for score, _, i in scored]
 
 
-def _plain_number(text: str) -> str:
-    return _NOT_ALNUM.sub("", text.casefold())
+def plain_number(text: str) -> str:
+    """An article number as it is said: letters (of any script) and digits, without case, spaces and signs."""
+    return "".join(c for c in unicodedata.normalize("NFKC", text).casefold() if c.isalnum())
 
 
 def _size_of(article: Article) -> Size:

@@ -27,13 +27,44 @@ async def count(session: AsyncSession) -> int:
 
 @pytest.mark.parametrize(
     ("text", "amount"),
-    [("4.35", 435), ("4,35", 435), ("4", 400), ("0,05 €", 5), ("1.234,50", 123450), ("1,234.50", 123450), ("4.5", 450)],
+    [
+        ("4.35", 435),
+        ("4,35", 435),
+        ("4", 400),
+        ("0,05 €", 5),
+        ("1.234,50", 123450),
+        ("1,234.50", 123450),
+        ("4.5", 450),
+        ("€ 4,35", 435),
+        ("4,35€", 435),
+        ("4,35 eur", 435),
+        ("EUR 4", 400),
+    ],
 )
 def test_amounts_are_read_as_people_write_them(text: str, amount: int) -> None:
     assert cents(text) == amount
 
 
-@pytest.mark.parametrize("text", ["", "abc", "-1", "1e3", "4.35.1", "٣", "1 000", "NaN", "99999999999", "1.234"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "abc",
+        "-1",
+        "1e3",
+        "4.35.1",
+        "٣",
+        "1 000",
+        "NaN",
+        "99999999999",
+        "1.234",
+        "4€35",
+        "4 EUR 35",
+        "€",
+        "€4€",
+        "EUR",
+    ],
+)
 def test_what_is_no_amount_is_refused(text: str) -> None:
     with pytest.raises(AmountError):
         cents(text)
@@ -71,7 +102,7 @@ def test_errors_name_their_line() -> None:
     ("text", "error"),
     [
         ("", "line 1: missing column"),
-        ("a;b;c\n1;2;3\n", "line 1: missing column article_number, name, type, price_eur"),
+        ("name\nRohr\n", "line 1: missing column article_number, type, price_eur"),
         (HEADER + "\n", "the catalogue has no products"),
     ],
 )
@@ -112,4 +143,58 @@ async def test_a_file_that_is_not_utf8_is_refused_with_a_sentence(
     file.write_bytes(f"{HEADER}\n1;Dübel;Dübel;1\n".encode("latin-1"))
     async with sessions() as session:
         [error] = (await import_csv(session, file)).errors
-        assert error.startswith("the file is not UTF-8: byte ")
+        assert error == "line 2: byte 0xfc is not UTF-8; save the file as 'CSV UTF-8' (Excel: Save as, CSV UTF-8)"
+
+
+def test_cells_beyond_the_columns_are_an_error_by_line() -> None:
+    _, errors = parse_csv('article_number,name,type,price_eur\n1,Bogen,Bogen,4,35\n2,Bogen,Bogen,"4,35",,\n')
+    assert errors == [
+        "line 2: '35' is in no column: 5 cells for 4 columns; a cell that contains the separator must be quoted:"
+        ' "4,35"'
+    ]
+
+
+@pytest.mark.parametrize("name", ["Größe", "GRÖSSE", "groesse", "grösse", "Gro\u0308ße", "size"])
+def test_a_columns_name_may_be_written_with_or_without_umlaut(name: str) -> None:
+    [article], _ = parse_csv(f"Artikel-Nr.;Bezeichnung;Typ;Preis EUR;{name};;\n1;Rohr;Rohr;1,00;22;;\n")
+    assert article.size == "22"
+
+
+@pytest.mark.parametrize(
+    ("header", "error"),
+    [
+        ("article_number;name;type;price_eur;Preis", "line 1: 'Preis' is a second column for price_eur"),
+        ("article_number;name;type;price_eur;Farbe", "line 1: unknown column 'Farbe'; accepted are article_number"),
+        ("article_number;name;type;price_eur;Farbe", "size (Größe), material, unit (Einheit)"),
+        ("article_number;name;type", "line 1: missing column price_eur; accepted are article_number"),
+    ],
+)
+def test_unknown_and_repeated_columns_are_errors(header: str, error: str) -> None:
+    with pytest.raises(CatalogueError) as refused:
+        parse_csv(f"{header}\n1;Rohr;Rohr;1;2\n")
+    assert error in str(refused.value)
+
+
+def test_a_cell_below_a_column_without_a_name_is_an_error() -> None:
+    _, errors = parse_csv("article_number;name;type;;price_eur\n1;Rohr;Rohr;rot;1\n2;Rohr;Rohr;;1\n")
+    assert [error.partition(":")[0] for error in errors] == ["line 2"]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "errors"),
+    [
+        (("10-1", "101"), ["line 3: article_number '101' sounds like '10-1' in line 2"]),
+        (("a 7", "A7"), ["line 3: article_number 'A7' sounds like 'a 7' in line 2"]),
+        (("Ä7", "Ö7", "A7"), []),
+        (("7" * 65,), ["line 2: article_number has 65 characters; at most 64 are possible"]),
+        (("--",), ["line 2: article_number '--' has neither letter nor digit"]),
+    ],
+)
+def test_article_numbers_must_differ_when_they_are_said(numbers: tuple[str, ...], errors: list[str]) -> None:
+    _, found = parse_csv("\n".join([HEADER, *(f"{number};Rohr;Rohr;1" for number in numbers)]))
+    assert found == errors
+
+
+def test_a_cell_that_no_message_could_hold_is_refused() -> None:
+    _, errors = parse_csv(f"{HEADER}\n1;{'x' * 1001};Rohr;1\n")
+    assert errors == ["line 2: name has 1001 characters; at most 1000 are possible"]

@@ -176,3 +176,28 @@ def test_search_is_fast_at_twenty_thousand_products() -> None:
         for i, a in enumerate(base[n % len(base)] for n in range(20_000))
     ]
     assert p95_ms(Index(many)) < 60
+
+
+def numbered(*numbers: str) -> Index:
+    return Index(Article(number, "Rohr", "Rohr", "", "", 100, "Stück") for number in numbers)
+
+
+@pytest.mark.parametrize(
+    ("catalogue", "said", "found"),
+    [
+        (("10-1", "101"), "10-1", "10-1"),
+        (("10-1", "101"), "101", "101"),
+        (("10-1", "101"), "10 1", None),
+        (("Ä7", "Ö7"), "ä 7", "Ä7"),
+        (("Ä7", "Ö7"), "A\u03087", "Ä7"),
+        (("Ä7", "Ö7"), "A7", None),
+        (("101004",), "101 004", "101004"),
+        (("101004",), "101004.0", "101004"),
+        (("101004", "1010040"), "101004.0", None),
+        (("101004",), "", None),
+        (("101004",), "--", None),
+    ],
+)
+def test_an_article_number_means_one_article_or_none(catalogue: tuple[str, ...], said: str, found: str | None) -> None:
+    article = numbered(*catalogue).article(said)
+    assert (article and article.article_number) == found
