@@ -31,9 +31,11 @@ from libs.contracts.events import (
     UsageReported,
     WorkerLost,
 )
+from libs.contracts.termination import Reason
 from services.transcript_store.outcome import outcome_of
 
 DEFAULT_RATE_HZ = 8000
+NOTICED_LATE = frozenset({Reason.LOST, Reason.GATEWAY_LOST})  # the janitor's ends: long after the last word
 Row = dict[str, Any]
 E = TypeVar("E")
 
@@ -201,9 +203,9 @@ def _agent_turns(call: _Call) -> list[Row]:
         sentences[event.epoch, event.item][event.from_sample] = event
     turns = {(event.epoch, event.item): event for event in call.all(AgentTurn)}
     rows = [_finished(turn, sentences.get(key, {})) for key, turn in turns.items()]
-    played, ended = _played(call), call.first(CallEnded) is not None
-    for key, spoken in sentences.items():
-        if key not in turns and (row := _left_open(call, spoken, played.get(key[0] or 0), ended)) is not None:
+    played = _played(call)
+    for key, spoken in sentences.items():  # the worker's own word on a turn counts more than what is concluded
+        if key not in turns and (row := _left_open(call, spoken, played.get(key[0] or 0))) is not None:
             rows.append(row)
     return rows
 
@@ -222,23 +224,25 @@ def _finished(turn: AgentTurn, spoken: dict[int, AgentText]) -> Row:
     )
 
 
-def _left_open(call: _Call, spoken: dict[int, AgentText], played: int | None, ended: bool) -> Row | None:
+def _left_open(call: _Call, spoken: dict[int, AgentText], played: int | None) -> Row | None:
     """The turn that a dead worker could not report (R8): what began before `played` was heard, at least partly.
 
-    Without `played` nobody can say what was heard; then the turn is kept for the record once the call is over.
+    Without `played` the turn shows once the call is over, with what there was time for (see `_had_time`).
     """
     texts = [spoken[sample] for sample in sorted(spoken)]
     first = texts[0].from_sample
     whole = " ".join(text.text.strip() for text in texts)
     began = min(text.at for text in texts)
     if played is None:
-        row = _turn("agent", texts[-1], began, text=whole, interrupted=True, from_sample=first)
-        return row if ended else None
+        ended = call.first(CallEnded)
+        if ended is None:
+            return None
+        heard_text = _had_time(call, texts, ended)
+        return _turn("agent", texts[-1], began, text=whole, heard_text=heard_text, interrupted=True, from_sample=first)
     heard = [text.text.strip() for text in texts if text.from_sample < played]
     if not heard:
         return None
-    answered = call.first(CallAnswered)
-    heard_ms = (played - first) * 1000 / (answered.rate_hz if answered else DEFAULT_RATE_HZ)
+    heard_ms = (played - first) * 1000 / _rate_hz(call)
     return _turn(
         "agent",
         texts[-1],
@@ -249,6 +253,24 @@ def _left_open(call: _Call, spoken: dict[int, AgentText], played: int | None, en
         heard_ms=heard_ms,
         from_sample=first,
     )
+
+
+def _had_time(call: _Call, texts: list[AgentText], ended: CallEnded) -> str | None:
+    """The sentences that can have begun before a hang-up: each is published before its audio, which takes its time.
+
+    None when nobody can say: another worker had the call by then, or its end was only noticed later (R7).
+    """
+    last_epoch = max((event.epoch or 0 for event in call.all(CallClaimed)), default=texts[0].epoch or 0)
+    if ended.termination.reason in NOTICED_LATE or (texts[0].epoch or 0) < last_epoch:
+        return None
+    time_ms = (ended.at - min(text.at for text in texts)).total_seconds() * 1000
+    samples = time_ms * _rate_hz(call) / 1000
+    return " ".join(text.text.strip() for text in texts if text.from_sample - texts[0].from_sample < samples)
+
+
+def _rate_hz(call: _Call) -> int:
+    answered = call.first(CallAnswered)
+    return answered.rate_hz if answered else DEFAULT_RATE_HZ
 
 
 def _played(call: _Call) -> dict[int, int]:

@@ -86,12 +86,125 @@ def test_the_workers_own_word_on_a_turn_counts_more_than_the_fence() -> None:
     assert [turn["heard_text"] for turn in project(script.events).turns] == ["Eins."]
 
 
-def test_an_unfinished_turn_shows_only_after_the_call_and_says_that_nobody_knows() -> None:
+def left_open(seconds: float, reason: Reason = Reason.CALLER_HUNG_UP) -> CallScript:
+    """Three sentences of a second each, all published 0.5 s apart; the call ends some time after the last."""
+    script = CallScript().offered().claimed().answered()
+    script.sentences("Eins.", "Zwei.", "Drei.")
+    assert project(script.events).turns == ()  # the worker may still say what was heard
+    return script.wait(seconds).ended(reason)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "heard"), [(0.0, "Eins. Zwei."), (0.51, "Eins. Zwei. Drei."), (60.0, "Eins. Zwei. Drei.")]
+)
+def test_a_turn_left_open_by_a_hang_up_shows_what_there_was_time_for(seconds: float, heard: str) -> None:
+    [turn] = project(left_open(seconds).events).turns
+    assert (turn["text"], turn["heard_text"], turn["interrupted"]) == ("Eins. Zwei. Drei.", heard, True)
+    assert turn["heard_ms"] is None  # nobody measured it
+
+
+@pytest.mark.parametrize("reason", [Reason.LOST, Reason.GATEWAY_LOST])
+def test_an_end_that_was_noticed_late_leaves_open_what_was_heard(reason: Reason) -> None:
+    [turn] = project(left_open(30, reason).events).turns
+    assert (turn["text"], turn["heard_text"], turn["interrupted"]) == ("Eins. Zwei. Drei.", None, True)
+
+
+def test_a_turn_of_an_earlier_worker_is_not_measured_by_the_end_of_the_call() -> None:
     script = CallScript().offered().claimed().answered()
     script.sentences("Eins.")
-    assert project(script.events).turns == ()
-    [turn] = project(script.ended().events).turns
-    assert (turn["text"], turn["heard_text"], turn["interrupted"]) == ("Eins.", None, True)
+    [turn] = project(script.claimed("wk-2").wait(9).ended().events).turns
+    assert turn["heard_text"] is None
+
+
+def test_after_a_hang_up_the_workers_own_word_counts_more() -> None:
+    script = CallScript().offered().claimed().answered().agent("Eins.", "Zwei.", heard=1).wait(30).ended()
+    assert [(turn["heard_text"], turn["heard_ms"]) for turn in project(script.events).turns] == [("Eins.", 1000)]
+
+
+def changed(event: Event, **fields: object) -> Event:
+    return event.model_copy(update=fields)
+
+
+def claim(script: CallScript, epoch: int, wk: str, previous_wk: str, previous_played: int) -> CallClaimed:
+    fields = script._fields("gw", epoch)
+    return CallClaimed(**fields, wk=wk, cause="failover", previous_wk=previous_wk, previous_played=previous_played)
+
+
+def test_events_of_one_moment_stand_in_the_order_of_their_source() -> None:
+    script = CallScript().offered().claimed().answered()
+    for n in range(12):
+        script.usage(float(n))
+    at = script.now
+    events = [changed(event, at=at) if event.event_id.split(":")[1] == "wk1" else event for event in script.events]
+    assert [row["cost_usd"] for row in project(reversed(events)).usage] == [float(n) for n in range(12)]
+
+
+def test_what_was_played_belongs_to_the_last_attempt_of_the_worker_that_played_it() -> None:
+    script = CallScript().offered().claimed().answered()
+    script.sentences("Eins.", "Zwei.")
+    script.claimed("wk-2")  # it accepted, and never spoke
+    script.sentences("Drei.")
+    script.events.append(claim(script, 3, "wk-3", "wk-1", 8000))
+    assert [(turn["epoch"], turn["heard_text"]) for turn in project(script.events).turns] == [(1, "Eins.")]
+
+
+def test_what_was_played_belongs_to_who_spoke_when_no_earlier_claim_is_known() -> None:
+    script = CallScript().offered().claimed().answered()
+    script.sentences("Eins.", "Zwei.")
+    script.claimed("wk-2", previous_played=8001)
+    events = [event for event in script.events if not (isinstance(event, CallClaimed) and event.epoch == 1)]
+    assert [turn["heard_text"] for turn in project(events).turns] == ["Eins. Zwei."]
+
+
+@pytest.mark.parametrize("played", [(8000, 8001), (8001, 8000)])
+def test_of_two_positions_of_one_attempt_the_further_counts(played: tuple[int, int]) -> None:
+    script = CallScript().offered().claimed().answered()
+    script.sentences("Eins.", "Zwei.")
+    script.events += [claim(script, 2, "wk-2", "wk-1", played[0]), claim(script, 3, "wk-3", "wk-1", played[1])]
+    assert [turn["heard_text"] for turn in project(script.events).turns] == ["Eins. Zwei."]
+
+
+def test_an_order_told_twice_is_one() -> None:
+    script = CallScript().offered().claimed().answered().ordered()
+    again = changed(script.events[-1], event_id="01JCALL:replay:0")
+    assert len(project([*script.events, again]).orders) == 1
+    assert len(project(script.ordered(2).events).orders) == 2
+
+
+def test_a_call_began_when_it_was_offered_else_with_the_first_thing_known() -> None:
+    script = CallScript().offered().claimed().answered()
+    early = changed(script.events[1], at=script.events[0].at - timedelta(seconds=1))
+    assert project([script.events[0], early]).conversation["began_at"] == script.events[0].at
+    assert project(script.events[1:]).conversation["began_at"] == script.events[1].at
+
+
+def test_what_was_heard_is_measured_at_the_calls_own_rate() -> None:
+    script = CallScript().offered().claimed().answered()
+    script.events[-1] = changed(script.events[-1], rate_hz=16000)
+    script.sentences("Eins.")
+    script.lost(played_ms=500)  # 4000 samples
+    assert [turn["heard_ms"] for turn in project(script.events).turns] == [250]
+
+
+def test_a_transcript_that_failed_is_marked() -> None:
+    script = CallScript().offered().claimed().answered().caller("Eins.").caller("Zwei.")
+    script.events[-1] = changed(script.events[-1], failed=True)
+    assert [turn["failed"] for turn in project(script.events).turns] == [False, True]
+
+
+def test_a_turn_whose_sentences_are_unknown_began_as_long_ago_as_it_was_heard() -> None:
+    script = CallScript().offered().claimed().answered().agent("Eins.", "Zwei.")
+    [turn] = project([event for event in script.events if not isinstance(event, AgentText)]).turns
+    assert turn["ended_at"] - turn["started_at"] == timedelta(milliseconds=2000)
+
+
+def test_a_caller_who_went_on_speaking_began_with_the_first_word() -> None:
+    script = CallScript().offered().claimed().answered().caller("Eins und zwei.")
+    spoke, turn = script.events[-2:]
+    went_on = changed(spoke, event_id="01JCALL:wk1:7", at=spoke.at + timedelta(milliseconds=300))
+    told = changed(turn, started_at=None)
+    [row] = project([*script.events[:-1], went_on, told]).turns
+    assert row["started_at"] == spoke.at
 
 
 def test_sentences_of_different_epochs_are_different_turns() -> None:
