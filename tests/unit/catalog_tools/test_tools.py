@@ -11,15 +11,17 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from libs.contracts.events import OrderPlaced
 from libs.contracts.tool import ToolReply, ToolRequest
+from services.catalog_tools import orders
 from services.catalog_tools.app import opened
 from services.catalog_tools.catalog import Catalog
 from services.catalog_tools.importer import import_csv
-from services.catalog_tools.models import Answer, Order, PendingEvent
+from services.catalog_tools.models import Answer, Basket, Order, PendingEvent
 from services.catalog_tools.orders import forget_old
 from services.catalog_tools.tools import TOOLS, Toolbox
 from tests.support.builders import DATABASES, database_url
 
 Sessions = async_sessionmaker[AsyncSession]
+NOW = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
 T_PIECE = {"article_number": "101004", "quantity": 3}
 
 
@@ -103,6 +105,46 @@ async def test_a_tool_call_id_that_comes_with_another_request_is_refused(session
         reply = await box.answer(request(name, "t1", **arguments))
         assert reply.error == "This tool_call_id was used for another request already; nothing was changed."
     assert (await box.answer(request("order_show", "t2"))).output == first.output
+
+
+async def test_the_same_tool_call_at_the_same_time_changes_the_basket_once(sessions: Sessions) -> None:
+    box = await toolbox(sessions)
+    replies = await asyncio.gather(*(box.answer(request("order_add", "t1", **T_PIECE)) for _ in range(6)))
+    assert all(reply == replies[0] for reply in replies)
+    assert replies[0].output["basket"]["lines"][0]["quantity"] == 3
+    assert box.counters["repeated"] == 5
+
+
+async def test_a_repetition_that_waited_for_the_basket_is_seen_after_the_lock(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on PostgreSQL, where both look before either has locked."""
+    box, lock = await toolbox(sessions), orders.lock_basket
+    store = Answer(org="default", call="c", tool_call_id="t1", reply='{"ok": true, "output": 1}', answered_at=NOW)
+
+    async def overtaken(session: AsyncSession, caller: orders.Caller) -> Basket:
+        basket = await lock(session, caller)
+        if not await session.get(Answer, ("default", "c", "t1")):
+            session.add(store)
+            await session.flush()
+        return basket
+
+    monkeypatch.setattr(orders, "lock_basket", overtaken)
+    reply = await box.answer(request("order_add", "t1", **T_PIECE))
+    assert (reply.ok, reply.output) == (True, 1)
+    assert (await box.answer(request("order_show", "t2"))).output["basket"]["lines"] == []
+
+
+async def test_the_relay_is_woken_by_an_order_and_by_nothing_else(sessions: Sessions) -> None:
+    catalog = Catalog(sessions)
+    await catalog.refresh()
+    woken: list[int] = []
+    box = Toolbox(catalog, sessions, ordered=lambda: woken.append(1))
+    assert not (await box.answer(request("order_submit", "t0"))).ok
+    await box.answer(request("order_add", "t1", **T_PIECE))
+    assert woken == []
+    await box.answer(request("order_submit", "t2"))
+    assert woken == [1]
 
 
 async def test_an_unknown_tool_is_refused_with_a_sentence(sessions: Sessions) -> None:
