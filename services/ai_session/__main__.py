@@ -8,6 +8,7 @@ import sys
 from contextlib import suppress
 from datetime import date
 
+from libs.contracts.config import AgentConfig
 from libs.contracts.offer import Offer
 from libs.runtime.log import get_logger
 from libs.runtime.metrics import export_counters, export_gauge
@@ -26,6 +27,7 @@ class Backends:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
+        self._warned: set[str] = set()
 
     def __call__(self, offer: Offer) -> BackendPlan:
         """See `PlanBackend`."""
@@ -34,9 +36,21 @@ class Backends:
                 return plan_scripted(offer)
             case "realtime":
                 endpoint = self._endpoint
+                self._warn(offer.agent)
                 return BackendPlan(capabilities_of(offer), lambda emit: RealtimeBackend(endpoint, offer, emit))
             case other:
                 raise UnsupportedAgentError(f"backend {other!r} is not available on this worker")
+
+    def _warn(self, agent: AgentConfig) -> None:
+        """Of what an operator should know about the agent's models, once per model."""
+        models, model = self._endpoint.models, agent.model or self._endpoint.model
+        for name in {model, agent.transcription.model or models.transcription} - self._warned:
+            self._warned.add(name)
+            warn_of_shutdown(models, name, date.today())
+        if agent.budget.per_call_usd is not None and not models.get(model).is_priced:
+            log.warning(
+                "the agent has a budget, but the price of its model is not known", agent=agent.name, model=model
+            )
 
 
 def endpoint_of(settings: Settings) -> Endpoint:

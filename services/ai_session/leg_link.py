@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import chain, repeat
 
 import nats.errors
 
@@ -11,11 +12,13 @@ from libs.contracts.commands import Command, CommandReply
 from libs.contracts.offer import Offer
 from libs.runtime.bus import Bus
 from libs.runtime.log import get_logger
+from libs.runtime.tasks import stop_if_cancelled
 
 log = get_logger()
 
 COMMAND_TIMEOUT_S = 1.0
 PAUSES_S = (0.02, 0.1, 0.3)  # between attempts
+LAST_PAUSE_S = 0.5  # between all further ones
 
 
 class LegLink:
@@ -35,9 +38,19 @@ class LegLink:
             return None
 
     async def tell(self, command: Command) -> None:
-        """Repeat until there is an answer, whatever it is."""
-        for pause_s in PAUSES_S:
+        """Repeat until there is an answer, whatever it is; the session's end ends it."""
+        for pause_s in chain(PAUSES_S, repeat(LAST_PAUSE_S)):
+            stop_if_cancelled()
             if await self.ask(command) is not None:
+                return
+            await asyncio.sleep(pause_s)
+
+    async def press(self, command: Command) -> None:
+        """Repeat until the leg agrees; the session's end ends it."""
+        for pause_s in chain(PAUSES_S, repeat(LAST_PAUSE_S)):
+            stop_if_cancelled()
+            reply = await self.ask(command)
+            if reply is not None and reply.ok:
                 return
             await asyncio.sleep(pause_s)
 

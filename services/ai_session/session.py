@@ -26,7 +26,7 @@ from libs.contracts.commands import (
     SayNow,
     StateChanged,
 )
-from libs.contracts.events import AgentText, AgentTurn, CallerSpoke, CallerTurn, Event, ToolCalled, ToolReturned
+from libs.contracts.events import SessionTrouble, ToolCalled, ToolReturned
 from libs.contracts.frame import AudioFrame
 from libs.contracts.offer import Offer
 from libs.contracts.termination import Reason
@@ -35,31 +35,34 @@ from libs.runtime.bus import Bus
 from libs.runtime.log import bound, get_logger
 from services.ai_session.actions import Fail, HandOver, HangUp, NoteTrouble, RunTool, Why
 from services.ai_session.backends.factory import BackendPlan
-from services.ai_session.backends.port import BackendError, BackendEvent, Lost, Opening, SpeechBackend
+from services.ai_session.backends.port import (
+    BackendError,
+    BackendEvent,
+    CallerTranscript,
+    Lost,
+    ResponseStarted,
+    UsageCounted,
+)
 from services.ai_session.bridge import Bridge, Escalation
-from services.ai_session.history import Conversation, rebuild, render
+from services.ai_session.history import Conversation, render
 from services.ai_session.journal import Journal, Outbox
 from services.ai_session.leg_link import LegLink
-from services.ai_session.resume import read_events
+from services.ai_session.model_link import ModelLink
+from services.ai_session.outstanding import Outstanding
 from services.ai_session.tools import HANG_UP, ToolCaller, ToolDirectory, parse_arguments
 
 log = get_logger()
 
 NO_UPLINK_S = 2.0  # R2
 LINK_LOSS_S = 10.0  # R3
-RECONNECT_ATTEMPTS = 2
-RECONNECT_TIMEOUT_S = 4.0
-STEADY_S = 10.0  # a connection that lasted this long was well; losses after shorter times are counted together
-LOSSES_IN_A_ROW = 3
-TAIL_S = 2.0  # how long received speech may go on playing before a lost connection is replaced
 AFTER_FAILURE_S = 2.0
+LINGER_S = 2.0  # after the call's end, for what the model still owes
 
 _REASONS = {
     "refused": Reason.MODEL_REFUSED,
     "unreachable": Reason.MODEL_UNREACHABLE,
     "failed": Reason.MODEL_FAILED,
 }
-_CONVERSATION = (CallerSpoke, CallerTurn, AgentText, AgentTurn, ToolCalled, ToolReturned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,6 @@ class Session:
 
     def __init__(self, offer: Offer, plan: BackendPlan, around: Surroundings) -> None:
         self.offer = offer
-        self._plan = plan
         self._around = around
         self._journal = Journal(offer, around.outbox)
         downlink = subjects.audio(offer.org, offer.gw, around.bus.process_id, offer.call, "dn")
@@ -86,9 +88,8 @@ class Session:
         )
         self._caller = ToolCaller(offer, around.bus, around.tools)
         self._leg = LegLink(offer, around.bus)
-        self._past: list[Event] = []
-        self._instructions = ""
-        self._backend: SpeechBackend | None = None
+        self._model = ModelLink(offer, plan, around.tools, self.bridge, self._on_event)
+        self._outstanding = Outstanding()
         self._loop = asyncio.get_running_loop()
         self.bridge.last_up_at = self._loop.time()
         self._group: asyncio.TaskGroup | None = None
@@ -96,11 +97,10 @@ class Session:
         self._over = asyncio.Event()
         self._link_lost_at: float | None = None
         self._reconnecting = False
-        self._connected_at = 0.0
-        self._losses_in_a_row = 0
         self._ready = False
         self._drain_patience_s: float | None = None
-        self._broken = False
+        self._broken = self._failing = self._lingering = False
+        self._settled = asyncio.Event()
         self.ended_by = ""
 
     # -- called by the worker -------------------------------------------------------------------------
@@ -140,6 +140,13 @@ class Session:
             now = self._loop.time()
             self.bridge.do(self.bridge.turn.drain(patience_s, now), now)
 
+    def release(self, played: int | None) -> None:
+        """The call is over. Nothing is said or heard any more, but what the model still owes is stored, briefly."""
+        try:
+            self._settle(played)
+        except Exception as error:  # noqa: BLE001  see uplink
+            self._break(error)
+
     def end(self, cause: str) -> None:
         """End the session silently; the first cause stands."""
         if not self.ended_by:
@@ -166,7 +173,7 @@ class Session:
                 self.ended_by = "internal_error"
                 await self._leg.ask(Failed(epoch=self.offer.epoch, reason=Reason.INTERNAL_ERROR, detail=str(error)))
             finally:
-                self._count()
+                self._around.counters.update(self.bridge.verdict() + Counter(sessions=1))
                 log.info("session ended", cause=self.ended_by or "cancelled", **self.bridge.verdict())
 
     async def _serve(self) -> None:
@@ -184,9 +191,10 @@ class Session:
                 await self._over.wait()
                 raise asyncio.CancelledError  # the children end, too
         finally:
-            self.bridge.attach(None)
-            if self._backend is not None:
-                await self._backend.close()
+            await self._model.close()
+            if self.ended_by == "no_uplink":  # harmless when nobody listens; a leg that does can act
+                detail = f"no audio of the caller arrived for {NO_UPLINK_S:g} s"
+                await self._leg.ask(Failed(epoch=self.offer.epoch, reason=Reason.INTERNAL_ERROR, detail=detail))
             if not self._around.bus.control.is_closed:
                 await subscription.unsubscribe()
 
@@ -195,6 +203,7 @@ class Session:
         self._ready = True
         talked_s = resume.talk_ms / 1000 if resume is not None else 0.0
         self.bridge.do(self.bridge.turn.begin(conversation.go_on, talked_s, now), now)
+        self.bridge.do(self.bridge.turn.spent(self._model.spent_usd, now), now)
         if self._drain_patience_s is not None:
             self.drain(self._drain_patience_s)
 
@@ -202,54 +211,13 @@ class Session:
         limit_s = self.offer.agent.limits.ready_timeout_s
         try:
             async with asyncio.timeout(limit_s * 0.95):  # the gateway counts the same seconds
-                return await self._open_first()
+                return await self._model.open(self._around.bus, self._caller)
         except BackendError as error:
             reason, detail = _REASONS[error.kind], str(error)
         except TimeoutError:
             reason, detail = Reason.MODEL_UNREACHABLE, f"the model session was not open after {limit_s:g} s"
         await self._fail(reason, detail)
         return None
-
-    async def _open_first(self) -> Conversation:
-        offer = self.offer
-        conversation = Conversation()
-        async with asyncio.TaskGroup() as both:
-            filling = both.create_task(self._caller.fill(offer.agent.prompt))
-            if offer.resume is not None:
-                self._past = await read_events(self._around.bus.js, offer.org, offer.call)
-                conversation = rebuild(self._past, offer.resume.played)
-                log.info("conversation rebuilt", items=len(conversation.items), go_on=conversation.go_on.value)
-        self._instructions = filling.result()
-        try:
-            await self._open_backend(conversation)
-        except BackendError as error:
-            if not error.retry:
-                raise
-            log.warning("the model session did not open, trying once more", problem=str(error))
-            await self._open_backend(conversation)
-        return conversation
-
-    async def _open_backend(self, conversation: Conversation) -> None:
-        descriptions = await self._around.tools.descriptions(self.offer.agent.tools)
-        backend: SpeechBackend | None = None
-
-        def emit(event: BackendEvent) -> None:
-            if backend is not self._backend:  # a predecessor's late event concerns nobody
-                return
-            try:
-                self.bridge.on_event(event, self._loop.time())
-            except Exception as error:  # noqa: BLE001  see uplink
-                self._break(error)
-
-        backend = self._plan.make(emit)
-        self._backend = backend
-        try:
-            await backend.open(Opening(self._instructions, descriptions, conversation.items))
-        except BaseException:
-            await backend.close()
-            raise
-        self.bridge.attach(backend)
-        self._connected_at = self._loop.time()
 
     async def _report_ready(self) -> bool:
         objection = await self._leg.insist(Ready(epoch=self.offer.epoch))
@@ -258,21 +226,69 @@ class Session:
             self.end("not_wanted")
         return objection is None
 
+    # -- the model's events ---------------------------------------------------------------------------
+
+    def _on_event(self, event: BackendEvent) -> None:
+        """An event of the present model connection."""
+        try:
+            self._outstanding.note(event)
+            if not self._lingering:
+                self.bridge.on_event(event, self._loop.time())
+                return
+            match event:
+                case CallerTranscript() | UsageCounted():
+                    self.bridge.on_event(event, self._loop.time())
+                case ResponseStarted(response):
+                    self._cancel(response)
+                case _:
+                    pass
+            if not self._outstanding:
+                self._settled.set()
+        except Exception as error:  # noqa: BLE001  see uplink
+            self._break(error)
+
+    def _settle(self, played: int | None) -> None:
+        now, bridge = self._loop.time(), self.bridge
+        bridge.attach(None)
+        self._lingering = self._ready and not self._reconnecting and not self._failing
+        if self._lingering and played is not None and bridge.playout.busy:
+            bridge.playout.flush()  # nobody is told: this only makes the ledger final
+            for event in bridge.playout.heard(played, flushed=True):
+                bridge.do(bridge.turn.on_playout(event, now), now)
+        if not self._lingering or not self._outstanding:
+            self.end("released")
+            return
+        for response in self._outstanding.responses:
+            self._cancel(response)
+        self._spawn(self._linger())
+
+    def _cancel(self, response: str) -> None:
+        if self._model.backend is not None:
+            self._model.backend.cancel_response(response)
+
+    async def _linger(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                await self._settled.wait()
+        self.end("released")
+
     # -- what needs waiting ---------------------------------------------------------------------------
 
     def _escalate(self, what: Escalation) -> None:
+        if self._lingering:
+            return
         match what:
             case RunTool():
                 self._spawn(self._run_tool(what))
             case HandOver():
-                log.info("handing the call over")
-                self._spawn(self._leg.tell(HandOverCommand(epoch=self.offer.epoch)))
+                log.info("asking for another worker")
+                self._spawn(self._leg.tell(HandOverCommand(epoch=self.offer.epoch)))  # the turn machine asks again
             case HangUp(why):
                 log.info("hanging up", why=why.value)
                 reason = Reason.MAX_DURATION if why is Why.MAX_DURATION else Reason.AGENT_HUNG_UP
                 detail = "budget of the call is spent" if why is Why.BUDGET else ""
                 command = HangUpCommand(epoch=self.offer.epoch, reason=reason, detail=detail)
-                self._spawn(self._leg.tell(command))
+                self._spawn(self._leg.press(command))
             case Fail(detail, reconnect):
                 if reconnect:
                     self.bridge.on_event(Lost("stalled", detail), self._loop.time())
@@ -299,16 +315,12 @@ class Session:
 
     async def _run_tool(self, request: RunTool) -> None:
         """Call one tool and hand its output to the model; tools of one response run side by side."""
-        began, asked_by = self._loop.time(), self._backend
+        began, asked_by = self._loop.time(), self._model.backend
         arguments = parse_arguments(request.arguments)
         self._journal.put(ToolCalled, tool_call_id=request.tool_call_id, name=request.name, arguments=arguments or {})
         ends_call = request.name == HANG_UP.name and HANG_UP.name in self.offer.agent.tools
-        ok, output = True, None
-        if arguments is None:
-            ok, output = False, {"error": "The arguments were not a JSON object. Call the tool again, correctly."}
-        elif not ends_call:
-            reply = await self._caller.call(request.tool_call_id, request.name, arguments)
-            ok, output = reply.ok, reply.output if reply.ok else {"error": reply.error}
+        reply = await self._caller.call(request.tool_call_id, request.name, arguments)
+        ok, output = reply.ok, reply.output if reply.ok else {"error": reply.error}
         now = self._loop.time()
         took_ms = (now - began) * 1000
         self._around.counters["tool_calls" if ok else "tool_failures"] += 1
@@ -316,66 +328,41 @@ class Session:
             ToolReturned, tool_call_id=request.tool_call_id, name=request.name, ok=ok, output=output, took_ms=took_ms
         )
         self.bridge.tool_done(now)
-        if ends_call:
+        if ends_call and ok:
             self.bridge.do(self.bridge.turn.end_politely(Why.AGENT, now), now)
-        elif asked_by is not None and asked_by is self._backend:  # a new connection was told "unknown" in its replay
-            asked_by.tool_result(request.tool_call_id, render(output))
+        elif asked_by is not None and asked_by is self._model.backend and not self._lingering:
+            asked_by.tool_result(request.tool_call_id, render(output))  # a new one was told "unknown" in its replay
+        self._outstanding.tool_done(request.tool_call_id)
+        if self._lingering and not self._outstanding:
+            self._settled.set()
 
     async def _reconnect(self, lost: Lost) -> None:
         """The model connection is gone: open another one with the conversation so far, or give the call back."""
         bridge = self.bridge
         log.warning("the model connection was lost", code=lost.code, detail=lost.detail, retry=lost.retry)
         bridge.do([NoteTrouble(lost.code, lost.detail)], self._loop.time())
-        if self._backend is not None:
-            await self._backend.close()
-        await self._let_tail_play()
-        problem = lost.detail or f"the model connection was lost ({lost.code})"
-        conversation = self._so_far()
-        for _ in range(RECONNECT_ATTEMPTS if lost.retry and self._may_reconnect() else 0):
-            try:
-                async with asyncio.timeout(RECONNECT_TIMEOUT_S):
-                    await self._open_backend(conversation)
-            except (BackendError, TimeoutError) as error:
-                problem = str(error) or f"the model session was not open after {RECONNECT_TIMEOUT_S:g} s"
-                continue
-            self._reconnecting = False
-            self._around.counters["reconnected"] += 1
-            if self._ready:
-                now = self._loop.time()
-                bridge.do(bridge.turn.begin(conversation.go_on, 0.0, now), now)
+        try:
+            conversation = await self._model.replace(lost, self._journal)
+        except BackendError as error:
+            await self._fail(Reason.MODEL_FAILED, str(error))
             return
-        await self._fail(Reason.MODEL_FAILED, problem)
-
-    def _may_reconnect(self) -> bool:
-        """A server that takes every connection and drops it at once is not asked forever."""
-        if self._loop.time() - self._connected_at >= STEADY_S:
-            self._losses_in_a_row = 0
-        self._losses_in_a_row += 1
-        return self._losses_in_a_row < LOSSES_IN_A_ROW
-
-    async def _let_tail_play(self) -> None:
-        """What was received may be heard to its end, if that is near; else it is cut, so that the ledger is exact."""
-        bridge = self.bridge
-        for limit_s in (TAIL_S, 1.0):
-            if not bridge.playout.busy:
-                return
-            bridge.drained.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(limit_s):
-                    await bridge.drained.wait()
-                    return
-            bridge.flush()
-
-    def _so_far(self) -> Conversation:
-        events = [*self._past, *(event for event in self._journal.events if isinstance(event, _CONVERSATION))]
-        played = dict(self.offer.resume.played) if self.offer.resume is not None else {}
-        return rebuild(events, played | {self.offer.epoch: self.bridge.playout.played})
+        self._reconnecting = False
+        self._around.counters["reconnected"] += 1
+        if self._ready:
+            now = self._loop.time()
+            bridge.do(bridge.turn.begin(conversation.go_on, 0.0, now), now)
 
     async def _fail(self, reason: Reason, detail: str) -> None:
         """Give the call back to the gateway; it releases us, or we end by ourselves a little later."""
+        if self._failing:
+            return
+        self._failing = True
         log.warning("the session cannot serve the call", reason=reason.value, detail=detail)
-        self.bridge.do([NoteTrouble(reason.value, detail)], self._loop.time())
-        await self._leg.tell(Failed(epoch=self.offer.epoch, reason=reason, detail=detail))
+        self.bridge.counters["trouble"] += 1
+        self._journal.put(SessionTrouble, code=reason.value, detail=detail, fatal=True)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(AFTER_FAILURE_S):
+                await self._leg.tell(Failed(epoch=self.offer.epoch, reason=reason, detail=detail))
         await asyncio.sleep(AFTER_FAILURE_S)
         self.end(reason.value)
 
@@ -395,15 +382,13 @@ class Session:
             case DtmfPressed():
                 self.bridge.do(self.bridge.turn.pressed(command.digit, now), now)
                 answer = CommandReply(ok=True)
+            case SayNow() if not self._ready or self._reconnecting:
+                answer = CommandReply(ok=False, error="the model's session is not open at the moment: try again")
             case SayNow():
                 self.bridge.do(self.bridge.turn.say(command.text, now), now)
                 answer = CommandReply(ok=True)
         if msg.reply:
             await msg.respond(answer.to_json())
-
-    def _count(self) -> None:
-        self._around.counters.update(self.bridge.verdict())
-        self._around.counters["sessions"] += 1
 
 
 async def _fail_with(error: Exception) -> None:

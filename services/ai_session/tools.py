@@ -7,6 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -27,6 +28,7 @@ log = get_logger()
 DISCOVERY_SUBJECT = "$SRV.INFO"
 DISCOVERY_WAIT_S = 0.25
 REFRESH_S = 30.0
+RETRY_PAUSE_S = 0.3  # before an idempotent tool is asked again
 REFRESH_MISSING_S = 2.0  # not every call of an agent with a missing tool asks again
 PROMPT_TOOL_TIMEOUT_S = 1.5
 _PLACEHOLDER = re.compile(r"\{\{\s*tool:([A-Za-z0-9_-]+)\s*\}\}")
@@ -36,7 +38,7 @@ def descriptions_in(info: bytes) -> list[ToolDescription]:
     """The tools that one `$SRV.INFO` answer names; endpoints that are no tools, or describe none, are skipped."""
     try:
         endpoints = json.loads(info)["endpoints"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return []
     found = []
     for endpoint in endpoints if isinstance(endpoints, list) else []:
@@ -83,25 +85,29 @@ class ToolDirectory:
     async def refresh(self) -> None:
         """Ask all micro services who they are and take what answers within a quarter of a second."""
         async with self._refreshing:
-            found: dict[str, ToolDescription] = {}
+            await self._look_up()
 
-            async def answer(msg: Msg) -> None:
-                for tool in descriptions_in(msg.data):
-                    found[tool.name] = tool
+    async def _look_up(self) -> None:
+        found: dict[str, ToolDescription] = {}
 
-            inbox = self._bus.control.new_inbox()
-            try:
-                subscription = await self._bus.control.subscribe(inbox, cb=answer)
-                await self._bus.control.publish(DISCOVERY_SUBJECT, b"", reply=inbox)
-                await asyncio.sleep(DISCOVERY_WAIT_S)
-                await subscription.unsubscribe()
-            except (nats.errors.Error, OSError) as error:
-                self.counters["discovery_failed"] += 1
-                log.warning("tools could not be looked up", problem=str(error) or type(error).__name__)
-                return
-            if found:  # a broker that has just restarted answers with nobody: the old list serves meanwhile
-                self._tools = found
-            self._refreshed_at = asyncio.get_running_loop().time()
+        async def answer(msg: Msg) -> None:
+            for tool in descriptions_in(msg.data):
+                found[tool.name] = tool
+
+        inbox = self._bus.control.new_inbox()
+        try:
+            subscription = await self._bus.control.subscribe(inbox, cb=answer)
+            await self._bus.control.publish(DISCOVERY_SUBJECT, b"", reply=inbox)
+            await asyncio.sleep(DISCOVERY_WAIT_S)
+            await subscription.unsubscribe()
+        except (nats.errors.Error, OSError) as error:
+            self.counters["discovery_failed"] += 1
+            log.warning("tools could not be looked up", problem=str(error) or type(error).__name__)
+            return
+        self.counters["discoveries"] += 1
+        if found:  # a broker that has just restarted answers with nobody: the old list serves meanwhile
+            self._tools = found
+        self._refreshed_at = asyncio.get_running_loop().time()
 
     async def descriptions(self, names: Iterable[str]) -> list[ToolDescription]:
         """Descriptions of an agent's tools; one that nobody offers is left out, with a log line."""
@@ -109,7 +115,9 @@ class ToolDirectory:
         now = asyncio.get_running_loop().time()
         stale = not self._tools or now - self._refreshed_at > REFRESH_MISSING_S
         if stale and any(name not in self._tools for name in wanted):
-            await self.refresh()
+            async with self._refreshing:
+                if self._refreshed_at < now:  # else another call has asked while this one waited
+                    await self._look_up()
         missing = [name for name in wanted if name not in self._tools]
         if missing:
             self.counters["missing"] += len(missing)
@@ -121,6 +129,11 @@ class ToolDirectory:
         """How long a call of this tool may take."""
         tool = self._tools.get(name)
         return min(most_s, tool.timeout_ms / 1000) if tool is not None else most_s
+
+    def is_idempotent(self, name: str) -> bool:
+        """Whether a tool may be asked twice for the same thing."""
+        tool = self._tools.get(name)
+        return tool is not None and tool.idempotent
 
 
 HANG_UP = ToolDescription(
@@ -138,10 +151,15 @@ class ToolCaller:
         self._bus = bus
         self._directory = directory
 
-    async def call(self, tool_call_id: str, name: str, arguments: dict[str, Any]) -> ToolReply:
+    async def call(self, tool_call_id: str, name: str, arguments: dict[str, Any] | None) -> ToolReply:
         """Call a tool that the model asked for; every failure is a reply that the model can apologise with."""
         if name not in self._offer.agent.tools:
             return ToolReply(ok=False, error=f"There is no tool {name!r}.")
+        if name == HANG_UP.name:  # the session does that itself
+            return ToolReply(ok=True)
+        if arguments is None:
+            error = "The arguments were not a JSON object. Call the tool again, correctly."
+            return ToolReply(ok=False, error=error)
         most_s = self._offer.agent.limits.tool_timeout_s
         return await self._request(tool_call_id, name, arguments, self._directory.timeout_s(name, most_s))
 
@@ -160,7 +178,7 @@ class ToolCaller:
         )
         try:
             subject = subjects.tool(offer.org, name)
-            reply = await self._bus.request(subject, request.to_json(), timeout_s)
+            reply = await self._ask(subject, request, timeout_s)
             return ToolReply.model_validate_json(reply)
         except nats.errors.NoRespondersError:
             return ToolReply(ok=False, error=f"The tool {name} is not available at the moment.")
@@ -170,15 +188,33 @@ class ToolCaller:
             log.warning("tool call failed", tool=name, problem=str(error))
             return ToolReply(ok=False, error=f"The tool {name} failed.")
 
+    async def _ask(self, subject: str, request: ToolRequest, timeout_s: float) -> bytes:
+        """One request; a second one of a tool that may be asked twice: its `tool_call_id` stays the same."""
+        try:
+            return await self._bus.request(subject, request.to_json(), timeout_s)
+        except (nats.errors.NoRespondersError, nats.errors.TimeoutError, TimeoutError):
+            if not self._directory.is_idempotent(request.name):
+                raise
+        await asyncio.sleep(RETRY_PAUSE_S)
+        again = request.model_copy(update={"deadline_at": datetime.now(UTC) + timedelta(seconds=timeout_s)})
+        return await self._bus.request(subject, again.to_json(), timeout_s)
+
     async def fill(self, prompt: str) -> str:
         """Replace `{{tool:NAME}}` in a prompt by the tool's result; `(unknown)` when it gives none in time."""
-        texts: dict[str, str] = {}
-        for name in dict.fromkeys(_PLACEHOLDER.findall(prompt)):
-            reply = await self._request(f"prompt-{name}", name, {}, PROMPT_TOOL_TIMEOUT_S)
-            if not reply.ok:
-                log.warning("a tool in the prompt gave nothing", tool=name, problem=reply.error)
-            texts[name] = as_prompt(reply.output) if reply.ok else "(unknown)"
+        names = list(dict.fromkeys(_PLACEHOLDER.findall(prompt)))
+        texts = dict(zip(names, await asyncio.gather(*map(self._prompt_text, names)), strict=True))
         return _PLACEHOLDER.sub(lambda match: texts[match[1]], prompt)
+
+    async def _prompt_text(self, name: str) -> str:
+        problem = f"no answer within {PROMPT_TOOL_TIMEOUT_S:g} s"
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PROMPT_TOOL_TIMEOUT_S):  # a second attempt included
+                reply = await self._request(f"prompt-{name}", name, {}, PROMPT_TOOL_TIMEOUT_S)
+                if reply.ok:
+                    return as_prompt(reply.output)
+                problem = reply.error
+        log.warning("a tool in the prompt gave nothing", tool=name, problem=problem)
+        return "(unknown)"
 
 
 def as_prompt(output: Any) -> str:
@@ -194,6 +230,6 @@ def parse_arguments(text: str) -> dict[str, Any] | None:
     """The model's arguments; None when they are not a JSON object."""
     try:
         arguments = json.loads(text or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter when nested thousands of levels deep
         return None
     return arguments if isinstance(arguments, dict) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from typing import Literal
 
 from nats.aio.msg import Msg
 from pydantic import ValidationError
@@ -15,7 +16,7 @@ from libs.contracts.heartbeat import WorkerHeartbeat
 from libs.contracts.offer import Offer, OfferReply, Release
 from libs.runtime.bus import Bus
 from libs.runtime.log import get_logger
-from services.ai_session.backends.factory import PlanBackend, UnsupportedAgentError
+from services.ai_session.backends.factory import BackendPlan, PlanBackend, UnsupportedAgentError
 from services.ai_session.claims import Claims, Refused
 from services.ai_session.journal import Outbox
 from services.ai_session.session import Session, Surroundings
@@ -40,6 +41,7 @@ class Worker:
         self.tools = ToolDirectory(bus)
         self._around = Surroundings(bus, outbox, self.tools, self.counters)
         self._sessions: dict[str, Session] = {}
+        self._leaving: set[Session] = set()  # their calls are over, and they wait for the model's last words
         self._group: asyncio.TaskGroup | None = None
         self._load = 0.0
         self._idle = asyncio.Event()
@@ -66,12 +68,12 @@ class Worker:
             session.drain(timeout_s)
         try:
             async with asyncio.timeout(timeout_s + HAND_OVER_GRACE_S):
-                while self._sessions:
+                while self._sessions or self._leaving:
                     self._idle.clear()
                     await self._idle.wait()
         except TimeoutError:
             log.error("calls were not taken over in time", calls=list(self._sessions))
-        for session in list(self._sessions.values()):
+        for session in (*self._sessions.values(), *self._leaving):
             session.end("drained")
         await asyncio.sleep(0)
 
@@ -112,19 +114,27 @@ class Worker:
             )
             reply = self._refusal(offer, str(error))
         else:
-            decision = self.claims.offer(offer.call, offer.epoch)
-            if isinstance(decision, Refused):
-                reply = self._refusal(offer, decision.reason)
-            else:
-                self._end(offer.call, "replaced")
-                session = Session(offer, plan, self._around)
-                pacing = "continuous" if plan.capabilities.continuous_output else "paced"
-                reply = OfferReply(accepted=True, wk=self.id, epoch=offer.epoch, pacing=pacing)
-                self._start(session)
+            reply, session = self._decide(offer, plan)
         if msg.reply:
             await msg.respond(reply.to_json())
         if session is not None:
             session.claim()
+
+    def _decide(self, offer: Offer, plan: BackendPlan) -> tuple[OfferReply, Session | None]:
+        decision = self.claims.offer(offer.call, offer.epoch)
+        if isinstance(decision, Refused):
+            return self._refusal(offer, decision.reason), None
+        try:
+            session = Session(offer, plan, self._around)
+        except Exception as error:
+            self.claims.ended(offer.call, offer.epoch)
+            log.exception("a session could not be made", call=offer.call)
+            return self._refusal(offer, f"the call cannot be served: {error}"), None
+        finally:
+            self._end(offer.call, "replaced")  # its older session here, whose epoch is fenced
+        self._start(session)
+        pacing: Literal["paced", "continuous"] = "continuous" if plan.capabilities.continuous_output else "paced"
+        return OfferReply(accepted=True, wk=self.id, epoch=offer.epoch, pacing=pacing), session
 
     def _refusal(self, offer: Offer, reason: str) -> OfferReply:
         self.counters["refused"] += 1
@@ -143,7 +153,8 @@ class Worker:
         self.claims.ended(call, session.offer.epoch)
         if self._sessions.get(call) is session:
             del self._sessions[call]
-        if not self._sessions:
+        self._leaving.discard(session)
+        if not self._sessions and not self._leaving:
             self._idle.set()
 
     async def _on_release(self, msg: Msg) -> None:
@@ -152,8 +163,15 @@ class Worker:
         except ValidationError:
             self.counters["release_malformed"] += 1
             return
-        if self.claims.release(release.call, release.epoch):
+        if not self.claims.release(release.call, release.epoch):
+            return
+        if release.reason is None:  # another worker goes on
             self._end(release.call, "released")
+            return
+        session = self._sessions.pop(release.call, None)
+        if session is not None:
+            self._leaving.add(session)
+            session.release(release.played)
 
     def _end(self, call: str, cause: str) -> None:
         session = self._sessions.pop(call, None)

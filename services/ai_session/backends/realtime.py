@@ -151,7 +151,8 @@ class RealtimeBackend:
                         return event
         except TimeoutError:
             garbage = self._events.counters["malformed"]
-            but = f", but {garbage} frames that were not understood" if garbage else ""
+            frames = "1 frame that was" if garbage == 1 else f"{garbage} frames that were"
+            but = f", but {frames} not understood" if garbage else ""
             raise BackendError("unreachable", f"no {name} came within {timeout_s:g} s{but}", retry=True) from None
 
     # -- called by the listener -------------------------------------------------------------------------
@@ -227,13 +228,14 @@ class RealtimeBackend:
             return
         if error.code in _HARMLESS:
             return
+        asked = error.event_id is not None or self._responses.is_in_flight
         match self._responses.refused(error.code, error.event_id, now):
             case Refusal.ELSEWHERE:
                 self._emit(Trouble(error.code, error.message))
             case Refusal.FAILED:  # the turn machine repeats, pauses and counts, as for a response that began
                 name = f"refused-{self._sent}"
                 if not self._responses.is_active:
-                    self._emit(ResponseStarted(name, asked=error.event_id is not None))
+                    self._emit(ResponseStarted(name, asked))
                 self._emit(ResponseEnded(name, "failed", f"{error.code}: {error.message}"))
             case Refusal.SETTLED:
                 pass

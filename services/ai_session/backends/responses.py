@@ -81,6 +81,11 @@ class Responses:
         return self._active is not None
 
     @property
+    def is_in_flight(self) -> bool:
+        """A request of ours is on its way."""
+        return self._in_flight
+
+    @property
     def is_waiting(self) -> bool:
         """Something is due from the server."""
         return self._active is not None or self._in_flight

@@ -94,7 +94,7 @@ async def test_a_barge_in_flushes_and_truncates_to_what_was_played(server):
         await leg.run(100)
         assert any(frame.flags & Flag.FLUSH for frame in leg.frames)
         played_ms = leg.played // 8
-        assert session._backend.heard == [f"truncate:agent-2:0:{played_ms}"]
+        assert session._model.backend.heard == [f"truncate:agent-2:0:{played_ms}"]
         turn = next(e for e in await events_of(worker, leg) if e.kind == "agent.turn")
         assert turn.interrupted
         assert turn.heard_ms == played_ms
@@ -229,7 +229,7 @@ async def test_another_worker_goes_on_with_the_conversation(server):
         resume = Resume(cause="failover", previous_wk="wk-old", previous_epoch=1, played={1: 8000})
         assert (await leg.offer(worker.id, resume=resume)).epoch == 2
         await leg.until_ready()
-        opening = worker._sessions[call]._backend.opening
+        opening = worker._sessions[call]._model.backend.opening
         assert [type(item).__name__ for item in opening.history] == ["Said", "Said", "CalledTool", "ToolOutput"]
         await leg.run_until(lambda: len(leg.heard) >= 1600)
         await leg.release()

@@ -1,0 +1,49 @@
+"""What a model session still owes when a call ends: transcripts, the usage of responses, results of tools. Pure."""
+
+from __future__ import annotations
+
+from services.ai_session.backends.port import (
+    BackendEvent,
+    CallerTranscript,
+    Lost,
+    ResponseEnded,
+    ResponseStarted,
+    SpeechStopped,
+    ToolRequested,
+)
+
+
+class Outstanding:
+    """Fed with every event of the backend; audio passes by."""
+
+    def __init__(self) -> None:
+        self.responses: set[str] = set()
+        self._turns: set[str] = set()
+        self._tools: set[str] = set()
+
+    def __bool__(self) -> bool:
+        """Whether something is still to come."""
+        return bool(self.responses or self._turns or self._tools)
+
+    def note(self, event: BackendEvent) -> None:
+        """Take one event."""
+        match event:
+            case ResponseStarted(response):
+                self.responses.add(response)
+            case ResponseEnded(response):
+                self.responses.discard(response)
+            case SpeechStopped(item):
+                self._turns.add(item)
+            case CallerTranscript(item):
+                self._turns.discard(item)
+            case ToolRequested(_, tool_call_id):
+                self._tools.add(tool_call_id)
+            case Lost():
+                self.responses.clear()
+                self._turns.clear()
+            case _:
+                pass
+
+    def tool_done(self, tool_call_id: str) -> None:
+        """A tool has returned."""
+        self._tools.discard(tool_call_id)

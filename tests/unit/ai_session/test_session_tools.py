@@ -1,0 +1,121 @@
+"""Tools: one look-up for many calls, placeholders side by side, a second try of what may be tried twice."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+
+import pytest
+from structlog.testing import capture_logs
+
+from libs.contracts.config import AgentConfig, Budget, Limits, Transcription
+from libs.contracts.offer import Offer
+from services.ai_session.__main__ import Backends
+from services.ai_session.backends.realtime import Endpoint
+from services.ai_session.costs import load
+from services.ai_session.settings import BUILT_IN_MODELS
+from services.ai_session.tools import ToolCaller, parse_arguments
+from tests.unit.ai_session.conftest import gateway, running_worker
+
+
+def offer(**fields):
+    agent = AgentConfig(name="x", tools=("price",), limits=Limits(tool_timeout_s=0.3), **fields)
+    return Offer(call="c", org="default", gw="g", epoch=1, caller="a", callee="b", agent=agent)
+
+
+async def offered(client, *, idempotent):
+    """`price` describes itself on the bus; nobody serves it yet."""
+    metadata = {"description": "d", "idempotent": str(idempotent).lower()}
+    info = json.dumps({"endpoints": [{"subject": "v1.*.tool.price", "metadata": metadata}]}).encode()
+
+    async def describe(msg):
+        await msg.respond(info)
+
+    subscription = await client.subscribe("$SRV.INFO", cb=describe)
+    await client.flush()
+    return subscription
+
+
+async def test_twenty_calls_with_a_missing_tool_ask_once(server):
+    async with running_worker(server.url) as worker:
+        worker.tools._refreshed_at = float("-inf")
+        before = worker.tools.counters["discoveries"]
+        began = time.monotonic()
+        await asyncio.gather(*(worker.tools.descriptions(["no_such_tool"]) for _ in range(20)))
+        assert time.monotonic() - began < 1
+        assert worker.tools.counters["discoveries"] - before <= 2  # the worker's own first one may be under way
+
+
+async def test_slow_placeholders_share_one_budget(server, monkeypatch):
+    monkeypatch.setattr("services.ai_session.tools.PROMPT_TOOL_TIMEOUT_S", 0.3)
+    async with running_worker(server.url) as worker, gateway(server.url) as client:
+
+        async def slow(_):
+            await asyncio.sleep(5)
+
+        async def quick(msg):
+            await msg.respond(b'{"ok": true, "output": ["Bogen"]}')
+
+        for name in "abc":
+            await client.subscribe(f"v1.*.tool.{name}", cb=slow)
+        await client.subscribe("v1.*.tool.d", cb=quick)
+        await client.flush()
+        caller = ToolCaller(offer(), worker._bus, worker.tools)
+        began = time.monotonic()
+        filled = await caller.fill("{{tool:a}} {{tool:b}} {{tool:c}} {{tool:d}} {{tool:d}}")
+        assert filled == "(unknown) (unknown) (unknown) Bogen Bogen"
+        assert time.monotonic() - began < 0.6
+
+
+@pytest.mark.parametrize(("idempotent", "asked"), [(True, 2), (False, 1)])
+async def test_only_a_tool_that_may_be_asked_twice_is(server, idempotent, asked):
+    async with running_worker(server.url) as worker, gateway(server.url) as client:
+        description = await offered(client, idempotent=idempotent)
+        await worker.tools.refresh()
+        requests = []
+
+        async def answer(msg):
+            requests.append(json.loads(msg.data))
+            if len(requests) == 2:
+                await msg.respond(b'{"ok": true, "output": 4}')
+
+        await client.subscribe("v1.*.tool.price", cb=answer)
+        await client.flush()
+        reply = await ToolCaller(offer(), worker._bus, worker.tools).call("t", "price", {})
+        assert reply.ok is idempotent
+        assert len(requests) == asked
+        assert {request["tool_call_id"] for request in requests} == {"t"}
+        await description.unsubscribe()
+
+
+async def test_a_service_that_restarts_is_asked_again(server):
+    async with running_worker(server.url) as worker, gateway(server.url) as client:
+        description = await offered(client, idempotent=True)
+        await worker.tools.refresh()
+
+        async def answer(msg):
+            await msg.respond(b'{"ok": true, "output": 4}')
+
+        calling = asyncio.create_task(ToolCaller(offer(), worker._bus, worker.tools).call("t", "price", {}))
+        await asyncio.sleep(0.1)  # the first attempt has found nobody
+        await client.subscribe("v1.*.tool.price", cb=answer)
+        await client.flush()
+        assert (await calling).output == 4
+        await description.unsubscribe()
+
+
+def test_arguments_nested_without_end_are_no_arguments():
+    assert parse_arguments("[" * 100_000) is None
+
+
+def test_operators_are_warned_of_an_agents_models_once_each():
+    backends = Backends(Endpoint("http://x", "k", "gpt-realtime-2.1", load(BUILT_IN_MODELS)))
+    old = offer(model="gpt-realtime", transcription=Transcription(model="whisper-1"), budget=Budget(per_call_usd=1))
+    with capture_logs() as logs:
+        backends(offer(budget=Budget(per_call_usd=1)))
+        backends(old)
+        backends(old)
+    ends = sorted(entry["model"] for entry in logs if "shut down" in entry["event"])
+    assert ends == ["gpt-realtime", "whisper-1"]
+    assert [entry["model"] for entry in logs if "budget" in entry["event"]] == ["gpt-realtime"] * 2
