@@ -632,6 +632,9 @@ def test_audio_that_was_written_off_does_not_count_as_heard():
     lost.lost = 4000
     (said,) = turn.on_playout(PartDone(lost), 2.0)
     assert (said.interrupted, said.heard_text, said.heard_ms) == (True, "Eins zwei", 500)
+    turn.on_backend(ResponseEnded("r", "completed", "", ("a",)), 2.0)
+    turn.on_playout(Drained(), 2.0)
+    assert turn._memory.size == 0  # also of a part that never began
     turn, text = speaking()
     turn.on_backend(SpeechStarted("c"), 1.5)
     truncate, said = turn.on_playout(Flushed((lost,)), 2.0)
