@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,12 @@ from nats.js.kv import KeyValue
 from cli.config_files import Document, Problem, Reading, check_routes, read_files, yaml_files
 from cli.errors import CliError
 from libs.contracts import subjects
+from libs.contracts.config import AgentConfig
 from libs.contracts.wire import config_decoder
 from libs.runtime.streams import bucket
+
+TOOL_DISCOVERY = "$SRV.INFO"
+DISCOVERY_S = 0.3
 
 
 class ConfigRefused(CliError):
@@ -39,13 +44,16 @@ def read_config(paths: Iterable[Path]) -> Reading:
 
     Raises:
         CliError: a path does not exist, or there is no document in any.
+        ConfigRefused: naming every mistake that the files alone show.
     """
     try:
         files = yaml_files(paths)
     except FileNotFoundError as error:
         raise CliError(str(error)) from error
     reading = read_files(files)
-    if not reading.placed and not reading.problems:
+    if reading.problems:
+        raise ConfigRefused(reading.problems)
+    if not reading.placed:
         raise CliError("there is no document in " + (", ".join(map(str, files)) or "these directories"))
     return reading
 
@@ -61,6 +69,41 @@ async def apply(client: Client, reading: Reading, *, dry_run: bool = False) -> l
     if reading.problems:
         raise ConfigRefused(reading.problems)
     return [await _put(store, document, dry_run) for document in reading.documents]
+
+
+async def tool_warnings(client: Client, reading: Reading) -> list[Problem]:
+    """Tools that agents name and nobody on the bus offers; none when nobody offers any (the tools are not started)."""
+    offered = await offered_tools(client)
+    return [
+        Problem(placed.path, placed.line, f"agent.tools: no service on this bus offers {name!r}")
+        for placed in reading.placed.values()
+        if isinstance(placed.document, AgentConfig) and offered
+        for name in placed.document.tools
+        if name not in offered
+    ]
+
+
+async def offered_tools(client: Client) -> set[str]:
+    """The names of all tools that services on the bus tell of themselves (`$SRV.INFO`)."""
+    inbox, names = client.new_inbox(), set[str]()
+    subscription = await client.subscribe(inbox)
+    try:
+        await client.publish(TOOL_DISCOVERY, b"", reply=inbox)
+        while True:
+            message = await subscription.next_msg(timeout=DISCOVERY_S)  # as long as answers come
+            names |= set(_tool_names(message.data))
+    except nats.errors.TimeoutError:
+        return names
+    finally:
+        await subscription.unsubscribe()
+
+
+def _tool_names(info: bytes) -> list[str]:
+    try:
+        subjects_of = [str(endpoint["subject"]).split(".") for endpoint in json.loads(info)["endpoints"]]
+    except (ValueError, KeyError, TypeError):  # another service, which says other things
+        return []
+    return [parts[3] for parts in subjects_of if len(parts) == 4 and parts[2] == "tool"]
 
 
 async def _put(store: KeyValue, document: Document, dry_run: bool) -> Applied:

@@ -9,6 +9,7 @@ from typing import Any
 import nats
 import nats.errors
 from nats.aio.client import Client
+from nats.js.errors import ServiceUnavailableError
 from pydantic import ValidationError
 
 from cli.errors import CliError, NotRunning
@@ -40,7 +41,7 @@ async def connected(url: str) -> AsyncIterator[Client]:
     """A connection for one command.
 
     Raises:
-        NotRunning: nothing answers there.
+        NotRunning: nothing answers there, or it refuses us.
     """
 
     said: list[Exception] = []
@@ -59,12 +60,34 @@ async def connected(url: str) -> AsyncIterator[Client]:
             error_cb=problems,
         )
     except (OSError, nats.errors.Error) as error:
-        why = said[-1] if said else error
-        raise NotRunning(f"nothing answers at {url.rpartition('@')[2]}: {why or type(why).__name__}") from error
+        raise _refused(url, said[-1] if said else error) from error
+    except ValueError as error:  # `nats://host:port`
+        raise CliError(f"{_shown(url)} is not the address of a bus (nats://HOST:PORT): {error}") from error
     try:
         yield client
     finally:
         await client.close()
+
+
+def _refused(url: str, why: Exception) -> NotRunning:
+    if "authorization" in str(why).lower():
+        return NotRunning(f"the bus at {_shown(url)} refuses the user or the password: check --nats (NATS_URL)")
+    return NotRunning(f"nothing answers at {_shown(url)}: {str(why) or type(why).__name__}")
+
+
+def _shown(url: str) -> str:
+    """Without user and password."""
+    scheme, separator, rest = url.rpartition("://")
+    return scheme + separator + rest.rpartition("@")[2]
+
+
+def explained(error: nats.errors.Error) -> str:
+    """What a client's error means for the person in front of it."""
+    if isinstance(error, ServiceUnavailableError | nats.errors.NoRespondersError):
+        return "this bus has no JetStream, which callbus needs: start nats-server with deploy/nats/nats.conf"
+    if isinstance(error, nats.errors.TimeoutError):
+        return "the bus did not answer in time"
+    return f"the bus refused: {str(error) or type(error).__name__}"
 
 
 async def query(client: Client, service: str, verb: str, **parameters: Any) -> Any:
@@ -74,8 +97,14 @@ async def query(client: Client, service: str, verb: str, **parameters: Any) -> A
         CliError: the service does not run, does not answer, or says no.
     """
     request = RpcRequest(parameters={key: value for key, value in parameters.items() if value is not None})
+    body = request.to_json()
+    if len(body) > client.max_payload:  # measured as it is sent: quotes and umlauts of a file take more room here
+        raise CliError(
+            f"too large for the bus: {len(body)} bytes as a request, and it takes {client.max_payload} "
+            "(max_payload in deploy/nats/nats.conf)"
+        )
     try:
-        reply = await client.request(subjects.rpc(service, verb), request.to_json(), timeout=QUERY_TIMEOUT_S)
+        reply = await client.request(subjects.rpc(service, verb), body, timeout=QUERY_TIMEOUT_S)
         answer = RpcReply.model_validate_json(reply.data)
     except nats.errors.NoRespondersError:
         raise CliError(f"{service} does not run: look at `callbus up`'s table and var/log/{service}.log") from None

@@ -7,7 +7,6 @@ A file holds one or more documents separated by `---`, each with a `kind`. Two k
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from cli.yaml_text import Loader, YamlProblem, construct, documents
 from libs.audio.g711 import Law
 from libs.audio.wav import WavError, read_wav
 from libs.contracts.config import AgentConfig, OrgConfig, RouteConfig
@@ -24,6 +24,7 @@ Document = AgentConfig | RouteConfig | OrgConfig
 _KINDS: dict[str, type[Document]] = {"agent": AgentConfig, "route": RouteConfig, "organisation": OrgConfig}
 MESSAGE_RATE_HZ = 8000
 MESSAGE_MOST_S = 60
+MOST_BYTES = 1024 * 1024  # max_payload in deploy/nats/nats.conf
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -54,25 +55,13 @@ class Reading:
 
     placed: dict[str, Placed] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)  # it can be published, but hardly means what it says
 
     @property
     def documents(self) -> list[Document]:
         """The valid documents, organisations first, then agents, then routes: followers never see a dangling name."""
         order = (OrgConfig, AgentConfig, RouteConfig)
         return sorted((p.document for p in self.placed.values()), key=lambda document: order.index(type(document)))
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 without its traps: only `true` and `false` are booleans (`off`, `on`, `no` stay words)."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-for _first, _word in (("t", "true"), ("f", "false")):
-    _resolvers = _Loader.yaml_implicit_resolvers.setdefault(_first, [])
-    _resolvers.append(("tag:yaml.org,2002:bool", re.compile(f"^{_word}$")))
 
 
 def yaml_files(paths: Iterable[Path]) -> list[Path]:
@@ -120,20 +109,12 @@ def _read_file(path: Path, reading: Reading) -> None:
     except (OSError, UnicodeDecodeError) as error:
         reading.problems.append(Problem(str(path), 1, f"cannot be read: {error}"))
         return
-    loader = _Loader(text)
     try:
-        while loader.check_node():
-            node = loader.get_node()
-            if node is not None and not _is_empty(node):
+        for node, loader in documents(text):
+            if not _is_empty(node):
                 _Document(path, node, loader, reading).read()
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else 1
-        reading.problems.append(Problem(str(path), line, f"not YAML: {error.problem or error.context}"))
-    except yaml.YAMLError as error:
-        reading.problems.append(Problem(str(path), 1, f"not YAML: {error}"))
-    finally:
-        loader.dispose()
+    except YamlProblem as error:
+        reading.problems.append(Problem(str(path), error.line, f"not YAML: {error}"))
 
 
 def _is_empty(node: yaml.Node) -> bool:
@@ -143,7 +124,7 @@ def _is_empty(node: yaml.Node) -> bool:
 class _Document:
     """One document of a file on its way to a model."""
 
-    def __init__(self, path: Path, node: yaml.Node, loader: _Loader, reading: Reading) -> None:
+    def __init__(self, path: Path, node: yaml.Node, loader: Loader, reading: Reading) -> None:
         self._path, self._node, self._loader, self._reading = path, node, loader, reading
         self._bad = False
 
@@ -151,7 +132,7 @@ class _Document:
         """Check it; into `reading` goes either the document or its problems."""
         for place, key in _duplicates(self._node):
             self._problem(place, f"{key} stands here twice")
-        data = self._loader.construct_document(self._node)
+        data = construct(self._loader, self._node)
         if not isinstance(data, dict):
             self._problem(self._node, "a document is a mapping that begins with `kind: agent`, say")
             return
@@ -173,6 +154,21 @@ class _Document:
 
     def _place(self, document: Document) -> None:
         key, line = document.key, _line(self._node)
+        try:
+            size_bytes = len(document.to_json())
+        except ValueError:  # `backend_options` may hold anything that YAML can write
+            self._problem(self._node, f"{document.kind} {document.name!r} holds a value that JSON cannot (binary, say)")
+            return
+        if size_bytes > MOST_BYTES:
+            text = (
+                f"{document.kind} {document.name!r} is larger than the bus takes ({size_bytes} of {MOST_BYTES} bytes)"
+            )
+            self._problem(self._node, text)
+            return
+        if isinstance(document, RouteConfig) and not document.match:
+            at = _line(_node_at(self._node, ("match",)))
+            text = "route.match: is empty, so that no call ever takes this route"
+            self._reading.warnings.append(Problem(str(self._path), at, text))
         if (other := self._reading.placed.get(key)) is not None:
             self._problem(self._node, f"{document.kind} {document.name!r} is also defined in {other.path}:{other.line}")
             return
@@ -188,22 +184,30 @@ class _Document:
                 self._problem(at, "agent.prompt_file: there is a `prompt` as well; keep one of them")
             try:
                 data["prompt"] = (self._path.parent / str(name)).read_text("utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                self._problem(at, f"agent.prompt_file: cannot read {name}: {_reason(error)}")
+            except (OSError, ValueError) as error:  # not UTF-8, or no file name at all
+                self._problem(at, f"agent.prompt_file: cannot read {_shown(name)}: {_reason(error)}")
         fallback = data.get("fallback")
         if kind == "route" and isinstance(fallback, dict) and "wav" in fallback:
             name = fallback.pop("wav")
             try:
                 fallback["message_ulaw_b64"] = _message(self._path.parent / str(name))
-            except (OSError, WavError) as error:
+            except (OSError, ValueError) as error:
                 at = _node_at(self._node, ("fallback", "wav"))
-                self._problem(at, f"route.fallback.wav: cannot use {name}: {_reason(error)}")
+                self._problem(at, f"route.fallback.wav: cannot use {_shown(name)}: {_reason(error)}")
                 data.pop("fallback")  # its other fields would only complain about the missing sound
 
     def _explain(self, kind: str, loc: tuple[int | str, ...], error: str, message: str) -> None:
         text = "unknown field" if error == "extra_forbidden" else message.removeprefix("Value error, ")
         if error == "missing":
             text = "is required"
+        node = _value_at(self._node, loc)
+        if isinstance(node, yaml.ScalarNode):
+            if error == "tuple_type":
+                text = (
+                    f"is a list: write [{node.value}]" if node.style is None else f'is a list: write ["{node.value}"]'
+                )
+            elif error == "string_type":
+                text = f'is text: write it in quotes, "{node.value}"'
         name = ".".join([kind, *map(str, loc)])
         self._problem(_node_at(self._node, loc), f"{name}: {text}")
 
@@ -232,6 +236,21 @@ def _node_at(node: yaml.Node, loc: tuple[int | str, ...]) -> yaml.Node:
     return place
 
 
+def _value_at(node: yaml.Node, loc: tuple[int | str, ...]) -> yaml.Node | None:
+    """The node of the value that pydantic's `loc` names, or None when it is not there."""
+    for part in loc:
+        if isinstance(node, yaml.MappingNode):
+            found = next((value for key, value in node.value if key.value == part), None)
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            found = node.value[part]
+        else:
+            found = None
+        if found is None:
+            return None
+        node = found
+    return node
+
+
 def _duplicates(node: yaml.Node) -> Iterator[tuple[yaml.Node, str]]:
     if isinstance(node, yaml.SequenceNode):
         for child in node.value:
@@ -254,6 +273,11 @@ def _message(path: Path) -> str:
     if wav.duration_ms > MESSAGE_MOST_S * 1000:
         raise WavError(f"it lasts {wav.duration_ms / 1000:.0f} s; at most {MESSAGE_MOST_S} s are played")
     return base64.b64encode(Law.PCMU.encode(wav.pcm)).decode()
+
+
+def _shown(name: object) -> str:
+    text = str(name)
+    return text if text.isprintable() else repr(text)
 
 
 def _reason(error: Exception) -> str:

@@ -10,7 +10,7 @@ class CliError(Exception):
 
 
 class NotRunning(CliError):
-    """Nothing answers on the bus, and no `callbus up` of this checkout is alive; exit code 3."""
+    """No `callbus up` of this checkout is alive, or the bus that was named lets nobody in; exit code 3."""
 
-    def __init__(self, detail: str = "") -> None:
-        super().__init__(f"{NOT_RUNNING} ({detail})" if detail else NOT_RUNNING)
+    def __init__(self, text: str = NOT_RUNNING) -> None:
+        super().__init__(text)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import nats.errors
 import typer
 from pydantic import ValidationError
 from rich.console import Console
 
+from cli.bus import explained
 from cli.errors import CliError, NotRunning
 from cli.ports import free_port
 from cli.settings import CliSettings
@@ -35,13 +39,40 @@ errors = Console(stderr=True, highlight=False)
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a command; what goes wrong is a sentence and an exit code (1, 3 when callbus is not running)."""
+    """Run a command to its end, its output included."""
+    with _sentences():
+        done = asyncio.run(work)
+        sys.stdout.flush()
+        return done
+
+
+@contextmanager
+def _sentences() -> Iterator[None]:
+    """What goes wrong is a sentence and an exit code (1, 3 when callbus is not running)."""
     try:
-        return asyncio.run(work)
+        yield
     except CliError as error:
         raise _failure(error) from None
+    except nats.errors.Error as error:
+        raise _failure(CliError(explained(error))) from None
+    except BrokenPipeError:  # `| head`: whoever reads has enough
+        _drop_output()
+        raise typer.Exit(1) from None
+    except OSError as error:
+        _drop_output()
+        where = f"{error.filename}: " if error.filename else ""
+        raise _failure(CliError(f"{where}{error.strerror or error}")) from None
     except (KeyboardInterrupt, asyncio.CancelledError):  # Ctrl-C, or SIGTERM where a command handles it
         raise typer.Exit(130) from None
+
+
+def _drop_output() -> None:
+    """What standard output could not take, Python would complain about once more at its exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _settings() -> CliSettings:
@@ -69,7 +100,10 @@ def up(
     ] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when everything is ready")] = False,
 ) -> None:
-    """Start the bus and all services, keep them running until Ctrl-C."""
+    """Start the bus and all services, keep them running until Ctrl-C.
+
+    Databases, logs and state are kept in var/, or in the directory that CALLBUS_VAR names.
+    """
     from cli import up as running
 
     settings = _settings()
@@ -84,11 +118,9 @@ def up(
     arguments = ["--workers", str(workers), "--sip-port", str(options.sip_port), "--sip-host", options.sip_host]
     if rehearsal is not None:
         arguments.append("--rehearsal" if rehearsal else "--no-rehearsal")
-    try:
+    with _sentences():
         running.make_plan(settings, options)  # say what is in the way here, not in a log
         running.detach(settings, arguments, console)
-    except CliError as error:
-        raise _failure(error) from None
     return None
 
 
@@ -97,7 +129,9 @@ def down() -> None:
     """End everything that `callbus up` started, and nothing else."""
     from cli import up as running
 
-    if running.down(_settings(), console):
+    with _sentences():
+        ended = running.down(_settings(), console)
+    if ended:
         console.print("callbus has ended")
     else:
         console.print("callbus was not running here")
@@ -121,80 +155,83 @@ def demo(
 @app.command(epilog="Examples: callbus apply deploy/config · callbus apply --dry-run agents/sales.yaml")
 def apply(
     paths: Annotated[list[Path], typer.Argument(metavar="FILE|DIR...", help="YAML files, or directories of them")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and compare, publish nothing")] = False,
-    nats: Nats = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check and compare, publish nothing; works without a bus")
+    ] = False,
+    bus: Nats = None,
 ) -> None:
     """Publish agents, routes and organisations; running gateways follow at once."""
     from cli.queries import apply_files
 
-    _run(apply_files(console, _settings(), nats, paths, dry_run))
+    _run(apply_files(console, _settings(), bus, paths, dry_run))
 
 
 @app.command(epilog="Examples: callbus calls · callbus calls --json")
-def calls(nats: Nats = None, as_json: Json = False) -> None:
+def calls(bus: Nats = None, as_json: Json = False) -> None:
     """List the calls that are going on."""
     from cli.queries import list_calls
 
-    _run(list_calls(console, _settings(), nats, as_json))
+    _run(list_calls(console, _settings(), bus, as_json))
 
 
 @app.command(epilog="Examples: callbus tap last · callbus tap all · callbus tap 01JC… --json | jq .kind")
 def tap(
     call: Annotated[str, typer.Argument(help="A call id, `last`, or `all`")] = "last",
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for a call that is not known yet")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Sentences, usage and turn starts as well")] = False,
-    nats: Nats = None,
+    bus: Nats = None,
     as_json: Json = False,
 ) -> None:
     """Follow a call: its transcript and events so far, then live until it ends."""
-    from cli.queries import follow
+    from cli.queries import TapOptions, follow
 
-    _run(follow(console, _settings(), nats, call, verbose=verbose, as_json=as_json))
+    _run(follow(console, _settings(), bus, call, TapOptions(wait, verbose, as_json)))
 
 
 @app.command(epilog="Examples: callbus conversations · callbus conversations --limit 5 --json")
 def conversations(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, the latest first")] = 20,
-    nats: Nats = None,
+    bus: Nats = None,
     as_json: Json = False,
 ) -> None:
     """List the stored conversations."""
     from cli.queries import list_conversations
 
-    _run(list_conversations(console, _settings(), nats, limit, as_json))
+    _run(list_conversations(console, _settings(), bus, limit, as_json))
 
 
 @app.command(epilog="Examples: callbus show last · callbus show 01JC… --json")
 def show(
-    call: Annotated[str, typer.Argument(help="A call id, or `last`")] = "last", nats: Nats = None, as_json: Json = False
+    call: Annotated[str, typer.Argument(help="A call id, or `last`")] = "last", bus: Nats = None, as_json: Json = False
 ) -> None:
     """Show a stored conversation: turns, tool calls, outcome, cost."""
     from cli.queries import show_conversation
 
-    _run(show_conversation(console, _settings(), nats, call, as_json))
+    _run(show_conversation(console, _settings(), bus, call, as_json))
 
 
 @app.command(epilog="Examples: callbus orders · callbus orders --csv > orders.csv")
 def orders(
     csv: Annotated[bool, typer.Option("--csv", help="One row per order line, for spreadsheets")] = False,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, the latest first")] = 100,
-    nats: Nats = None,
+    bus: Nats = None,
     as_json: Json = False,
 ) -> None:
     """List the stored orders."""
     from cli.queries import list_orders
 
-    _run(list_orders(console, _settings(), nats, limit, as_csv=csv, as_json=as_json))
+    _run(list_orders(console, _settings(), bus, limit, as_csv=csv, as_json=as_json))
 
 
 @catalog_app.command("import", epilog="Example: callbus catalog import products.csv")
 def catalog_import(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="CSV with the columns of the sample")],
-    nats: Nats = None,
+    bus: Nats = None,
 ) -> None:
     """Replace the catalogue by a CSV file; mistakes are named by line, then nothing changes."""
     from cli.queries import import_catalog
 
-    _run(import_catalog(console, _settings(), nats, file))
+    _run(import_catalog(console, _settings(), bus, file))
 
 
 if __name__ == "__main__":

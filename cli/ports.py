@@ -7,6 +7,7 @@ from typing import Literal
 
 import psutil
 
+COMMAND_CHARACTERS = 60
 Transport = Literal["tcp", "udp"]
 _TYPES = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 
@@ -31,7 +32,7 @@ def is_free(port: int, host: str, transport: Transport) -> bool:
 
 
 def owner_of(port: int, transport: Transport) -> str:
-    """`name (pid 123)` of the process that has the port, or words to that effect when it may not be seen."""
+    """`command line (pid 123)` of the process that has the port, or words to that effect when it may not be seen."""
     try:
         connections = psutil.net_connections(transport)
     except psutil.AccessDenied:  # macOS asks for root
@@ -44,10 +45,21 @@ def owner_of(port: int, transport: Transport) -> str:
         if connection.pid is None:
             break
         try:
-            return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
+            process = psutil.Process(connection.pid)
+            return f"{_command(process)} (pid {connection.pid})"
         except psutil.NoSuchProcess:
             break
     return "a process of another user"
+
+
+def _command(process: psutil.Process) -> str:
+    """Its command line, cut: `python` alone says little."""
+    try:
+        words = " ".join(process.cmdline())
+    except psutil.AccessDenied:
+        words = ""
+    shown = "".join(c if c.isprintable() else " " for c in words) or process.name()
+    return shown if len(shown) <= COMMAND_CHARACTERS else shown[: COMMAND_CHARACTERS - 1] + "…"
 
 
 def complaint(port: int, host: str, transport: Transport, remedy: str) -> str | None:

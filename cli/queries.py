@@ -5,27 +5,32 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from nats.js.errors import BucketNotFoundError, KeyNotFoundError, NoKeysError
 from pydantic import ValidationError
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
-from cli.apply import apply, read_config
+from cli.apply import apply, read_config, tool_warnings
 from cli.bus import bus_address, connected, query
-from cli.errors import CliError
+from cli.config_files import Problem
+from cli.errors import CliError, NotRunning
 from cli.render import EventLines
 from cli.settings import CliSettings
 from cli.show import print_conversation
-from cli.tap import ALL, call_meant, events
+from cli.state import running
+from cli.tap import ALL, call_meant, lasting_events, require_known
 from libs.contracts import subjects
 from libs.contracts.events import CallEnded
 from libs.contracts.heartbeat import CallEntry
 from libs.contracts.wire import event_decoder
 
+errors = Console(stderr=True, highlight=False)
 CATALOG_TOOLS = "catalog_tools"
 TRANSCRIPT_STORE = "transcript_store"
 
@@ -35,16 +40,34 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
-_WHOLE = {"call", "order", "began", "placed", "article"}  # ids are copied, so they are never cut
+# Ids are copied and numbers compared, so that they are never cut.
+_WHOLE = {"call", "order", "began", "placed", "since", "article", "quantity", "talked", "cost $", "price €", "total €"}
+LEAST_CHARACTERS = 4
+WIDEST = 10_000
 
 
 def table(*columns: str) -> Table:
-    """A plain table; the console wraps what does not fit."""
-    made = Table(box=None, header_style="bold", pad_edge=False)
+    """A plain table, one line per row."""
+    made = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
-        width = 26 if column == "call" else None
-        made.add_column(column, no_wrap=column in _WHOLE, min_width=width, overflow="fold")
+        made.add_column(column, no_wrap=True, overflow="ellipsis")
     return made
+
+
+def print_table(console: Console, rows: Table) -> None:
+    """On a terminal words (never ids) are cut until a row fits; a program (a pipe, a file) gets all of them."""
+    if not console.is_terminal:
+        return Console(file=console.file, width=WIDEST, highlight=False).print(rows)
+    widths = [max(map(cell_len, (str(c.header), *map(str, c.cells)))) for c in rows.columns]
+    may_cut = [i for i, column in enumerate(rows.columns) if column.header not in _WHOLE]
+    while sum(widths) + len(widths) - 1 > console.width:
+        widest = max(may_cut, key=widths.__getitem__)
+        if widths[widest] <= LEAST_CHARACTERS:
+            break  # a terminal for half a row: ids stay whole, the row goes on in the next line
+        widths[widest] -= 1
+    for column, width in zip(rows.columns, widths, strict=True):
+        column.width = width
+    return Console(file=console.file, width=WIDEST, highlight=False, force_terminal=True).print(rows)
 
 
 def local_time(iso: str | None) -> str:
@@ -53,14 +76,28 @@ def local_time(iso: str | None) -> str:
 
 
 async def apply_files(console: Console, settings: CliSettings, nats: str | None, paths: list[Path], dry: bool) -> None:
-    """`callbus apply`."""
+    """`callbus apply`: mistakes in the files are told without a bus; a dry run ends there when none runs."""
     reading = read_config(paths)
-    async with connected(bus_address(nats, settings)) as client:
+    _warn(console, reading.warnings)
+    try:
+        address = bus_address(nats, settings)
+    except NotRunning:
+        if not dry:
+            raise
+        return console.print(f"{len(reading.placed)} documents are valid; no callbus runs here to compare them with")
+    async with connected(address) as client:
         done = await apply(client, reading, dry_run=dry)
+        _warn(console, await tool_warnings(client, reading))
     for one in done:
         console.print(f"{one.verdict:9}  {one.kind} {one.name}")
     if dry:
         console.print("nothing was published (--dry-run)")
+    return None
+
+
+def _warn(console: Console, warnings: list[Problem]) -> None:
+    for warning in sorted(set(warnings)):
+        console.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
 
 
 async def list_calls(console: Console, settings: CliSettings, nats: str | None, as_json: bool) -> None:
@@ -86,27 +123,44 @@ async def list_calls(console: Console, settings: CliSettings, nats: str | None, 
         worker = entry.wk[-6:] if entry.wk else "none"
         since = local_time(entry.offered_at)[-5:]
         rows.add_row(entry.call, since, entry.phase, entry.caller, entry.agent, worker, str(entry.epoch))
-    return console.print(rows)
+    return print_table(console, rows)
 
 
-async def follow(
-    console: Console, settings: CliSettings, nats: str | None, wanted: str, *, verbose: bool, as_json: bool
-) -> None:
-    """`callbus tap`: ends with the call; never for `all`."""
-    decoder, lines = event_decoder(), EventLines(show_call=wanted == ALL, verbose=verbose)
-    async with connected(bus_address(nats, settings)) as client:
+@dataclass(frozen=True, slots=True)
+class TapOptions:
+    """How `callbus tap` shows what it follows."""
+
+    wait: bool = False  # for a call that is not known yet
+    verbose: bool = False
+    as_json: bool = False
+
+
+async def follow(console: Console, settings: CliSettings, nats: str | None, wanted: str, options: TapOptions) -> None:
+    """`callbus tap`: ends with the call; never for `all`. A bus that restarts is waited for."""
+    decoder, lines = event_decoder(), EventLines(show_call=wanted == ALL, verbose=options.verbose)
+    address = bus_address(nats, settings)
+    async with connected(address) as client:
         call = wanted if wanted == ALL else await call_meant(client, wanted)
-        if call == ALL and not as_json:
-            console.print("waiting for calls; Ctrl-C ends this", style="dim")
-        async for message in events(client, call):
-            event = decoder.decode(message.data)
-            if as_json:
-                sys.stdout.write(message.data.decode("utf-8", "replace") + "\n")
-                sys.stdout.flush()
-            elif event is not None and (line := lines.line(event)) is not None:
-                console.print(line, soft_wrap=True)
-            if isinstance(event, CallEnded) and call != ALL:
-                return
+        if call != ALL and not options.wait:
+            await require_known(client, call)
+    if call == ALL and not options.as_json:
+        console.print("waiting for calls; Ctrl-C ends this", style="dim")
+
+    def gone() -> None:
+        errors.print("the bus went away; waiting for it …", style="dim")
+
+    def there() -> bool:
+        return bool(nats or settings.nats_url) or running(settings.state_file) is not None
+
+    async for message in lasting_events(address, call, gone, there):
+        event = decoder.decode(message.data)
+        if options.as_json:
+            sys.stdout.write(message.data.decode("utf-8", "replace") + "\n")
+            sys.stdout.flush()
+        elif event is not None and (line := lines.line(event)) is not None:
+            console.print(line, soft_wrap=True)
+        if isinstance(event, CallEnded) and call != ALL:
+            return
 
 
 async def list_conversations(
@@ -122,7 +176,7 @@ async def list_conversations(
     rows = table("call", "began", "caller", "agent", "outcome", "talked", "cost $")
     for one in found:
         rows.add_row(*(_cell(one, name) for name in _CONVERSATION_COLUMNS))
-    return console.print(rows)
+    return print_table(console, rows)
 
 
 _CONVERSATION_COLUMNS = ("call", "began_at", "caller", "agent", "outcome", "talk_ms", "cost_usd")
@@ -170,7 +224,7 @@ async def list_orders(
             rows.add_row(*head, *name, line["unit_price_eur"], line["line_total_eur"])
             head = ["", ""]
         rows.add_row("", "", "", "", "", "", order["total_eur"], style="bold")
-    return console.print(rows)
+    return print_table(console, rows)
 
 
 ORDER_COLUMNS = ("number", "placed_at", "call", "caller", "customer")
@@ -194,9 +248,10 @@ async def import_catalog(console: Console, settings: CliSettings, nats: str | No
     """
     text = _csv_text(file)
     async with connected(bus_address(nats, settings)) as client:
-        if len(text.encode()) > client.max_payload - 4096:
-            raise CliError(f"{file} is larger than the bus takes in one message ({client.max_payload} bytes)")
-        report = await query(client, CATALOG_TOOLS, "import", csv=text, name=file.name)
+        try:
+            report = await query(client, CATALOG_TOOLS, "import", csv=text, name=file.name)
+        except CliError as error:
+            raise CliError(f"{file}: {error}") from error
     if report["errors"]:
         raise CliError("\n".join(f"{file}: {error}" for error in report["errors"]) + "\nnothing was changed")
     console.print(f"{report['imported']} products imported from {file}")

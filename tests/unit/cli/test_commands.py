@@ -1,14 +1,23 @@
 """Commands as a person types them, and what they say when something is missing."""
 
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from typer.testing import CliRunner
 
 from cli import apply as publishing
 from cli.apply import Applied, ConfigRefused, read_config
-from cli.bus import connected
+from cli.bus import connected, query
+from cli.checkout import ROOT
 from cli.config_files import read_files
 from cli.errors import CliError
 from cli.main import app
@@ -16,7 +25,7 @@ from cli.tap import call_meant
 from libs.contracts.config import AgentConfig
 from libs.contracts.wire import config_decoder
 from libs.runtime.streams import provision
-from tests.support.nats import nats_server
+from tests.support.nats import nats_binary, nats_server
 
 COMMANDS = ["up", "down", "demo", "apply", "calls", "tap", "conversations", "show", "orders"]
 
@@ -109,3 +118,122 @@ async def test_the_last_call_is_asked_for_before_there_was_one() -> None:
 def test_a_directory_without_documents_is_said(tmp_path: Path) -> None:
     with pytest.raises(CliError, match="there is no document in these directories"):
         read_config([tmp_path])
+
+
+@pytest.fixture
+def bare_bus(tmp_path: Path) -> Iterator[str]:
+    """A nats-server without JetStream, with a user."""
+    ports = tmp_path / "ports"
+    ports.mkdir()
+    command = [
+        nats_binary(),
+        "-a",
+        "127.0.0.1",
+        "-p",
+        "-1",
+        "--ports_file_dir",
+        str(ports),
+        "--user",
+        "u",
+        "--pass",
+        "p",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            while not (found := list(ports.glob("*.ports"))) or not found[0].read_text().strip():
+                assert process.poll() is None
+                time.sleep(0.02)
+            (address,) = json.loads(found[0].read_text())["nats"]
+            yield str(address).removeprefix("nats://")
+        finally:
+            process.terminate()
+
+
+def test_a_bus_without_jetstream_is_one_sentence_for_every_command(
+    cli: CliRunner, bare_bus: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("kind: agent\nname: a\n")
+    for command in (["calls"], ["tap", "last"], ["tap", "all"], ["tap", "x"], ["apply", str(path)]):
+        result = cli.invoke(app, [*command, "--nats", f"nats://u:p@{bare_bus}"])
+        assert (command, result.exit_code) == (command, 1)
+        assert result.stderr.startswith("this bus has no JetStream, which callbus needs"), command
+        assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_wrong_password_is_named_as_such_and_not_shown(cli: CliRunner, bare_bus: str) -> None:
+    result = cli.invoke(app, ["calls", "--nats", f"nats://u:secret@{bare_bus}"])
+    assert result.exit_code == 3
+    assert result.stderr == (
+        f"the bus at nats://{bare_bus} refuses the user or the password: check --nats (NATS_URL)\n"
+    )
+
+
+def test_a_directory_that_cannot_be_used_is_one_sentence(cli: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CALLBUS_VAR", "/proc/nope")
+    before = os.umask(0)
+    try:
+        for command in (["up"], ["up", "--detach", "--sip-port", "0"]):
+            result = cli.invoke(app, command)
+            assert (result.exit_code, result.stderr) == (1, "/proc/nope: No such file or directory\n")
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it")
+async def test_output_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    async with nats_server() as server, connected(server.url) as client:
+        await provision(client.jetstream())
+        for option in (["--json"], []):
+            with Path("/dev/full").open("w") as full:  # noqa: ASYNC230  a device
+                process = await asyncio.create_subprocess_exec(
+                    *[sys.executable, "-m", "cli.main", "calls", "--nats", server.url, *option],
+                    stdout=full,
+                    stderr=asyncio.subprocess.PIPE,
+                    cwd=ROOT,
+                )
+                _, said = await process.communicate()
+            assert (process.returncode, said) == (1, b"No space left on device\n")
+
+
+def test_mistakes_in_files_are_told_without_a_bus(cli: CliRunner, tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("kind: agent\nname: a\ncolour: red\n---\nkind: route\nname: r\nmatch: [x]\nagent: a\n")
+    for dry_run in ([], ["--dry-run"]):
+        result = cli.invoke(app, ["apply", str(path), *dry_run])
+        assert (result.exit_code, result.stderr) == (1, f"{path}:3: agent.colour: unknown field\n")
+
+
+def test_a_dry_run_checks_files_without_a_bus(cli: CliRunner, tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("kind: route\nname: r\nmatch: []\nagent: a\n")
+    result = cli.invoke(app, ["apply", "--dry-run", str(path)])
+    assert result.exit_code == 0
+    assert result.stdout == (
+        f"warning: {path}:3: route.match: is empty, so that no call ever takes this route\n"
+        "1 documents are valid; no callbus runs here to compare them with\n"
+    )
+    assert cli.invoke(app, ["apply", str(path)]).exit_code == 3
+
+
+async def test_a_tool_that_no_service_offers_is_a_warning(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("kind: agent\nname: a\ntools: [order_add, order_ad]\n")
+    reading = read_files([path])
+    async with nats_server() as server, connected(server.url) as client:
+        assert await publishing.tool_warnings(client, reading) == []  # nobody offers any: not started, perhaps
+
+        async def answer(message: Msg) -> None:
+            await message.respond(b'{"endpoints": [{"subject": "v1.*.tool.order_add"}, {"subject": "v1.rpc.x.y"}]}')
+
+        await client.subscribe("$SRV.INFO", cb=answer)
+        warnings = [str(warning) for warning in await publishing.tool_warnings(client, reading)]
+    assert warnings == [f"{path}:1: agent.tools: no service on this bus offers 'order_ad'"]
+
+
+async def test_a_request_is_measured_as_it_is_sent() -> None:
+    async with nats_server() as server, connected(server.url) as client:
+        with pytest.raises(
+            CliError, match=r"too large for the bus: 12000\d\d bytes as a request, and it takes 1048576"
+        ):
+            await query(client, "catalog_tools", "import", csv='"' * 600_000)  # each becomes two characters

@@ -49,7 +49,7 @@ def test_all_mistakes_of_all_documents_are_told_at_once(tmp_path: Path) -> None:
         "3: agent.colour: unknown field",
         "4: agent.limits.max_duration_s: Input should be greater than 0",
         "6: route.agent: is required",
-        "8: route.match.0: Input should be a valid string",
+        '8: route.match.0: is text: write it in quotes, "1"',
         "10: kind: is one of agent, route, organisation, not 'agnt'",
     ]
 
@@ -119,3 +119,100 @@ def test_a_fallback_message_is_8_khz_mono(tmp_path: Path, rate_hz: int, channels
 def test_a_message_without_its_wav_is_a_mistake(tmp_path: Path) -> None:
     text = "kind: route\nname: r\nmatch: ['1']\nagent: a\nfallback:\n  kind: message\n"
     assert lines(read(tmp_path, text)) == ["5: route.fallback: a fallback of kind 'message' needs a WAV file"]
+
+
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join(['*' + before] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (AGENT + "prompt: \x07\n", "3: not YAML: the character U+0007 is not allowed"),
+        (AGENT + "version: 0b_\n", "3: not YAML: '0b_' is no int: put text in quotes"),
+        (AGENT + f"version: {'9' * 5000}\n", f"3: not YAML: '{'9' * 40}' is no int: put text in quotes"),
+        (AGENT + "prompt: !!timestamp 2026-13-45\n", "3: not YAML: '2026-13-45' is no timestamp: put text in quotes"),
+        (AGENT + 'prompt_file: "a\\0b"\n', "3: agent.prompt_file: cannot read 'a\\x00b': embedded null byte"),
+        ("&a [*a]\n", "1: not YAML: an alias (*) stands inside what it names"),
+        (AGENT + "x: &a {y: *a}\n", "3: not YAML: an alias (*) stands inside what it names"),
+        ("\n" + "[" * 3000, "2: not YAML: nested more than 50 deep"),
+        (LAUGHS, "5: not YAML: more than 20000 values, aliases unfolded"),
+        (
+            AGENT + "backend_options: {x: !!binary /w==}\n",
+            "1: agent 'bestellung' holds a value that JSON cannot (binary, say)",
+        ),
+        (
+            AGENT + f"prompt: {'x' * 1_048_576}\n",
+            "1: agent 'bestellung' is larger than the bus takes (1049303 of 1048576 bytes)",
+        ),
+        (AGENT + "? [a]\n: b\n", "3: not YAML: found unhashable key"),
+    ],
+)
+def test_files_that_no_person_wrote_are_one_sentence_as_well(tmp_path: Path, text: str, expected: str) -> None:
+    reading = read(tmp_path, text)
+    assert lines(reading) == [expected]
+    assert reading.documents == []
+
+
+def test_a_date_is_text(tmp_path: Path) -> None:
+    (document,) = read(tmp_path, AGENT + "prompt: 2026-13-45\ngreeting: 2026-01-02\n").documents
+    assert isinstance(document, AgentConfig)
+    assert (document.prompt, document.greeting) == ("2026-13-45", "2026-01-02")
+
+
+ROUTE = "kind: route\nname: r\nagent: bestellung\n"
+
+
+@pytest.mark.parametrize(
+    ("match", "expected"),
+    [
+        ('"4930"', '4: route.match: is a list: write ["4930"]'),
+        ("echo", "4: route.match: is a list: write [echo]"),
+        ("[4930]", '4: route.match.0: is text: write it in quotes, "4930"'),
+    ],
+)
+def test_a_match_that_is_no_list_of_text_is_told_with_a_remedy(tmp_path: Path, match: str, expected: str) -> None:
+    assert lines(read(tmp_path, ROUTE + f"match: {match}\n")) == [expected]
+
+
+def test_an_empty_match_is_a_warning(tmp_path: Path) -> None:
+    reading = read(tmp_path, ROUTE + "match: []\n")
+    assert [str(w) for w in reading.warnings] == [
+        f"{tmp_path / 'a.yaml'}:4: route.match: is empty, so that no call ever takes this route"
+    ]
+    assert len(reading.documents) == 1
+
+
+def test_a_key_that_stands_twice_is_found_at_every_depth(tmp_path: Path) -> None:
+    nested = "limits:\n  max_duration_s: 1\n  max_duration_s: 2\nbackend_options: {x: [{y: 1, y: 2}]}\n"
+    reading = read(tmp_path, AGENT + nested)
+    assert lines(reading) == ["5: max_duration_s stands here twice", "6: y stands here twice"]
+    assert reading.documents == []
+
+
+def test_a_prompt_beside_a_prompt_file_is_a_mistake(tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text("a", "utf-8")
+    reading = read(tmp_path, AGENT + "prompt: b\nprompt_file: p.txt\n")
+    assert lines(reading) == ["4: agent.prompt_file: there is a `prompt` as well; keep one of them"]
+    assert reading.documents == []
+
+
+@pytest.mark.parametrize(("seconds", "valid"), [(60, True), (61, False)])
+def test_a_fallback_message_lasts_a_minute_at_most(tmp_path: Path, seconds: int, valid: bool) -> None:
+    (tmp_path / "m.wav").write_bytes(write_wav(bytes(16_000 * seconds), 8000))
+    reading = read(tmp_path, ROUTE + "match: [x]\nfallback: {kind: message, wav: m.wav}\n")
+    expected = ["5: route.fallback.wav: cannot use m.wav: it lasts 61 s; at most 60 s are played"]
+    assert lines(reading) == ([] if valid else expected)
+    assert len(reading.documents) == valid
+
+
+def test_documents_are_published_before_those_that_name_them(tmp_path: Path) -> None:
+    text = ROUTE + "match: [x]\n---\n" + AGENT + "---\nkind: organisation\nname: default\n"
+    assert [d.kind for d in read(tmp_path, text).documents] == ["organisation", "agent", "route"]
+
+
+def test_directories_hold_yaml_and_yml_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("b.yml", "a.yaml", "c.txt", "d.yaml~"):
+        (tmp_path / name).write_text("", "utf-8")
+    assert [path.name for path in yaml_files([tmp_path])] == ["a.yaml", "b.yml"]

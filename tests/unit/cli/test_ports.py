@@ -18,7 +18,8 @@ def test_a_taken_port_is_named_with_its_process(transport: Literal["tcp", "udp"]
         if transport == "tcp":
             taken.listen()
         port = taken.getsockname()[1]
-        me = psutil.Process().name()
+        me = " ".join(psutil.Process().cmdline())
+        me = me if len(me) <= 60 else me[:59] + "…"
         expected = f"port {port}/{transport} is taken by {me} (pid {os.getpid()}): use another"
         assert complaint(port, "127.0.0.1", transport, "use another") == expected
         assert complaint(port, "0.0.0.0", transport, "use another") == expected

@@ -7,18 +7,32 @@ from datetime import datetime
 import pytest
 from rich.console import Console
 
-from cli.queries import local_time, table, write_orders_csv
+from cli.queries import local_time, print_table, table, write_orders_csv
 
 CALL = "01M7YKDVNBV5GHX9F6MASP3RV0"
 
 
-def test_a_call_id_is_never_cut_however_narrow_the_terminal() -> None:
+def test_on_a_terminal_a_call_is_one_line_with_its_whole_id_and_numbers() -> None:
+    rows = table("call", "began", "caller", "agent", "outcome", "talked", "cost $")
+    rows.add_row(CALL, "2026-11-21 08:26", "+493012345678", "bestellung", "ordered", "123.4 s", "0.1234")
+    output = io.StringIO()
+    print_table(Console(file=output, width=80, force_terminal=True, color_system=None), rows)
+    _, line = output.getvalue().splitlines()
+    assert line.startswith(f"{CALL} 2026-11-21 08:26 +4930")
+    assert line.rstrip().endswith(" 123.4 s 0.1234")
+    assert "…" in line
+    assert len(line.rstrip()) <= 80
+
+
+def test_programs_get_every_word_of_a_table_on_one_line() -> None:
     rows = table("call", "began", "caller", "agent", "outcome")
-    rows.add_row(CALL, "2026-11-21 08:26", "+4930123456", "bestellung", "ordered")
-    for width in (50, 80):
-        output = io.StringIO()
-        Console(file=output, width=width).print(rows)
-        assert CALL in output.getvalue()
+    caller = "+4930123456 " * 30 + "x"
+    rows.add_row(CALL, "2026-11-21 08:26", caller, "bestellung", "ordered")
+    output = io.StringIO()
+    print_table(Console(file=output, width=80), rows)
+    _, line = output.getvalue().splitlines()
+    assert caller in line
+    assert line.rstrip().endswith("ordered")
 
 
 def test_times_are_shown_as_here() -> None:

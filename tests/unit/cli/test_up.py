@@ -59,7 +59,14 @@ def test_a_lock_lasts_as_long_as_its_process_however_that_ends(tmp_path: Path) -
 
 def test_children_do_not_keep_the_lock(tmp_path: Path) -> None:
     with only_one(tmp_path / "lock"):
-        child = subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE, close_fds=False)
+        child = subprocess.Popen(
+            [sys.executable, "-S", "-c", "print(flush=True); input()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            close_fds=False,
+        )
+        assert child.stdout is not None
+        child.stdout.readline()
     with only_one(tmp_path / "lock"):
         child.communicate(b"\n")
 
