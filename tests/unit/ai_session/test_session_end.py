@@ -120,6 +120,7 @@ async def test_a_transcript_that_never_comes_is_awaited_for_two_seconds(server, 
     async with a_call(server, agent(), capacity=1) as (worker, leg):
         await leg.offer(worker.id)
         await leg.until_ready()
+        await leg.run(60)
         worker._sessions[leg.call]._on_event(SpeechStopped("c"))
         began = asyncio.get_running_loop().time()
         await hung_up(leg)
