@@ -70,7 +70,7 @@ class Ticker:
             except Exception:  # noqa: BLE001  as below
                 self._failed(key.data)
         # A packet belongs to the slot nearest to its time, by the schedule and not by when the slot happened to run:
-        # one whose time falls together with a slot's would else hop between two slots, 5 ms to and fro.
+        # one whose time falls together with a slot's would else change between two slots, 5 ms apart, all the time.
         nearest = (self._due if lateness < SLOT_S else now) + SLOT_S / 2
         for session in tuple(self._sessions.values()):
             try:
