@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import nats.errors
 import pytest
@@ -12,10 +13,11 @@ from libs.audio.tone import silence
 from libs.contracts import subjects
 from libs.contracts.commands import HangUp
 from libs.contracts.config import AgentConfig, Budget, Limits
-from libs.contracts.events import UsageReported
+from libs.contracts.events import AgentText, UsageReported
 from libs.contracts.ids import new_call_id
 from libs.contracts.offer import CallState, Offer, Release, Resume
 from libs.contracts.termination import Reason
+from services.ai_session.backends.factory import plan_scripted
 from services.ai_session.backends.port import (
     CallerTranscript,
     Lost,
@@ -24,7 +26,9 @@ from services.ai_session.backends.port import (
     SpeechStopped,
     ToolRequested,
 )
+from services.ai_session.journal import Journal
 from services.ai_session.leg_link import LegLink
+from services.ai_session.model_link import ModelLink
 from services.ai_session.outstanding import Outstanding
 from tests.support.fake_leg import FakeLeg
 from tests.unit.ai_session.conftest import ended, gateway, running_worker
@@ -281,7 +285,7 @@ async def test_a_replaced_connection_knows_only_what_this_epoch_has_played(serve
         assert [item.text for item in opening.history] == ["Eins."]
 
 
-async def test_a_tool_of_a_lost_connection_is_not_handed_to_its_successor(server):
+async def test_a_tool_of_a_lost_connection_is_handed_to_nobody(server):
     say = [["text:Eins.", "tone:440:1000", "tool:price:{}", "lose:gone"], ["tone:440:40"]]
     async with a_call(server, agent(greeting="x", tools=("price",), options={"say": say})) as (worker, leg):
         go_on = asyncio.Event()
@@ -293,9 +297,22 @@ async def test_a_tool_of_a_lost_connection_is_not_handed_to_its_successor(server
         await leg.nats.subscribe("v1.*.tool.price", cb=price)
         await leg.offer(worker.id)
         await leg.until_ready()
+        before = worker._sessions[leg.call]._model.backend
         await leg.run_until(lambda: worker.counters["reconnected"] == 1)
         backend = worker._sessions[leg.call]._model.backend
+        assert backend is not before
         go_on.set()
         await leg.run_until(lambda: worker.counters["tool_calls"] == 1)
         await leg.run(100, silence(100, 8000))
-        assert not [told for told in backend.heard if told.startswith("tool:")]
+        assert not [told for told in before.heard + backend.heard if told.startswith("tool:")]
+
+
+async def test_what_was_heard_of_an_unfinished_turn_is_known_from_the_played_position():
+    offer = Offer(call="c", org="default", gw="g", epoch=2, caller="a", callee="b", agent=AgentConfig(name="x"))
+    events = SimpleNamespace(put=lambda event: None)
+    journal = Journal(offer, events)
+    journal.put(AgentText, item="a", from_sample=0, text="Eins.")
+    journal.put(AgentText, item="a", from_sample=8000, text="Zwei.")
+    bridge = SimpleNamespace(playout=SimpleNamespace(played=4000))
+    model = ModelLink(offer, plan_scripted(offer), None, bridge, lambda event: None)
+    assert [item.text for item in model._so_far(journal).items] == ["Eins."]
