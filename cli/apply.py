@@ -64,11 +64,22 @@ async def apply(client: Client, reading: Reading, *, dry_run: bool = False) -> l
     Raises:
         ConfigRefused: naming every mistake.
     """
+    store = await checked(client, reading)
+    return [await _put(store, document, dry_run) for document in reading.documents]
+
+
+async def checked(client: Client, reading: Reading) -> KeyValue:
+    """The bucket that the documents go to, once their routes are known to lead somewhere.
+
+    Raises:
+        ConfigRefused: naming every mistake.
+    """
     store = await bucket(client.jetstream(), subjects.KV_CONFIG)
-    check_routes(reading, {key for key in await _keys(store) if key.startswith("agent.")})
+    if not reading.problems:  # an agent whose own document is broken is not missing
+        check_routes(reading, {key for key in await _keys(store) if key.startswith("agent.")})
     if reading.problems:
         raise ConfigRefused(reading.problems)
-    return [await _put(store, document, dry_run) for document in reading.documents]
+    return store
 
 
 async def tool_warnings(client: Client, reading: Reading) -> list[Problem]:
@@ -114,11 +125,22 @@ async def _put(store: KeyValue, document: Document, dry_run: bool) -> Applied:
     else:  # compared as documents: the order of keys and a newer schema's defaults are no change
         verdict = "unchanged" if config_decoder().decode(value) == document else "changed"
     if verdict != "unchanged" and not dry_run:
-        try:
-            await store.put(document.key, document.to_json())
-        except nats.errors.MaxPayloadError:
-            raise CliError(f"{document.kind} {document.name} is larger than the bus takes (1 MB)") from None
+        await put(store, document)
     return Applied(document.kind, document.name, verdict)
+
+
+async def put(store: KeyValue, document: Document) -> bytes:
+    """Publish a document; what was written.
+
+    Raises:
+        CliError: this bus takes less than ours.
+    """
+    value = document.to_json()
+    try:
+        await store.put(document.key, value)
+    except nats.errors.MaxPayloadError:
+        raise CliError(f"{document.kind} {document.name} is larger than the bus takes in one message") from None
+    return value
 
 
 async def _keys(store: KeyValue) -> list[str]:

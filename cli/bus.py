@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import nats
 import nats.errors
 from nats.aio.client import Client
 from nats.js.errors import ServiceUnavailableError
@@ -49,8 +48,9 @@ async def connected(url: str) -> AsyncIterator[Client]:
     async def problems(error: Exception) -> None:
         said.append(error)  # what is raised in the end says less: "no servers available"
 
+    client = Client()
     try:
-        client = await nats.connect(
+        await client.connect(
             url,
             name="callbus-cli",
             connect_timeout=CONNECT_TIMEOUT_S,
@@ -60,6 +60,7 @@ async def connected(url: str) -> AsyncIterator[Client]:
             error_cb=problems,
         )
     except (OSError, nats.errors.Error) as error:
+        await client.close()  # a connection that was made, and refused
         raise _refused(url, said[-1] if said else error) from error
     except ValueError as error:  # `nats://host:port`
         raise CliError(f"{_shown(url)} is not the address of a bus (nats://HOST:PORT): {error}") from error

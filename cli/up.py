@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 from nats.aio.client import Client
@@ -24,6 +25,7 @@ from cli.errors import CliError
 from cli.lock import holder, only_one
 from cli.ports import complaint
 from cli.programs import Options, Plan, plan
+from cli.published import publish_missing
 from cli.settings import CliSettings, inherited_environment
 from cli.state import ProcessIdentity, UpState, end, read_state, remove_state, running
 from cli.supervisor import PHASE_GRACE_S, Supervisor
@@ -80,8 +82,9 @@ def make_plan(settings: CliSettings, options: UpOptions) -> Plan:
     )
 
 
-async def start_all(supervisor: Supervisor, chosen: Plan, configs: list[Path]) -> None:
-    """The bus, its streams and the configuration, then the services: first those that others ask, in waves.
+async def start_all(supervisor: Supervisor, chosen: Plan, configs: list[Path], record: Path | None = None) -> list[str]:
+    """The bus, its streams and the configuration, then the services: first those that others ask, in waves. With a
+    `record` of what was published before, what others published since is left alone: a sentence each.
 
     Raises:
         CliError: something did not become ready, or the configuration has mistakes.
@@ -89,14 +92,19 @@ async def start_all(supervisor: Supervisor, chosen: Plan, configs: list[Path]) -
     reading = read_config(configs)
     await supervisor.start(chosen.nats)
     await supervisor.wait_ready(chosen.nats)
+    left: list[str] = []
     async with connected(chosen.nats_url) as client:
         await _prepare(client)
-        await apply(client, reading)
+        if record is None:
+            await apply(client, reading)
+        else:
+            left = await publish_missing(client, reading, record)
     for phase in sorted({program.phase for program in chosen.services}, reverse=True):
         wave = [program for program in chosen.services if program.phase == phase]
         for program in wave:
             await supervisor.start(program)
         await supervisor.wait_ready(*wave)
+    return left
 
 
 async def _prepare(client: Client) -> None:
@@ -129,10 +137,11 @@ async def _up(settings: CliSettings, options: UpOptions, console: Console) -> No
     try:
         async with supervisor:
             supervisor.changed()  # from here on `callbus down` finds us
-            starting = asyncio.create_task(start_all(supervisor, chosen, [checkout.CONFIG]))
+            starting = asyncio.create_task(start_all(supervisor, chosen, [checkout.CONFIG], settings.published_file))
             if not await _first(starting, stopping):
                 return
-            show_table(console, supervisor, chosen, settings, options)
+            said = notes(settings, options) + starting.result()
+            show_table(console, supervisor, chosen, options, said)
             state.ready = True  # after the table: `up --detach` prints what stands there by then
             supervisor.changed()
             keeping = asyncio.create_task(supervisor.keep_running())
@@ -142,7 +151,7 @@ async def _up(settings: CliSettings, options: UpOptions, console: Console) -> No
         remove_state(settings.state_file, state.supervisor)
 
 
-async def _first(task: asyncio.Task[None], stopping: asyncio.Event) -> bool:
+async def _first(task: asyncio.Task[Any], stopping: asyncio.Event) -> bool:
     """Wait for the task, or for the wish to stop, which cancels it: False."""
     wish = asyncio.create_task(stopping.wait())
     try:
@@ -174,9 +183,7 @@ class _StateFile:
         ).write(self._path)
 
 
-def show_table(
-    console: Console, supervisor: Supervisor, chosen: Plan, settings: CliSettings, options: UpOptions
-) -> None:
+def show_table(console: Console, supervisor: Supervisor, chosen: Plan, options: UpOptions, said: list[str]) -> None:
     """What runs where, what is simulated, and how to call."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("process", "pid", "where", "log"):
@@ -186,7 +193,7 @@ def show_table(
         shown = log.relative_to(checkout.ROOT) if log.is_relative_to(checkout.ROOT) else log
         table.add_row(program.name, str(supervisor.pid_of(program.name)), program.where, str(shown))
     console.print(table)
-    for note in notes(settings, options):
+    for note in said:
         console.print(f"  • {note}", soft_wrap=True, highlight=False)
     host = own_address() if options.sip_host in {"0.0.0.0", ""} else options.sip_host
     console.print(f"\nCall [bold]sip:bestellung@{host}:{options.sip_port}[/bold] with any softphone; ", end="")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import signal
+import stat
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +38,8 @@ from libs.contracts.events import AgentTurn
 TIME_LIMIT_S = 150.0  # a demo that hangs must end, too; a good one takes about 60
 STORED_TIMEOUT_S = 10.0
 WORKERS = 2
+PREFIX = "callbus-demo-"
+LEFTOVER_S = 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,8 @@ async def run_demo(options: DemoOptions, console: Console) -> bool:
     assert task is not None
     for number in (signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    var = Path(tempfile.mkdtemp(prefix="callbus-demo-"))
+    remove_leftovers(Path(tempfile.gettempdir()), time.time())
+    var = Path(tempfile.mkdtemp(prefix=PREFIX))
     passed = False
     try:
         async with asyncio.timeout(TIME_LIMIT_S):
@@ -71,6 +77,17 @@ async def run_demo(options: DemoOptions, console: Console) -> bool:
         else:
             shutil.rmtree(var, ignore_errors=True)
     return passed
+
+
+def remove_leftovers(directory: Path, now: float) -> None:
+    """Remove what demos that were killed, or failed, left there more than a day ago; `now` in seconds since 1970."""
+    for path in directory.glob(f"{PREFIX}*"):
+        try:
+            found = path.lstat()
+        except OSError:  # another demo was faster
+            continue
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and now - found.st_mtime > LEFTOVER_S:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 class _Demo:

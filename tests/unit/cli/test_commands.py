@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -19,12 +20,16 @@ from cli.apply import Applied, ConfigRefused, read_config
 from cli.bus import connected, query
 from cli.checkout import ROOT
 from cli.config_files import read_files
+from cli.demo.run import remove_leftovers
 from cli.errors import CliError
 from cli.main import app
+from cli.published import publish_missing
+from cli.settings import CliSettings
 from cli.tap import call_meant
 from libs.contracts.config import AgentConfig
 from libs.contracts.wire import config_decoder
 from libs.runtime.streams import provision
+from services.sip_gateway.settings import LOCAL_NETWORKS
 from tests.support.nats import nats_binary, nats_server
 
 COMMANDS = ["up", "down", "demo", "apply", "calls", "tap", "conversations", "show", "orders"]
@@ -237,3 +242,63 @@ async def test_a_request_is_measured_as_it_is_sent() -> None:
             CliError, match=r"too large for the bus: 12000\d\d bytes as a request, and it takes 1048576"
         ):
             await query(client, "catalog_tools", "import", csv='"' * 600_000)  # each becomes two characters
+
+
+async def test_up_leaves_alone_what_others_published_and_follows_its_files_where_nobody_did(tmp_path: Path) -> None:
+    path, record = tmp_path / "a.yaml", tmp_path / "run" / "published.json"
+
+    def files(**voices: str) -> publishing.Reading:
+        path.write_text("---\n".join(f"kind: agent\nname: {n}\nvoice: {v}\n" for n, v in voices.items()), "utf-8")
+        return read_files([path])
+
+    async def voices(client: Client) -> dict[str, str | None]:
+        found = {name: await published(client, f"agent.default.{name}") for name in ("mine", "ours")}
+        return {name: agent.voice for name, agent in found.items() if isinstance(agent, AgentConfig)}
+
+    async with nats_server() as server, connected(server.url) as client:
+        await provision(client.jetstream())
+        assert await publish_missing(client, files(mine="marin", ours="marin"), record) == []
+        assert await voices(client) == {"mine": "marin", "ours": "marin"}
+        await publishing.apply(client, files(mine="ash"))
+        left = await publish_missing(client, files(mine="marin", ours="cedar"), record)
+        assert left == ["agent mine differs from deploy/config (applied from elsewhere): left as it is"]
+        assert await voices(client) == {"mine": "ash", "ours": "cedar"}
+        # The same in the files: theirs again, and followed from then on.
+        assert await publish_missing(client, files(mine="ash", ours="cedar"), record) == []
+        assert await publish_missing(client, files(mine="verse", ours="cedar"), record) == []
+        assert await voices(client) == {"mine": "verse", "ours": "cedar"}
+        record.unlink()  # nobody knows who published this
+        assert len(await publish_missing(client, files(mine="marin", ours="cedar"), record)) == 1
+        assert await voices(client) == {"mine": "verse", "ours": "cedar"}
+
+
+async def test_a_route_to_an_agent_whose_document_is_broken_is_no_second_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("kind: agent\nname: a\ncolour: red\n---\nkind: route\nname: r\nmatch: [x]\nagent: a\n")
+    async with nats_server() as server, connected(server.url) as client:
+        await provision(client.jetstream())
+        with pytest.raises(ConfigRefused) as refused:
+            await publishing.apply(client, read_files([path]))
+    assert str(refused.value) == f"{path}:3: agent.colour: unknown field"
+
+
+def test_what_the_example_of_settings_names_is_read_or_said_to_be_reserved() -> None:
+    used, reserved = (ROOT / ".env.example").read_text("utf-8").split("# -- reserved")
+    names = set(re.findall(r"^#?([A-Z_]+)=", used, re.MULTILINE))
+    page = (ROOT / "docs" / "settings.md").read_text("utf-8")
+    of_the_command = {name.upper() for name in CliSettings.model_fields}
+    assert {name for name in names if f"`{name}`" not in page} - of_the_command == set()
+    assert f"SIP_ALLOWED_SOURCES={LOCAL_NETWORKS}\n" in used
+    assert "OPENAI_TTS_VOICE" in reserved
+    assert "CALLBUS_VAR" in names
+
+
+def test_what_killed_demos_left_is_removed_after_a_day(tmp_path: Path) -> None:
+    now = 1_800_000_000.0
+    for name, age_s in (("callbus-demo-old", 90_000), ("callbus-demo-new", 3600), ("other-old", 90_000)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "log").write_text("")
+        os.utime(tmp_path / name, (now - age_s, now - age_s))
+    (tmp_path / "callbus-demo-link").symlink_to(tmp_path / "other-old")
+    remove_leftovers(tmp_path, now)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["callbus-demo-link", "callbus-demo-new", "other-old"]
