@@ -77,8 +77,7 @@ class CallLegs:
         await self._bus.control.subscribe(subjects.WORKER_HEARTBEATS, cb=self._on_heartbeat)
         await self._bus.control.subscribe(subjects.GONE, cb=self._on_gone)
         await self._bus.control.subscribe(subjects.gateway_heartbeat(self.gw), cb=self._on_echo)
-        await self._bus.control.flush()
-        await self._bus.media.flush()
+        await self._bus.subscribed()
         export_gauge("callbus_calls", "Calls that this gateway owns", lambda: len(self._calls))
         export_gauge("callbus_workers", "AI workers that this gateway believes alive", lambda: len(self.roster))
         export_counters(

@@ -53,8 +53,7 @@ class Worker:
         )
         await self._bus.control.subscribe(subjects.offer(self.id), cb=self._on_offer)
         await self._bus.control.subscribe(subjects.release(self.id), cb=self._on_release)
-        await self._bus.control.flush()
-        await self._bus.media.flush()
+        await self._bus.subscribed()
         listening()
         async with asyncio.TaskGroup() as self._group:
             self._group.create_task(self.tools.run(), name="tools")

@@ -1,7 +1,5 @@
 """Queries as callers say them and transcribers write them, against the sample catalogue."""
 
-import random
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -153,29 +151,6 @@ def test_plural_and_spelling_do_not_matter() -> None:
         == read("uebergangsmuffe 22x15 mm")
         == Reading(("ubergangsmuff",), (("22", "15"),))
     )
-
-
-def p95_ms(index: Index) -> float:
-    durations = []
-    for query in list(FIRST_HITS) * 2:
-        began = time.perf_counter()
-        index.search(query)
-        durations.append((time.perf_counter() - began) * 1000)
-    return sorted(durations)[int(len(durations) * 0.95)]
-
-
-def test_search_is_fast_at_the_sample_catalogue(index: Index) -> None:
-    assert p95_ms(index) < 10
-
-
-def test_search_is_fast_at_twenty_thousand_products() -> None:
-    base, chance = list(articles()), random.Random(7)
-    brands = ["".join(chance.choices("abdefgiklmnorstu", k=7)) for _ in range(2000)]
-    many = [
-        Article(f"9{i:06d}", f"{a.name} {brands[i % 2000]}", a.type, a.size, a.material, 100, a.unit, a.synonyms)
-        for i, a in enumerate(base[n % len(base)] for n in range(20_000))
-    ]
-    assert p95_ms(Index(many)) < 60
 
 
 def numbered(*numbers: str) -> Index:
