@@ -29,6 +29,6 @@ def normalise(user: str, country: str) -> str:
         number = phonenumbers.parse(user, country)
     except phonenumbers.NumberParseException:
         return user
-    if phonenumbers.is_possible_number_with_reason(number) != phonenumbers.ValidationResult.IS_POSSIBLE:
+    if not phonenumbers.is_valid_number(number):  # the right length alone would make +490000 of 0000
         return user
     return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)

@@ -36,6 +36,8 @@ from services.sip_gateway.numbers import normalise
         ("*21#", "DE", "*21#"),
         ("+4930123456789012345678", "DE", "+4930123456789012345678"),
         ("+", "DE", "+"),
+        ("0000", "DE", "0000"),
+        ("011 1 212 5550100", "DE", "011 1 212 5550100"),
         # withheld
         ("", "DE", "anonymous"),
         ("   ", "DE", "anonymous"),
