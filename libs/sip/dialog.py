@@ -146,8 +146,9 @@ class Dialog:
     def next_hop(self) -> Address:
         """Address that requests go to: the first route, else the remote target.
 
-        Host names are not resolved here: then, and when the peer names a private address but its packets come from a
-        public one (a NAT without rport support on the way), the address its packets come from is used.
+        Host names are not resolved here: then, when the peer names a private address but its packets come from a
+        public one (a NAT without rport support on the way), and when it names an address of the other IP version,
+        which our socket cannot send to, the address its packets come from is used.
         """
         uri = NameAddr.parse(self.route_set[0]).uri if self.route_set else self.remote_target
         if uri is None:
@@ -157,7 +158,7 @@ class Dialog:
             source = ipaddress.ip_address(self.peer[0])
         except ValueError:
             return self.peer
-        if host.is_unspecified or (host.is_private and not source.is_private):
+        if host.version != source.version or host.is_unspecified or (host.is_private and not source.is_private):
             return self.peer
         return str(host), uri.port or 5060
 

@@ -451,3 +451,14 @@ def test_a_client_of_rfc_2543_without_branch_is_served():
     ack = request("ACK", to_tag=parse(busy.data).to.tag).replace(b";branch=z9hG4bKx", b"")
     assert core.receive(ack, CALLER, 1.1) == []
     assert core.expire(5.0) == []
+
+
+@pytest.mark.parametrize("host", ["[2001:db8::1]", "[::ffff:192.0.2.77]"])
+def test_a_contact_of_the_other_ip_version_is_reached_where_its_packets_come_from(host):
+    core = agent(CALLEE, "s")
+    text = invite().decode().replace("Contact: <sip:a@192.0.2.10", f"Contact: <sip:a@{host}")
+    call = next(a for a in core.receive(text.encode(), CALLER, 0.0) if isinstance(a, IncomingCall))
+    (ok,) = core.answer(call.dialog, ANSWER, 0.1)
+    core.receive(request("ACK", to_tag=parse(ok.data).to.tag, branch="ack"), CALLER, 0.2)
+    (bye,) = [action for action in core.bye(call.dialog, 1.0) if isinstance(action, Send)]
+    assert bye.destination == CALLER
