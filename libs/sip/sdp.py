@@ -7,6 +7,7 @@ types are the offerer's. Media lines that we do not take are refused with port 0
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -277,7 +278,7 @@ def has_common_codec(offer: SessionDescription, codecs: Sequence[str]) -> bool:
 def negotiate(offer: SessionDescription, local: LocalMedia) -> Negotiated:
     """Answer an offer (RFC 3264 §6): the first usable audio line is taken, in the offerer's order of codecs.
 
-    Raises NoCommonCodec, and SdpError when the chosen line has no address.
+    Raises NoCommonCodec, and SdpError when the chosen line has no address or a name in place of one.
     """
     index, chosen = next(
         ((number, found) for number, media in enumerate(offer.media) if (found := _choose(media, local.codecs))),
@@ -305,7 +306,10 @@ def make_offer(local: LocalMedia) -> SessionDescription:
 
 
 def accept_answer(offer: SessionDescription, answer: SessionDescription) -> Negotiated:
-    """Read the answer to our offer. Raises NoCommonCodec when it refused our stream or names no codec of ours."""
+    """Read the answer to our offer.
+
+    Raises NoCommonCodec when it refused our stream or names no codec of ours, SdpError as `negotiate` does.
+    """
     index, ours = next(((i, m) for i, m in enumerate(offer.media) if m.kind == "audio" and m.port), (-1, None))
     if ours is None or index >= len(answer.media) or not answer.media[index].port:
         raise NoCommonCodec("the audio stream was refused")
@@ -353,6 +357,11 @@ def _settle(
     host = remote.media_host(media)
     if not host:
         raise SdpError("the audio stream has no c= line")
+    try:
+        # RFC 8866 §5.7 allows names; a socket would look one up for each packet and stand still meanwhile
+        ipaddress.ip_address(host)
+    except ValueError:
+        raise SdpError(f"{host[:60]} in c= is a name, not an address") from None
     codec, payload_type, event_pt = stream
     ptime = (media.attribute("ptime") or "").partition(".")[0]
     ptime_ms = int(ptime) if re.match(r"[0-9]{1,3}\Z", ptime) and int(ptime) else 20

@@ -155,3 +155,14 @@ def test_any_mixture_of_lines_parses_or_raises_sdp_error(lines, noise):
         negotiate(session, LOCAL)
     except SdpError:
         pass
+
+
+@pytest.mark.parametrize("host", ["media.example.com", "localhost", "1.2.3", "127.1"])
+def test_a_name_in_the_connection_line_is_read_but_no_place_to_send_media_to(host):
+    theirs = offer(c=f"c=IN IP4 {host}")
+    assert theirs.host == host
+    with pytest.raises(SdpError, match="is a name, not an address"):
+        negotiate(theirs, LOCAL)
+    ours = make_offer(LOCAL)
+    with pytest.raises(SdpError, match="is a name, not an address"):
+        accept_answer(ours, SessionDescription.parse(make_offer(LocalMedia(host, 40000)).serialize()))
