@@ -12,8 +12,8 @@ import secrets
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable
-from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from functools import lru_cache, partial
+from ipaddress import ip_address
 
 from libs.runtime.log import get_logger
 from libs.sip.digest import Credentials
@@ -24,6 +24,12 @@ from services.sip_gateway.settings import Network
 log = get_logger()
 
 WILDCARDS = ("0.0.0.0", "::")
+V4_MAPPED = "::ffff:"  # RFC 4291 §2.5.5.2: how a socket on `::` shows an IPv4 peer
+
+
+def _plain(host: str) -> str:
+    """An IPv4-mapped IPv6 address as the IPv4 address that peers know; any other as it is."""
+    return host[len(V4_MAPPED) :] if host.startswith(V4_MAPPED) and "." in host else host
 
 
 @lru_cache(maxsize=4096)
@@ -52,19 +58,18 @@ class SipTransport(asyncio.DatagramProtocol):
     def __init__(
         self, host: str, public_host: str | None, allowed: Iterable[Network], on_event: Callable[[str, Action], None]
     ) -> None:
-        self._host = host
+        self._host = _plain(host)
         self._public_host = public_host
         self._on_event = on_event
         self._agents: dict[str, _Agent] = {}
         self._transport: asyncio.DatagramTransport | None = None
+        self._is_ipv6 = False
         self._loop = asyncio.get_running_loop()
         networks = tuple(allowed)
 
         @lru_cache(maxsize=4096)
         def is_allowed(source: str) -> bool:
-            address: IPv4Address | IPv6Address = ip_address(source)
-            if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:  # a socket on `::` serves both
-                address = address.ipv4_mapped
+            address = ip_address(source)
             return any(address in network for network in networks if network.version == address.version)
 
         self._is_allowed = is_allowed
@@ -83,7 +88,8 @@ class SipTransport(asyncio.DatagramProtocol):
 
     def connection_made(self, transport: asyncio.DatagramTransport) -> None:  # type: ignore[override]
         self._transport = transport
-        self.port = transport.get_extra_info("sockname")[1]
+        own_host, self.port = transport.get_extra_info("sockname")[:2]
+        self._is_ipv6 = ":" in own_host
 
     def close(self) -> None:
         """Stop listening; timers are cancelled."""
@@ -118,14 +124,27 @@ class SipTransport(asyncio.DatagramProtocol):
     # -- in ------------------------------------------------------------------------------------------------
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-        source = (addr[0], addr[1])
+        source = (_plain(addr[0]), addr[1])
         self.counters["received"] += 1
         if not self._is_allowed(source[0]) and source[0] not in self._also_allowed:
             self.counters["source_not_allowed"] += 1
             return
         local = self.local_host(source[0])
         agent = self._agent(local)
-        self._act(local, agent, agent.core.receive(data, source, self._loop.time()))
+        self._feed(local, agent, partial(agent.core.receive, data, source))
+
+    def _feed(self, local_host: str, agent: _Agent, step: Callable[[float], list[Action]]) -> None:
+        """One step of the core. A defect in it costs what the step was about; socket and timers go on."""
+        actions: list[Action] = []
+        try:
+            actions = step(self._loop.time())
+        except Exception:  # noqa: BLE001  top of a datagram or timer: uvloop closes a socket whose protocol raises
+            self._defect("a datagram or timer")
+        self._act(local_host, agent, actions)
+
+    def _defect(self, where: str) -> None:
+        self.counters["defects"] += 1
+        log.exception("a defect; other calls go on", where=where)
 
     def error_received(self, exc: Exception) -> None:
         self.counters["socket_error"] += 1
@@ -137,14 +156,22 @@ class SipTransport(asyncio.DatagramProtocol):
         self._act(local_host, self._agent(local_host), actions)
 
     def _act(self, local_host: str, agent: _Agent, actions: list[Action]) -> None:
-        for action in actions:
-            if isinstance(action, Send):
-                if self._transport is not None and not self._transport.is_closing():
-                    self._transport.sendto(action.data, action.destination)
-                    self.counters["sent"] += 1
-            else:
-                self._on_event(local_host, action)
-        self._arm(local_host, agent)
+        try:
+            for action in actions:
+                try:
+                    self._do(local_host, action)
+                except Exception:  # noqa: BLE001  uvloop's sendto raises ValueError; one action costs no other
+                    self._defect(type(action).__name__)
+        finally:
+            self._arm(local_host, agent)
+
+    def _do(self, local_host: str, action: Action) -> None:
+        if not isinstance(action, Send):
+            self._on_event(local_host, action)
+        elif self._transport is not None and not self._transport.is_closing():
+            host, port = action.destination
+            self._transport.sendto(action.data, (V4_MAPPED + host if self._is_ipv6 and ":" not in host else host, port))
+            self.counters["sent"] += 1
 
     def _arm(self, local_host: str, agent: _Agent) -> None:
         if agent.timer is not None:
@@ -156,4 +183,4 @@ class SipTransport(asyncio.DatagramProtocol):
 
     def _expire(self, local_host: str, agent: _Agent) -> None:
         agent.timer = None
-        self._act(local_host, agent, agent.core.expire(self._loop.time()))
+        self._feed(local_host, agent, agent.core.expire)

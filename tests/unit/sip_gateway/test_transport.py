@@ -4,8 +4,9 @@ import asyncio
 from ipaddress import ip_network
 
 import pytest
+import uvloop
 
-from libs.sip.events import Ended, IncomingCall
+from libs.sip.events import Ended, IncomingCall, Send
 from services.sip_gateway import transport as transport_module
 from services.sip_gateway.transport import SipTransport, local_address_towards
 
@@ -34,7 +35,8 @@ async def make():
     async def sip(**options):
         events = []
         options = {"host": "127.0.0.1", "public_host": None, "allowed": LOOPBACK} | options
-        made = SipTransport(on_event=lambda local, event: events.append((local, event)), **options)
+        options = {"on_event": lambda local, event: events.append((local, event))} | options
+        made = SipTransport(**options)
         made.events = events
         opened.append(made)
         await made.open(0)
@@ -141,3 +143,70 @@ async def test_garbage_is_counted_and_the_next_request_is_served(make):
     peer.transport.sendto(options(peer.port), ("127.0.0.1", sip.port))
     assert "200 OK" in await peer.next()
     assert sip.counters["received"] == 6
+
+
+def test_a_datagram_that_cannot_be_sent_costs_no_other_its_way_on_uvloop():
+    async def scene() -> None:
+        sip = SipTransport("127.0.0.1", None, LOOPBACK, lambda local, event: None)
+        await sip.open(0)
+        _, peer = await asyncio.get_running_loop().create_datagram_endpoint(Peer, ("127.0.0.1", 0))
+        sip.perform("127.0.0.1", [Send(b"x", ("2001:db8::1", 5060)), Send(b"y", ("127.0.0.1", peer.port))])
+        assert await peer.next() == "y"
+        assert (sip.counters["defects"], sip.counters["sent"]) == (1, 1)
+        sip.close()
+        peer.transport.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(scene())
+
+
+async def test_a_defect_above_stops_neither_timers_nor_the_next_request(make):
+    events = []
+
+    def broken(local, event):
+        events.append((local, event))
+        raise ZeroDivisionError
+
+    sip = await make(on_event=broken)
+    peer = await make.peer()
+    peer.transport.sendto(invite(peer.port), ("127.0.0.1", sip.port))
+    assert "100 Trying" in await peer.next()
+    ((local, event),) = events
+    sip.perform(local, sip.core(local).answer(event.dialog, SDP, asyncio.get_running_loop().time()))
+    assert "200 OK" in await peer.next()
+    assert "200 OK" in await peer.next()  # T1 later
+    peer.transport.sendto(options(peer.port).replace(b"bK1", b"bK2"), ("127.0.0.1", sip.port))
+    assert "OPTIONS" in await peer.next()
+    assert sip.counters["defects"] == 1
+
+
+async def test_a_defect_in_the_core_leaves_its_timer_armed(make, monkeypatch):
+    sip = await make()
+    peer = await make.peer()
+    core = sip.core("127.0.0.1")
+    expire, failures = core.expire, [ZeroDivisionError()]
+    monkeypatch.setattr(core, "expire", lambda now: expire(now) if not failures else fail(failures.pop()))
+    peer.transport.sendto(invite(peer.port), ("127.0.0.1", sip.port))
+    assert "100 Trying" in await peer.next()
+    ((local, event),) = sip.events
+    sip.perform(local, core.answer(event.dialog, SDP, asyncio.get_running_loop().time()))
+    assert "200 OK" in await peer.next()
+    assert "200 OK" in await peer.next()  # the first expiry failed, the next one came
+    assert sip.counters["defects"] == 1
+
+
+def fail(error: Exception):
+    raise error
+
+
+@pytest.mark.parametrize("peer_host", ["127.0.0.1", "::1"])
+async def test_a_socket_on_both_ip_versions_tells_each_peer_addresses_it_can_reach(make, peer_host):
+    sip = await make(host="::")
+    peer = await make.peer(peer_host)
+    written = f"[{peer_host}]" if ":" in peer_host else peer_host
+    peer.transport.sendto(options(peer.port, written), (peer_host, sip.port))
+    answer = await peer.next()
+    contact = next(line for line in answer.split("\r\n") if line.startswith("Contact"))
+    assert f"{written}:{sip.port}" in contact
+    assert f"received={peer_host}" in answer.replace("[", "").replace("]", "")
+    assert "ffff" not in answer
