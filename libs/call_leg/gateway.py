@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -31,6 +32,7 @@ log = get_logger()
 
 HEARTBEAT_S = 0.1
 LIST_EVERY = 10
+END_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +174,10 @@ class CallLegs:
         except TimeoutError:
             for shell in list(self._calls.values()):
                 shell.end(Termination.of(Reason.DRAINING, "the gateway went down"))
-            async with asyncio.timeout(2):
-                await self._idle.wait()
+            with suppress(TimeoutError):  # whoever does not end now is ended by the process
+                async with asyncio.timeout(END_S):
+                    await self._idle.wait()
+        await self._copy.flush(END_S)
 
     # -- from the bus --------------------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ class CallsCopy:
         self._everything = everything
         self._pending: dict[str, CallEntry | None] = {}
         self._wanted = asyncio.Event()
+        self._written = asyncio.Event()
         bus.control_link.on_up.append(self._write_all)
 
     def put(self, entry: CallEntry) -> None:
@@ -44,6 +45,15 @@ class CallsCopy:
         for entry in self._everything():
             self._pending.setdefault(entry.call, entry)
         self._wanted.set()
+
+    async def flush(self, timeout_s: float) -> None:
+        """Wait until what is known is written, at most so long: a gateway that ends leaves no ghosts."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._pending:
+                    await self._written.wait()
+        except TimeoutError:
+            log.warning("calls that have ended stay listed for a while", calls=len(self._pending))
 
     async def run(self) -> None:
         """Write until cancelled."""
@@ -69,3 +79,5 @@ class CallsCopy:
                 await store.put(call, entry.to_json())
             if self._pending.get(call) is entry:
                 del self._pending[call]
+            self._written.set()
+            self._written.clear()

@@ -150,9 +150,18 @@ class LegShell:
 
     def perform(self, todo: list[do.Action]) -> None:
         """Do what the leg wants, in order; then set its timer anew."""
+        failed = ""
         for action in todo:
-            _PERFORMERS[type(action)](self, action)
+            try:
+                _PERFORMERS[type(action)](self, action)
+            except (
+                Exception
+            ):  # a defect in one action must not keep the others, the call's end least of all, from being done
+                failed = type(action).__name__
+                log.exception("an action of the leg failed", action=failed, call=self.new.call)
         self._arm()
+        if failed and self.leg.phase is not Phase.ENDED:
+            self.end(Termination.of(Reason.INTERNAL_ERROR, f"{failed} failed; see the gateway's log"))
 
     def _send_offer(self, action: do.SendOffer) -> None:
         if self._tasks is not None:

@@ -6,6 +6,7 @@ Keys: `agent.<org>.<name>`, `route.<org>.<name>`, `org.<name>`. Unknown fields a
 
 from __future__ import annotations
 
+import base64
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -97,6 +98,11 @@ class Fallback(Message):
     def _complete(self) -> Fallback:
         if self.kind == "message" and not self.message_ulaw_b64:
             raise ValueError("a fallback of kind 'message' needs a WAV file")
+        if self.message_ulaw_b64:
+            try:
+                base64.b64decode(self.message_ulaw_b64, validate=True)
+            except ValueError:
+                raise ValueError("message_ulaw_b64 is not base64") from None
         return self
 
 

@@ -89,6 +89,7 @@ class Bridge:
         self._backend: SpeechBackend | None = None
         self._ring: deque[bytes] = deque()
         self.playout = Playout(rate_hz, continuous=capabilities.continuous_output)
+        self.playout.paused = offer.state.held
         self.turn = TurnMachine(rules, capabilities, self._text, rate_hz)
         self.drained = asyncio.Event()
         self.last_up_at = 0.0

@@ -30,7 +30,7 @@ from services.ai_session.tools import ToolCaller, ToolDirectory
 
 log = get_logger()
 
-OPENING_PATIENCE_S = 3.0  # one attempt that hangs (2 s) and another; longer, and the gateway asks another worker
+OPENING_PATIENCE_S = 2.0  # for servers that refuse: another worker may have more luck within the gateway's deadline
 RECONNECT_PATIENCE_S = 5.0  # of a caller who hears nothing
 RECONNECT_TIMEOUT_S = 3.0  # of one attempt
 TAIL_S = 2.0  # how long received speech may go on playing before a lost connection is replaced

@@ -108,6 +108,7 @@ class Playout:
         self._played_floor = 0  # samples up to here are gone: heard, or thrown away by a flush
         self._flush_seq: int | None = None
         self._stuck = 0
+        self.paused = False  # the caller is on hold: nothing goes out, and no progress is no loss
         self.written_off = 0
         self.sent = 0
         self.played = 0
@@ -173,7 +174,7 @@ class Playout:
 
     def next_frame(self) -> OutFrame | None:
         """The next frame that may go out now, or None."""
-        if self._flush_seq is not None:
+        if self._flush_seq is not None or self.paused:
             return None
         if self._queued_bytes < self._frame_bytes:
             if not self._end_due:
@@ -236,7 +237,7 @@ class Playout:
             self.played, self._stuck = played, 0
             if self._spans:
                 self._credit(played, events)
-        elif self.sent > max(played, self._played_floor) and self._flush_seq is None:
+        elif self.sent > max(played, self._played_floor) and self._flush_seq is None and not self.paused:
             self._stuck += 1
             if self._stuck >= (STUCK_FRAMES if self.played else STUCK_FRAMES_AT_START):
                 self._write_off(events)

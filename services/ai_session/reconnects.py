@@ -18,15 +18,20 @@ class Patience:
     def __init__(self, patience_s: float, now: float) -> None:
         self._until = now + patience_s
         self._pauses = list(PAUSES_S)
+        self._failed = 0
 
     def left_s(self, now: float) -> float:
         """What is left of the patience."""
         return max(0.0, self._until - now)
 
     def pause_s(self, now: float) -> float | None:
-        """An attempt failed: how long to wait before the next one; None when there is no time for another."""
+        """An attempt failed: how long to wait before the next one; None when there is no time for another.
+
+        A second one there is always: the first may have hung for as long as patience lasts.
+        """
+        self._failed += 1
         pause_s = self._pauses.pop(0) if len(self._pauses) > 1 else self._pauses[0]
-        return pause_s if now + pause_s < self._until else None
+        return pause_s if self._failed == 1 or now + pause_s < self._until else None
 
 
 class Losses:

@@ -378,6 +378,7 @@ class Session:
             case _ if command.epoch is not None and command.epoch != self.offer.epoch:
                 answer = CommandReply(ok=False, error=f"epoch {command.epoch} is not served here")
             case StateChanged():
+                self.bridge.playout.paused = command.state.held
                 answer = CommandReply(ok=True)
             case DtmfPressed():
                 self.bridge.do(self.bridge.turn.pressed(command.digit, now), now)

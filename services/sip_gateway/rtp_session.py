@@ -79,6 +79,8 @@ class RtpSession:
         self._next_at: float | None = None
         self._lead_s = 0.0
         self._talking = False
+        self._is_settled = False  # the latch was moved to the named address once; not again
+        self.may_latch: Callable[[str], bool] | None = None
         self.may_send = True
         self.received_at: float | None = None
         self.sent = 0
@@ -101,7 +103,7 @@ class RtpSession:
             self._take(data, (source[0], source[1]), now)
 
     def _take(self, data: bytes, source: tuple[str, int], now: float) -> None:
-        if self._latched and source != self._remote:
+        if source != self._remote and not self._may_become_remote(source):
             self.foreign += 1
             return
         try:
@@ -109,15 +111,22 @@ class RtpSession:
         except RtpError:
             self.malformed += 1
             return
+        self.received_at = now  # comfort noise is a sign of life, too
         media = self._media
         if packet.payload_type not in (media.payload_type, media.event_payload_type):
             self.other_payload += 1  # comfort noise (RFC 3389), a codec that was not agreed
             return
-        if not self._latched:
+        if not self._latched or source != self._remote:
+            self._is_settled = self._latched
             self._latched, self._remote = True, source
-        self.received_at = now
         for released in self._in_order.push(packet, now):
             self._release(released, now)
+
+    def _may_become_remote(self, source: tuple[str, int]) -> bool:
+        """Nobody takes over a call: only the named address may, or before that one speaks, a source that we answer."""
+        if source == self._named:
+            return not self._is_settled
+        return not self._latched and (self.may_latch is None or self.may_latch(source[0]))
 
     def _release(self, released: Released, now: float) -> None:
         payload = released.payload
@@ -178,8 +187,12 @@ class RtpSession:
             self.tick(now)
 
     def _send_frame(self, sent_at: float) -> None:
-        pcm = self._audio.tick()
         self._next_at = sent_at + FRAME_S
+        if not self.may_send:  # on hold: nothing is played, so that nothing counts as heard
+            self._timestamp += FRAME_SAMPLES
+            self._talking, self._lead_s = False, 0.0
+            return
+        pcm = self._audio.tick()
         marker = False
         if pcm is None:
             payload = self._silence
@@ -191,16 +204,15 @@ class RtpSession:
             payload = self._law.encode(pcm)
             marker = not self._talking  # RFC 3551 §4.1: the first packet after a silence
             self._talking = True
-        if self.may_send:
-            header = pack_header(
-                self._media.payload_type, self._sequence & 0xFFFF, self._timestamp & 0xFFFFFFFF, self._ssrc, marker
-            )
-            try:
-                self._sock.sendto(header + payload, self._remote)
-                self.sent += 1
-            except OSError:
-                self.unsent += 1
-            self._sequence += 1
+        header = pack_header(
+            self._media.payload_type, self._sequence & 0xFFFF, self._timestamp & 0xFFFFFFFF, self._ssrc, marker
+        )
+        try:
+            self._sock.sendto(header + payload, self._remote)
+            self.sent += 1
+        except OSError:
+            self.unsent += 1
+        self._sequence += 1
         self._timestamp += FRAME_SAMPLES
 
     # -- changes ----------------------------------------------------------------------------------------------
@@ -209,7 +221,7 @@ class RtpSession:
         """A re-INVITE named another address, direction or codec: latch anew, unless the address stayed."""
         if remote != self._named:
             self._named = self._remote = remote
-            self._latched = False
+            self._latched = self._is_settled = False
         self.may_send = may_send
         if media is not None and media != self._media:
             self._media = media

@@ -6,7 +6,9 @@ import asyncio
 from collections import Counter
 from datetime import UTC, datetime
 
+import nats.errors
 from nats.aio.msg import Msg
+from nats.js.errors import Error as JetStreamError
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -17,6 +19,7 @@ from libs.contracts.termination import Reason, Termination
 from libs.runtime.bus import Bus
 from libs.runtime.log import get_logger
 from libs.runtime.outbox import EventOutbox
+from libs.runtime.streams import bucket
 from services.transcript_store.janitor import EndCall, Janitor, OpenCall
 from services.transcript_store.store import OpenConversation, Store
 
@@ -65,6 +68,7 @@ class Watch:
                     await self._look()
                 for end in self._core.tick(loop.time()):
                     self._end(end)
+                    await self._forget(end.call)
                 tick_at = max(tick_at + TICK_S, loop.time())
                 await asyncio.sleep(tick_at - loop.time())
         finally:
@@ -105,6 +109,13 @@ class Watch:
         self.counters[end.reason.value] += 1
         log.warning("call ended for nobody owns it", call=end.call, reason=end.reason.value)
         self._outbox.put(event, only_first=True, superseded=lambda: self._superseded(end.call))
+
+    async def _forget(self, call: str) -> None:
+        """Its gateway cannot take the call from KV `calls` any more."""
+        try:
+            await (await bucket(self._bus.js, subjects.KV_CALLS)).delete(call)
+        except (nats.errors.Error, JetStreamError) as problem:
+            log.info("a call that was lost stays listed for a while", call=call, problem=str(problem))
 
     def _superseded(self, call: str) -> None:
         self.counters["superseded"] += 1

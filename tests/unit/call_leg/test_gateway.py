@@ -368,3 +368,33 @@ async def test_what_is_malformed_on_the_bus_is_counted_and_stops_nothing(server,
         assert gateway.legs.counters["malformed_heartbeat"] == 6
         assert gateway.legs.counters["malformed_advisory"] >= 3
         assert gateway.legs.counters["frame_for_unknown_call"] == 1
+
+
+async def test_an_entrance_that_breaks_at_the_end_does_not_keep_the_call_from_ending(gateway, server):
+    async with FakeWorker(server.url) as worker:
+        await gateway.knows(worker)
+        shell, caller = await gateway.talking()
+
+        def broken(termination):
+            raise RuntimeError("no such socket")
+
+        caller.hang_up = broken
+        assert (await gateway.command(shell, HangUp())).ok
+        async with asyncio.timeout(2):
+            await asyncio.gather(*gateway.tasks)
+        assert [event.kind for event in await gateway.events(shell)][-1] == "call.ended"
+        assert len(gateway.legs) == 0
+
+
+async def test_an_entrance_that_cannot_answer_ends_the_call(gateway, server):
+    async with FakeWorker(server.url) as worker:
+        await gateway.knows(worker)
+
+        def broken():
+            raise RuntimeError("no such dialog")
+
+        shell, caller = gateway.call()
+        caller.answer = broken
+        async with asyncio.timeout(2):
+            await asyncio.gather(*gateway.tasks)
+        assert shell.leg.termination.reason is Reason.INTERNAL_ERROR

@@ -27,7 +27,7 @@ MAY_PUBLISH = {
     "gateway": {"up", "agent", "ended", "placed", "turn", "calls"},
     "worker": {"dn", "leg", "tool", "ended", "placed", "turn"},
     "tools": {"placed"},
-    "store": {"ended"},
+    "store": {"ended", "calls"},
     "local": set(SUBJECTS),
 }
 MAY_SUBSCRIBE = {

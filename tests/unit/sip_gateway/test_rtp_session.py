@@ -60,6 +60,45 @@ def test_another_source_is_counted_and_never_heard(line):
     assert [best_correlation(frame.payload, FRAME)[0] > 0.99 for frame in line.frames] == [True, True]
 
 
+def test_a_source_that_gets_no_answer_takes_no_call_over(line):
+    line.rtp.may_latch = lambda host: host == "127.0.0.7"
+    stranger = line.stranger()
+    line.send(packet(1), sock=stranger)
+    line.rtp.answered(line.now)
+    line.pass_time(40)
+    assert (line.rtp.foreign, line.frames) == (1, [])
+    assert line.heard(), "the named address gets the agent's audio"
+
+
+def test_the_named_address_gets_its_call_back_once(line):
+    early = line.stranger()
+    line.send(packet(1), sock=early)
+    line.send(packet(2))
+    line.send(packet(3), sock=early)
+    assert (len(line.frames), line.rtp.foreign) == (2, 1)
+
+
+def test_comfort_noise_is_a_sign_of_life(line):
+    line.send(packet(1))
+    heard_at = line.rtp.received_at
+    line.pass_time(1000)
+    line.send(packet(2, pt=13))
+    assert line.rtp.received_at > heard_at
+
+
+def test_what_is_not_sent_on_hold_does_not_count_as_played(line):
+    line.rtp.answered(line.now)
+    line.rtp.may_send = False
+    for _ in range(5):
+        line.say(FRAME, begins=True)
+    line.pass_time(200)
+    on_hold = line.rtp.statistics()
+    assert (on_hold.dn_waiting, on_hold.dn_played, on_hold.rtp_sent) == (5, 0, 0)
+    line.rtp.may_send = True
+    line.pass_time(120)
+    assert line.rtp.statistics().dn_played == 5
+
+
 def test_a_new_address_by_reinvite_is_latched_anew(line):
     line.send(packet(1))
     moved = line.stranger()
