@@ -85,6 +85,11 @@ class SipCall:
         actions = core.bye(self.dialog, self._loop.time(), f'callbus;text="{termination.reason}"')
         self._transport.perform(self._local_host, actions)
 
+    def close(self) -> None:
+        """Whatever went wrong: the dialog is over, with a BYE or a final response if nobody said so yet."""
+        core = self._transport.core(self._local_host)
+        self._transport.perform(self._local_host, core.bye(self.dialog, self._loop.time()))
+
     def send_now(self) -> None:
         """A talkspurt begins."""
         self.rtp.send_now(self._loop.time())

@@ -276,6 +276,7 @@ class SipGateway:
         start = RtpStart(secrets.randbits(32), secrets.randbits(15), secrets.randbits(32))
         rtp = RtpSession(sock, media.format, media.remote, audio, start)
         rtp.may_send = media.may_send
+        rtp.may_latch = self.transport.answers
         sip_call = SipCall(self.transport, arrival.local_host, arrival.event.dialog, media.sdp, rtp, audio)
         sip_call.sock = sock
         state = CallState(codec=media.format.law.encoding_name, rate_hz=8000)
@@ -301,6 +302,7 @@ class SipGateway:
             if fallback.done():
                 await self._play_fallback(sip_call, fallback.result())
         finally:
+            sip_call.close()
             self.ticker.remove(sip_call.rtp)
             self.media.update(sip_call.statistics().model_dump(exclude={"schema_version"}))
             del self._live[sip_call.dialog]

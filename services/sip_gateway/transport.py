@@ -99,6 +99,10 @@ class SipTransport(asyncio.DatagramProtocol):
         if self._transport is not None:
             self._transport.close()
 
+    def answers(self, host: str) -> bool:
+        """Whether this source gets an answer at all."""
+        return self._is_allowed(host) or host in self._also_allowed
+
     def allow(self, host: str) -> None:
         """Answer this address, too: the provider that we register with."""
         self._also_allowed.add(host)
@@ -126,7 +130,7 @@ class SipTransport(asyncio.DatagramProtocol):
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         source = (_plain(addr[0]), addr[1])
         self.counters["received"] += 1
-        if not self._is_allowed(source[0]) and source[0] not in self._also_allowed:
+        if not self.answers(source[0]):
             self.counters["source_not_allowed"] += 1
             return
         local = self.local_host(source[0])
