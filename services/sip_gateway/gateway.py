@@ -60,6 +60,7 @@ class _Live:
     def __init__(self, shell: LegShell, sip_call: SipCall) -> None:
         self.shell = shell
         self.sip = sip_call
+        self.task: asyncio.Task[None] | None = None
         self.resumed_at = 0.0  # when a hold ended: before it the caller owed us no RTP
 
 
@@ -160,9 +161,19 @@ class SipGateway:
         self._legs.roster.ticked(lateness_s, now)
 
     def _media_failed(self, rtp: RtpSession) -> None:
-        for live in self._live.values():
+        for live in list(self._live.values()):
             if live.sip.rtp is rtp:
-                live.shell.end(Termination.of(Reason.INTERNAL_ERROR, "a defect in the gateway's media; see its log"))
+                self._end(live, Termination.of(Reason.INTERNAL_ERROR, "a defect in the gateway's media; see its log"))
+
+    def _end(self, live: _Live, why: Termination) -> None:
+        """End a call from a loop that serves all of them: a defect in this call's leg costs only this call."""
+        try:
+            live.shell.end(why)
+        except Exception:  # top of one call's share of a common loop; its task cleans up
+            self.counters["defects"] += 1
+            log.exception("a call could not be ended in order", dialog=live.sip.dialog)
+            if live.task is not None:
+                live.task.cancel()
 
     # -- from SIP ---------------------------------------------------------------------------------------------
 
@@ -290,7 +301,7 @@ class SipGateway:
         log.info("call offered", call=call, caller=new.caller, callee=new.callee, agent=agent.name, codec=state.codec)
         sip_call.ring()
         assert self._tasks is not None
-        self._tasks.create_task(self._serve(live))
+        live.task = self._tasks.create_task(self._serve(live))
 
     async def _serve(self, live: _Live) -> None:
         sip_call = live.sip
@@ -349,4 +360,4 @@ class SipGateway:
                     continue
                 heard_at = live.sip.rtp.received_at or leg.answered_at
                 if now - max(heard_at, leg.answered_at, live.resumed_at) > limit:
-                    live.shell.end(Termination.of(Reason.RTP_TIMEOUT, f"no RTP for {limit:g} s"))
+                    self._end(live, Termination.of(Reason.RTP_TIMEOUT, f"no RTP for {limit:g} s"))

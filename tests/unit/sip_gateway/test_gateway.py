@@ -427,6 +427,21 @@ async def test_a_caller_who_vanishes_without_bye_is_noticed(server, phone):
         assert (await call.wait_ended(2)).cause == "remote_bye"
 
 
+async def test_a_call_whose_leg_cannot_be_ended_costs_no_other(server, phone):
+    async with world(server, rtp_timeout_s=1.1) as here:
+        worker = await here.worker()
+        await phone.call(here.uri, options=CallOptions(sends_silence=False))
+        first = (await worker.offers.get()).call
+        (live,) = here.gateway._live.values()
+        live.shell.leg.end = lambda why, now: 1 / 0
+        await phone.call(here.uri, options=CallOptions(sends_silence=False))
+        await here.until(lambda: not here.gateway._live)
+        assert here.gateway.counters["defects"] == 1
+        await here.until(lambda: any(event.call != first for event in here.of(CallEnded)))
+        (other,) = [event for event in here.of(CallEnded) if event.call != first]
+        assert other.termination.reason is Reason.RTP_TIMEOUT
+
+
 async def test_a_call_on_hold_may_be_silent_for_longer(server, phone):
     async with world(server, rtp_timeout_s=1.1) as here:
         await here.worker()
