@@ -15,6 +15,8 @@ from services.sip_gateway.settings import Settings
 
 log = get_logger()
 
+LINGER_S = 2.0  # at the end, for the answers to the last BYEs and refusals
+
 
 async def main(service: Service, settings: Settings) -> None:
     """Wire the gateway, serve until told to stop, let the calls finish."""
@@ -54,6 +56,7 @@ async def main(service: Service, settings: Settings) -> None:
         await legs.drain(settings.drain_timeout_s)
         for task in background:
             task.cancel()
+    await transport.linger(LINGER_S)
     transport.close()
     ticker.close()
 

@@ -18,11 +18,13 @@ from ipaddress import ip_address
 from libs.runtime.log import get_logger
 from libs.sip.digest import Credentials
 from libs.sip.events import Action, Send
+from libs.sip.transaction import ServerInvite, State
 from libs.sip.user_agent import UaConfig, UserAgent
 from services.sip_gateway.settings import Network
 
 log = get_logger()
 
+LINGER_POLL_S = 0.02
 WILDCARDS = ("0.0.0.0", "::")
 V4_MAPPED = "::ffff:"  # RFC 4291 §2.5.5.2: how a socket on `::` shows an IPv4 peer
 
@@ -44,10 +46,31 @@ def local_address_towards(host: str) -> str:
         return str(probe.getsockname()[0])
 
 
+class _ClosingUserAgent(UserAgent):
+    """A user agent that knows what a shell would lose by closing its socket now."""
+
+    @property
+    def is_settled(self) -> bool:
+        """Nobody owes us a final response or an ACK."""
+        if self.unanswered_requests or any(dialog.unacknowledged for dialog in self._dialogs.values()):
+            return False
+        invites = (transaction for transaction in self._transactions.values() if isinstance(transaction, ServerInvite))
+        return all(invite.state is not State.COMPLETED for invite in invites)
+
+    def stop_waiting_for_acks(self, now: float) -> list[Action]:
+        """The BYE of each dialog whose 2xx is not acknowledged, as if 64*T1 had passed (RFC 3261 §13.3.1.4)."""
+        actions: list[Action] = []
+        for dialog in list(self._dialogs.values()):
+            if dialog.unacknowledged is not None:
+                dialog.unacknowledged.give_up_at = now
+                self._expire_dialog(dialog.id, now, actions)
+        return actions
+
+
 class _Agent:
     """One user agent with its timer."""
 
-    def __init__(self, core: UserAgent) -> None:
+    def __init__(self, core: _ClosingUserAgent) -> None:
         self.core = core
         self.timer: asyncio.TimerHandle | None = None
 
@@ -91,6 +114,21 @@ class SipTransport(asyncio.DatagramProtocol):
         own_host, self.port = transport.get_extra_info("sockname")[:2]
         self._is_ipv6 = ":" in own_host
 
+    async def linger(self, limit_s: float) -> None:
+        """Wait until what was said last (BYE, a refusal) is answered, repeating it meanwhile; at most `limit_s`.
+
+        A call whose 2xx is still without ACK may get no BYE before it (RFC 3261 §15). At the end it gets one anyway:
+        nobody will be here when the ACK comes.
+        """
+        try:
+            async with asyncio.timeout(limit_s):
+                while not all(agent.core.is_settled for agent in self._agents.values()):  # noqa: ASYNC110  no event
+                    await asyncio.sleep(LINGER_POLL_S)
+        except TimeoutError:
+            log.info("closing although not everybody has answered", after_s=limit_s)
+        for local_host, agent in list(self._agents.items()):
+            self._feed(local_host, agent, agent.core.stop_waiting_for_acks)
+
     def close(self) -> None:
         """Stop listening; timers are cancelled."""
         for agent in self._agents.values():
@@ -121,7 +159,7 @@ class SipTransport(asyncio.DatagramProtocol):
         agent = self._agents.get(local_host)
         if agent is None:
             config = UaConfig(local_host, self.port)
-            core = UserAgent(config, lambda: secrets.token_hex(8), credentials=self.credentials)
+            core = _ClosingUserAgent(config, lambda: secrets.token_hex(8), credentials=self.credentials)
             agent = self._agents[local_host] = _Agent(core)
         return agent
 

@@ -6,7 +6,7 @@ from ipaddress import ip_network
 import pytest
 import uvloop
 
-from libs.sip.events import Ended, IncomingCall, Send
+from libs.sip.events import Confirmed, Ended, IncomingCall, Send
 from services.sip_gateway import transport as transport_module
 from services.sip_gateway.transport import SipTransport, local_address_towards
 
@@ -210,3 +210,67 @@ async def test_a_socket_on_both_ip_versions_tells_each_peer_addresses_it_can_rea
     assert f"{written}:{sip.port}" in contact
     assert f"received={peer_host}" in answer.replace("[", "").replace("]", "")
     assert "ffff" not in answer
+
+
+async def answered(sip: SipTransport, peer: Peer) -> tuple[str, str, str]:
+    """Local address, dialog and our tag of a call that has its 200."""
+    peer.transport.sendto(invite(peer.port), ("127.0.0.1", sip.port))
+    assert "100 Trying" in await peer.next()
+    ((local, event),) = sip.events
+    sip.perform(local, sip.core(local).answer(event.dialog, SDP, asyncio.get_running_loop().time()))
+    ok = await peer.next()
+    return local, event.dialog, ok.split("\r\nTo: ")[1].split(";tag=")[1].split("\r\n")[0]
+
+
+def ack(port: int, to_tag: str, branch: str = "z9hG4bKack") -> bytes:
+    text = options(port).decode().replace("OPTIONS", "ACK").replace("z9hG4bK1", branch)
+    return text.replace("To: <sip:x@127.0.0.1>", f"To: <sip:x@127.0.0.1>;tag={to_tag}").encode()
+
+
+async def test_a_lost_bye_is_repeated_before_the_socket_closes(make):
+    sip = await make()
+    peer = await make.peer()
+    local, dialog, tag = await answered(sip, peer)
+    peer.transport.sendto(ack(peer.port, tag), ("127.0.0.1", sip.port))
+    while not any(isinstance(event, Confirmed) for _, event in sip.events):  # noqa: ASYNC110
+        await asyncio.sleep(0.005)
+    sip.perform(local, sip.core(local).bye(dialog, asyncio.get_running_loop().time()))
+    lingering = asyncio.create_task(sip.linger(3))
+    first, again = await peer.next(), await peer.next()
+    assert first.startswith("BYE")
+    assert again == first
+    assert not lingering.done()
+    head = [line for line in again.split("\r\n") if line.startswith(("Via", "From", "To", "Call-ID", "CSeq"))]
+    peer.transport.sendto("\r\n".join(["SIP/2.0 200 OK", *head, "", ""]).encode(), ("127.0.0.1", sip.port))
+    await asyncio.wait_for(lingering, 1)
+
+
+async def test_a_call_without_ack_gets_its_bye_at_the_end_of_the_linger(make):
+    sip = await make()
+    peer = await make.peer()
+    local, dialog, _ = await answered(sip, peer)
+    sip.perform(local, sip.core(local).bye(dialog, asyncio.get_running_loop().time()))
+    assert peer.got.empty()
+    await sip.linger(0.1)
+    assert (await peer.next()).startswith("BYE")
+
+
+async def test_the_socket_lingers_for_the_ack_of_a_refusal(make):
+    sip = await make()
+    peer = await make.peer()
+    peer.transport.sendto(invite(peer.port), ("127.0.0.1", sip.port))
+    assert "100 Trying" in await peer.next()
+    ((local, event),) = sip.events
+    sip.perform(local, sip.core(local).reject(event.dialog, 503, asyncio.get_running_loop().time()))
+    lingering = asyncio.create_task(sip.linger(3))
+    refusals = [await peer.next(), await peer.next()]  # T1 later
+    assert all("503" in refusal.split("\r\n")[0] for refusal in refusals)
+    assert not lingering.done()
+    tag = refusals[0].split("\r\nTo: ")[1].split(";tag=")[1].split("\r\n")[0]
+    peer.transport.sendto(ack(peer.port, tag, "z9hG4bK1"), ("127.0.0.1", sip.port))
+    await asyncio.wait_for(lingering, 1)
+
+
+async def test_nobody_lingers_when_all_is_said(make):
+    sip = await make()
+    await asyncio.wait_for(sip.linger(3), 0.5)
