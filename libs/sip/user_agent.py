@@ -93,6 +93,27 @@ class UserAgent(Uas, Uac, RegistrationLayer):
             case _:
                 return self._expire_registration(owner, now)
 
+    # -- closing ------------------------------------------------------------------------------------------------
+
+    @property
+    def is_settled(self) -> bool:
+        """Nobody owes us a final response or an ACK: the socket may be closed."""
+        if self.unanswered_requests or any(dialog.unacknowledged for dialog in self._dialogs.values()):
+            return False
+        invites = (transaction for transaction in self._transactions.values() if isinstance(transaction, ServerInvite))
+        return all(invite.state is not State.COMPLETED for invite in invites)
+
+    def stop_waiting_for_acks(self, now: float) -> list[Action]:
+        """The BYE of each dialog whose 2xx is not acknowledged, as if 64*T1 had passed (RFC 3261 §13.3.1.4)."""
+        actions: list[Action] = []
+        for dialog in list(self._dialogs.values()):
+            if dialog.unacknowledged is not None:
+                dialog.unacknowledged.give_up_at = now
+                self._expire_dialog(dialog.id, now, actions)
+        return actions
+
+    # -- time-outs ----------------------------------------------------------------------------------------------
+
     def _timed_out(self, transaction: Transaction, branch: str, now: float, actions: list[Action]) -> None:
         if transaction.registration:
             actions += self._registration_timed_out(transaction.registration, branch, now)

@@ -18,7 +18,6 @@ from ipaddress import ip_address
 from libs.runtime.log import get_logger
 from libs.sip.digest import Credentials
 from libs.sip.events import Action, Send
-from libs.sip.transaction import ServerInvite, State
 from libs.sip.user_agent import UaConfig, UserAgent
 from services.sip_gateway.settings import Network
 
@@ -46,31 +45,10 @@ def local_address_towards(host: str) -> str:
         return str(probe.getsockname()[0])
 
 
-class _ClosingUserAgent(UserAgent):
-    """A user agent that knows what a shell would lose by closing its socket now."""
-
-    @property
-    def is_settled(self) -> bool:
-        """Nobody owes us a final response or an ACK."""
-        if self.unanswered_requests or any(dialog.unacknowledged for dialog in self._dialogs.values()):
-            return False
-        invites = (transaction for transaction in self._transactions.values() if isinstance(transaction, ServerInvite))
-        return all(invite.state is not State.COMPLETED for invite in invites)
-
-    def stop_waiting_for_acks(self, now: float) -> list[Action]:
-        """The BYE of each dialog whose 2xx is not acknowledged, as if 64*T1 had passed (RFC 3261 §13.3.1.4)."""
-        actions: list[Action] = []
-        for dialog in list(self._dialogs.values()):
-            if dialog.unacknowledged is not None:
-                dialog.unacknowledged.give_up_at = now
-                self._expire_dialog(dialog.id, now, actions)
-        return actions
-
-
 class _Agent:
     """One user agent with its timer."""
 
-    def __init__(self, core: _ClosingUserAgent) -> None:
+    def __init__(self, core: UserAgent) -> None:
         self.core = core
         self.timer: asyncio.TimerHandle | None = None
 
@@ -159,7 +137,7 @@ class SipTransport(asyncio.DatagramProtocol):
         agent = self._agents.get(local_host)
         if agent is None:
             config = UaConfig(local_host, self.port)
-            core = _ClosingUserAgent(config, lambda: secrets.token_hex(8), credentials=self.credentials)
+            core = UserAgent(config, lambda: secrets.token_hex(8), credentials=self.credentials)
             agent = self._agents[local_host] = _Agent(core)
         return agent
 
