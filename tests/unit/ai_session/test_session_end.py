@@ -89,7 +89,7 @@ async def test_the_last_words_before_a_hang_up_are_stored_and_the_running_answer
         events = await events_of(worker, leg)
         assert [e.text for e in of_kind(events, "caller.turn")] == ["Zehn Bögen."]
         assert {e.source for e in of_kind(events, "usage.reported")} == {"response", "transcription"}
-        assert len(leg.frames) <= frames + 1
+        assert len(leg.frames) <= frames + 12, "some may be on their way; the answer has seconds left"
         assert leg.rehearsal.sessions.all()[-1].client_errors == []
 
 
