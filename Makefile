@@ -40,7 +40,9 @@ types: setup  ## mypy --strict on libs, services, cli
 
 .PHONY: test
 test: setup  ## everything that needs neither network nor docker (under 3 minutes)
-	@$(BIN)/pytest -q -n 4 --dist loadfile -m "not docker and not peer" tests/e2e tests/unit tests/integration
+	@# the long conversations first, side by side; everything else fills the gaps
+	@$(BIN)/pytest -q -n 4 --dist loadfile --no-loadscope-reorder -m "not docker and not peer" \
+	  tests/e2e tests/integration tests/unit
 
 .PHONY: test-integration
 test-integration: setup  ## with docker (NATS, PostgreSQL) and SIP peers (sipp, baresip)
