@@ -338,7 +338,7 @@ class PhoneCall:
         try:
             self._phone.reinvite(self.dialog, offer)
             await self._or_end(self._reoffer, timeout_s)
-        except BaseException:
+        except BaseException:  # nothing is swallowed: whatever ended it, the session is as before
             self.offer = previous
             raise
         finally:

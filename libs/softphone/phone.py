@@ -129,7 +129,7 @@ class Softphone(asyncio.DatagramProtocol):
         placed = OutgoingCall(target, destination, from_uri, from_display, offer.serialize(), headers)
         try:
             dialog, actions = self.agent.invite(placed, self._now())
-        except BaseException:
+        except BaseException:  # nothing is swallowed: the socket has no other owner yet
             rtp.close()
             raise
         call = PhoneCall(self, dialog, rtp, offer, options or CallOptions())

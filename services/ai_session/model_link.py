@@ -134,7 +134,7 @@ class ModelLink:
         self.backend = backend
         try:
             await backend.open(Opening(self._instructions, descriptions, conversation.items))
-        except BaseException:
+        except BaseException:  # nothing is swallowed: a cancelled opening closes its connection, too
             await backend.close()
             raise
         self._bridge.attach(backend)

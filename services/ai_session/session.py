@@ -167,7 +167,7 @@ class Session:
             except asyncio.CancelledError:
                 if not self.ended_by:
                     raise
-            except Exception as error:
+            except Exception as error:  # the top of a call task: this call is given back, the others go on
                 problems = error.exceptions if isinstance(error, BaseExceptionGroup) else (error,)
                 log.exception("the session broke", problem="; ".join(map(repr, problems)))
                 self.ended_by = "internal_error"

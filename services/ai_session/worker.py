@@ -125,7 +125,7 @@ class Worker:
             return self._refusal(offer, decision.reason), None
         try:
             session = Session(offer, plan, self._around)
-        except Exception as error:
+        except Exception as error:  # the top of a call: its place is given back, the worker goes on
             self.claims.ended(offer.call, offer.epoch)
             log.exception("a session could not be made", call=offer.call)
             return self._refusal(offer, f"the call cannot be served: {error}"), None

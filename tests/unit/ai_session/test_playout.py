@@ -164,6 +164,20 @@ def test_nothing_is_written_off_while_the_call_is_about_to_be_answered():
     assert playout.written_off == 0
 
 
+def test_on_hold_nothing_goes_out_and_no_progress_is_no_loss():
+    playout = Playout(8000)
+    playout.push("r", ("a", 0), pcm(8000))
+    sent = len(all_frames(playout))
+    playout.heard(160)
+    playout.paused = True
+    assert playout.next_frame() is None
+    for _ in range(200):
+        playout.heard(160)
+    assert playout.written_off == 0
+    playout.paused = False
+    assert (sent, len(all_frames(playout))) == (10, 1)
+
+
 def test_a_position_beyond_what_was_sent_is_clamped():
     playout = Playout(8000)
     playout.push("r", ("a", 0), pcm(160))

@@ -398,3 +398,14 @@ async def test_an_entrance_that_cannot_answer_ends_the_call(gateway, server):
         async with asyncio.timeout(2):
             await asyncio.gather(*gateway.tasks)
         assert shell.leg.termination.reason is Reason.INTERNAL_ERROR
+
+
+async def test_a_gateway_that_goes_down_leaves_no_call_in_the_copy(gateway, server):
+    async with FakeWorker(server.url) as worker:
+        await gateway.knows(worker)
+        shell, _ = await gateway.talking()
+        await gateway.entry(shell)
+        await gateway.legs.drain(0.05)
+        store = await gateway.bus.js.key_value(subjects.KV_CALLS)
+        with pytest.raises(nats.js.errors.KeyNotFoundError):
+            await store.get(shell.new.call)

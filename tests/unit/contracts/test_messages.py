@@ -306,6 +306,11 @@ def test_configuration_names_must_fit_into_subjects_and_keys():
             make()
 
 
+def test_a_fallback_message_is_base64():
+    with pytest.raises(ValidationError, match="not base64"):
+        config.Fallback(kind="message", message_ulaw_b64="äöü!")
+
+
 def test_a_fallback_message_needs_its_audio():
     with pytest.raises(ValidationError, match="WAV"):
         config.Fallback(kind="message")
