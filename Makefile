@@ -74,7 +74,7 @@ docs: setup  ## write again what is generated: subjects, settings
 
 .PHONY: lock
 lock: setup  ## resolve requirements.lock and the locks per service anew
-	@for group in dev sip-gateway ai-session catalog-tools transcript-store rehearsal cli; do \
+	@for group in dev sip-gateway twilio-gateway browser-gateway pyvoip ai-session catalog-tools transcript-store rehearsal cli; do \
 	  out=requirements/$$group.lock; [ $$group = dev ] && out=requirements.lock; \
 	  $(BIN)/uv pip compile pyproject.toml --group $$group --universal --python-version 3.11 --generate-hashes \
 	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet --output-file $$out || exit 1; \

@@ -1,0 +1,1 @@
+"""Calls from a browser: PCM over WebSocket, for test calls and for a person who takes a call over."""
