@@ -45,7 +45,10 @@ from libs.call_leg.actions import (
 )
 from libs.call_leg.roster import Gone, Roster
 from libs.contracts.commands import (
+    Accept,
     CommandReply,
+    Decline,
+    Describe,
     Failed,
     HandOver,
     HangUp,
@@ -297,7 +300,7 @@ class Leg:
             case Mute():
                 self.muted = command.muted
                 return _DONE, [SetMuted(command.muted), TellAgent(), WriteEntry()]
-            case Transfer() | SendDtmf() | Hold() | Say() | Record() | TakeOver():
+            case Transfer() | SendDtmf() | Hold() | Say() | Record() | TakeOver() | Accept() | Decline() | Describe():
                 return _refuse(f"'{command.kind}' is not available in this version of the gateway"), []
             case _:
                 assert_never(command)

@@ -1,4 +1,8 @@
-"""What a leg needs of its entrance (SIP, Twilio, browser): four verbs and its counters."""
+"""What a leg needs of its entrance (SIP, Twilio, browser), and what it is told when a call arrives.
+
+The other direction is `LegShell`: an entrance calls `answered`, `ringing`, `caller_gone`, `refused`, `dtmf`, `set_held`
+and, while a transfer runs, `transfer_progress` and `transfer_ended`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from libs.call_leg.audio import CallAudio
+from libs.contracts.commands import LegCommand, Transfer
 from libs.contracts.config import AgentConfig, Fallback
 from libs.contracts.events import MediaStatistics
 from libs.contracts.offer import CallState
@@ -17,14 +22,35 @@ class Entrance(Protocol):
 
     audio: CallAudio
 
+    def objection(self, command: LegCommand) -> str | None:
+        """Why this entrance cannot do what is asked, in one sentence for the one who asks; None when it can.
+
+        Asked before `dial`, `transfer`, `send_dtmf` and `hold` reach it, for these commands only.
+        """
+
+    def dial(self) -> None:
+        """Outbound: the agent is ready, call the number. `LegShell.ringing`, then `answered` or `refused` follow."""
+
     def answer(self) -> None:
-        """The agent is ready: answer the call (SIP: 200 OK)."""
+        """Inbound: the agent is ready, answer the call (SIP: 200 OK)."""
 
     def reject(self, fallback: Fallback, termination: Termination) -> None:
         """No agent will come: the route's fallback, or a refusal that fits the termination."""
 
     def hang_up(self, termination: Termination) -> None:
-        """End the answered call (SIP: BYE)."""
+        """End the call: answered (SIP: BYE), or an outbound one that is still ringing (SIP: CANCEL)."""
+
+    def transfer(self, command: Transfer) -> Literal["refer", "bridge", "dial"]:
+        """Begin a transfer and tell by which means; `LegShell.transfer_progress` and `transfer_ended` follow."""
+
+    def cancel_transfer(self) -> None:
+        """The call ends or the agent changed its mind while a transfer runs: give up what was begun for it."""
+
+    def send_dtmf(self, digits: str) -> None:
+        """Press these keys towards the other side, one after the other."""
+
+    def hold(self, held: bool) -> None:
+        """Put the other side on hold or take it back (SIP: re-INVITE); the leg plays the waiting tone meanwhile."""
 
     def send_now(self) -> None:
         """A talkspurt begins: send its first frame without waiting for the tick."""
@@ -47,3 +73,6 @@ class NewCall:
     route: str
     fallback: Fallback
     state: CallState
+    needs_person: bool = False  # `answer: manual`: rings until `accept`, `decline` or the time-out
+    person_timeout_s: float = 60.0
+    answer_delay_s: float = 0.0

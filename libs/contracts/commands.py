@@ -6,7 +6,7 @@ stale one is refused (R7); a person's carries none.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -57,10 +57,16 @@ class Mute(Command):
 
 
 class Transfer(Command):
-    """Connect the caller with somebody else."""
+    """Connect the other side with somebody else. The gateway does it (R8); its course comes as `call.transfer` events.
+
+    `refer`: the other side is asked to call the target itself (SIP REFER, blind); `bridge`: the gateway calls the
+    target, says `announcement` to it and joins the two; `auto`: what the trunk can. A failure returns to the agent.
+    """
 
     kind: Literal["transfer"] = "transfer"
-    target: str
+    target: str = Field(min_length=1, max_length=200)
+    mode: Literal["auto", "refer", "bridge"] = "auto"
+    announcement: str | None = Field(None, max_length=500)
 
 
 class SendDtmf(Command):
@@ -92,14 +98,51 @@ class Record(Command):
 
 
 class TakeOver(Command):
-    """A person takes the call from the agent."""
+    """A person takes the call from the agent.
+
+    `by` stands where a worker's id stands: its owner sends worker heartbeats with capacity 0 in this name, gets the
+    caller's frames and sends its own as any worker does, without pacing. The reply's details are `epoch`, `gw`,
+    `codec`, `rate_hz`. `hand_over` with that epoch gives the call back to an agent, `hang_up` ends it.
+    """
 
     kind: Literal["take_over"] = "take_over"
-    by: str
+    by: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+
+
+class Accept(Command):
+    """Let a call ring through to its agent that waits for a person's word (`answer: manual`)."""
+
+    kind: Literal["accept"] = "accept"
+
+
+class Decline(Command):
+    """Refuse a call that waits for a person's word."""
+
+    kind: Literal["decline"] = "decline"
+    detail: str = ""
+
+
+class Describe(Command):
+    """Tell the call's present state; the reply's details are phase, epoch, owner, codec and media statistics."""
+
+    kind: Literal["describe"] = "describe"
 
 
 LegCommand = Annotated[
-    Ready | Failed | HandOver | HangUp | Mute | Transfer | SendDtmf | Hold | Say | Record | TakeOver,
+    Ready
+    | Failed
+    | HandOver
+    | HangUp
+    | Mute
+    | Transfer
+    | SendDtmf
+    | Hold
+    | Say
+    | Record
+    | TakeOver
+    | Accept
+    | Decline
+    | Describe,
     Field(discriminator="kind"),
 ]
 
@@ -133,3 +176,4 @@ class CommandReply(Message):
 
     ok: bool
     error: str = ""
+    details: dict[str, Any] = {}

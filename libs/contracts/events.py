@@ -58,8 +58,23 @@ class CallClaimed(CallEvent):
     previous_played: Sample | None = None
 
 
+class CallWaiting(CallEvent):
+    """The call rings until a person accepts it (`callbus accept`, `callbus reject`) or `until` has come."""
+
+    kind: Literal["call.waiting"] = "call.waiting"
+    until: AwareDatetime
+
+
+class CallRinging(CallEvent):
+    """The callee of an outbound call is being alerted; `status` is SIP's 180 or 183, or its like."""
+
+    kind: Literal["call.ringing"] = "call.ringing"
+    status: int = 180
+    early_media: bool = False
+
+
 class CallAnswered(CallEvent):
-    """200 OK went out: the caller hears the agent from here on."""
+    """Caller and agent hear each other from here on: 200 OK went out, or for an outbound call came in."""
 
     kind: Literal["call.answered"] = "call.answered"
     codec: str
@@ -76,6 +91,37 @@ class WorkerLost(CallEvent):
     detail: str = ""
 
 
+class CallHeld(CallEvent):
+    """The call was put on hold or taken back, by the other side or by a command."""
+
+    kind: Literal["call.held"] = "call.held"
+    held: bool
+    by: Literal["remote", "command"]
+
+
+class CallTransfer(CallEvent):
+    """How a transfer goes: requested, its progress (SIP status of the target), then done or failed, once.
+
+    After `failed` the other side is back with the agent; after `done` the agent has left.
+    """
+
+    kind: Literal["call.transfer"] = "call.transfer"
+    state: Literal["requested", "ringing", "done", "failed"]
+    target: str
+    mode: Literal["refer", "bridge", "dial"]
+    status: int | None = None
+    detail: str = ""
+
+
+class CallTakenOver(CallEvent):
+    """A person took the call from the agent; `epoch` is theirs."""
+
+    kind: Literal["call.taken_over"] = "call.taken_over"
+    by: str
+    previous_wk: str | None = None
+    previous_played: Sample | None = None
+
+
 class CallMuted(CallEvent):
     """The agent was muted or unmuted by command."""
 
@@ -88,6 +134,24 @@ class DtmfReceived(CallEvent):
 
     kind: Literal["call.dtmf"] = "call.dtmf"
     digit: str
+
+
+class DtmfSent(CallEvent):
+    """Keys were pressed towards the other side by command."""
+
+    kind: Literal["call.dtmf_sent"] = "call.dtmf_sent"
+    digits: str
+
+
+class SipTraced(CallEvent):
+    """One SIP message of the call as it went over the wire, credentials removed (`callbus trace`)."""
+
+    kind: Literal["sip.traced"] = "sip.traced"
+    direction: Literal["in", "out"]
+    transport: Literal["udp", "tcp", "tls"] = "udp"
+    local: str  # host:port
+    peer: str  # host:port
+    text: str
 
 
 class MediaStatistics(Message):
@@ -262,10 +326,17 @@ class OrderPlaced(CallEvent):
 Event = Annotated[
     CallOffered
     | CallClaimed
+    | CallWaiting
+    | CallRinging
     | CallAnswered
     | WorkerLost
+    | CallHeld
+    | CallTransfer
+    | CallTakenOver
     | CallMuted
     | DtmfReceived
+    | DtmfSent
+    | SipTraced
     | CallEnded
     | CallerSpoke
     | CallerTurn

@@ -14,6 +14,7 @@ class CallState(Message):
 
     codec: Literal["PCMU", "PCMA", "G722", "L16"] = "PCMU"
     rate_hz: int = 8000
+    answered: bool = True  # an outbound call rings first; until this is true nobody hears the agent, nor it them
     held: bool = False
     muted: bool = False
     recording: bool = False

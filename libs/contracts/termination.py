@@ -25,6 +25,7 @@ class Reason(StrEnum):
     """The ways a call can end; each belongs to exactly one `Result`."""
 
     CALLER_HUNG_UP = "caller_hung_up"
+    CALLEE_HUNG_UP = "callee_hung_up"
     AGENT_HUNG_UP = "agent_hung_up"
     OPERATOR_HUNG_UP = "operator_hung_up"
     MAX_DURATION = "max_duration"
@@ -40,11 +41,17 @@ class Reason(StrEnum):
     CALLEE_NO_ANSWER = "callee_no_answer"
     CALLEE_DECLINED = "callee_declined"
     NUMBER_INVALID = "number_invalid"
+    NUMBER_NOT_ALLOWED = "number_not_allowed"
+    NOT_AUTHENTICATED = "not_authenticated"
+    OPERATOR_DECLINED = "operator_declined"
+    NOT_ACCEPTED = "not_accepted"
+    OUTSIDE_HOURS = "outside_hours"
 
     NO_ROUTE = "no_route"
     UNKNOWN_AGENT = "unknown_agent"
     NO_WORKER = "no_worker"
     AT_CAPACITY = "at_capacity"
+    TOO_MANY_ATTEMPTS = "too_many_attempts"
     DRAINING = "draining"
     NOT_READY = "not_ready"
     WORKER_LOST = "worker_lost"
@@ -62,6 +69,7 @@ class Reason(StrEnum):
 _RESULTS: dict[Result, tuple[Reason, ...]] = {
     Result.SUCCESS: (
         Reason.CALLER_HUNG_UP,
+        Reason.CALLEE_HUNG_UP,
         Reason.AGENT_HUNG_UP,
         Reason.OPERATOR_HUNG_UP,
         Reason.MAX_DURATION,
@@ -78,12 +86,18 @@ _RESULTS: dict[Result, tuple[Reason, ...]] = {
         Reason.CALLEE_NO_ANSWER,
         Reason.CALLEE_DECLINED,
         Reason.NUMBER_INVALID,
+        Reason.NUMBER_NOT_ALLOWED,
+        Reason.NOT_AUTHENTICATED,
+        Reason.OPERATOR_DECLINED,
+        Reason.NOT_ACCEPTED,
+        Reason.OUTSIDE_HOURS,
     ),
     Result.SERVER: (
         Reason.NO_ROUTE,
         Reason.UNKNOWN_AGENT,
         Reason.NO_WORKER,
         Reason.AT_CAPACITY,
+        Reason.TOO_MANY_ATTEMPTS,
         Reason.DRAINING,
         Reason.NOT_READY,
         Reason.WORKER_LOST,

@@ -7,8 +7,9 @@ import audioop
 import base64
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from libs.contracts.commands import LegCommand, Transfer
 from libs.contracts.config import Fallback
 from libs.contracts.events import MediaStatistics
 from libs.contracts.termination import Reason, Termination
@@ -57,6 +58,26 @@ class SipCall:
         self._transport.perform(
             self._local_host, self._transport.core(self._local_host).ring(self.dialog, self._loop.time())
         )
+
+    def objection(self, command: LegCommand) -> str | None:
+        """What SIP calls cannot do yet."""
+        return f"'{command.kind}' is not available in this version of the SIP gateway"
+
+    def dial(self) -> None:
+        """Outbound calls are not placed yet."""
+
+    def transfer(self, command: Transfer) -> Literal["refer", "bridge", "dial"]:
+        """Never asked: see `objection`."""
+        return "refer"
+
+    def cancel_transfer(self) -> None:
+        """Nothing runs."""
+
+    def send_dtmf(self, digits: str) -> None:
+        """Never asked: see `objection`."""
+
+    def hold(self, held: bool) -> None:
+        """Never asked: see `objection`."""
 
     def answer(self) -> None:
         """200 OK, and RTP from now on."""

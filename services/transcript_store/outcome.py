@@ -10,6 +10,10 @@ NO_AGENT = frozenset(
         Reason.UNKNOWN_AGENT,
         Reason.NO_WORKER,
         Reason.AT_CAPACITY,
+        Reason.TOO_MANY_ATTEMPTS,
+        Reason.OPERATOR_DECLINED,
+        Reason.NOT_ACCEPTED,
+        Reason.OUTSIDE_HOURS,
         Reason.DRAINING,
         Reason.NOT_READY,
     }

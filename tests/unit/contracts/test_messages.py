@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from libs.contracts import commands, config, events, heartbeat, offer, rpc, tool, wire
+from libs.contracts import commands, config, events, heartbeat, offer, originate, rpc, tool, wire
 from libs.contracts.model import Message
 from libs.contracts.termination import RESULT_OF, Outcome, Reason, Result, Termination
 
@@ -28,6 +28,10 @@ durations = st.floats(0, 1e9, allow_nan=False)
 
 BY_NAME = {  # fields with rules that their type does not tell
     "at": moments,
+    "until": moments,
+    "by": tokens,
+    "details": st.dictionaries(words, json_values, max_size=2),
+    "request_id": tokens,
     "started_at": st.none() | moments,
     "deadline_at": moments,
     "termination": terminations,
@@ -102,7 +106,8 @@ def from_type(annotation):
 def models(cls):
     if cls is Termination:
         return terminations
-    rules = BY_NAME | ({"agent": tokens} if cls is config.RouteConfig else {})
+    rules = {name: rule for name, rule in BY_NAME.items() if (cls, name) != (events.CallHeld, "by")}
+    rules |= {"agent": tokens} if cls is config.RouteConfig else {}
     fields = {
         name: rules[name] if name in rules else bounded(field, field.annotation)
         for name, field in cls.model_fields.items()
@@ -120,7 +125,7 @@ EVENTS, LEG, AGENT, CONFIG = map(
 PLAIN = (
     commands.CommandReply, heartbeat.WorkerHeartbeat, heartbeat.GatewayHeartbeat, heartbeat.CallEntry, offer.CallState,
     offer.Resume, offer.Offer, offer.OfferReply, offer.Release, rpc.RpcRequest, rpc.RpcReply, tool.ToolRequest,
-    tool.ToolReply, tool.ToolDescription,
+    tool.ToolReply, tool.ToolDescription, originate.Originate, originate.OriginateReply,
 )  # fmt: skip
 DECODERS = (
     (EVENTS, wire.event_decoder),
@@ -143,7 +148,14 @@ def subclasses(cls):
 
 def test_no_message_was_forgotten_here():
     nested = {config.TurnTaking, config.Transcription, config.Limits, config.Budget, config.Fallback}
-    nested |= {events.MediaStatistics, events.OrderLine, Message, events.CallEvent, commands.Command}
+    nested |= {
+        events.MediaStatistics,
+        events.OrderLine,
+        Message,
+        events.CallEvent,
+        commands.Command,
+        originate.AgentChanges,
+    }
     ours = {cls for cls in subclasses(Message) if cls.__module__.startswith("libs.contracts.")}
     assert ours == nested | {*EVENTS, *LEG, *AGENT, *CONFIG, *PLAIN}
 
@@ -225,11 +237,12 @@ def test_messages_are_frozen():
 # -- how a call ended ---------------------------------------------------------------------------------------
 
 ENDINGS = {
-    Result.SUCCESS: "caller_hung_up agent_hung_up operator_hung_up max_duration transferred fallback_played",
+    Result.SUCCESS: "caller_hung_up callee_hung_up agent_hung_up operator_hung_up max_duration transferred "
+    "fallback_played",
     Result.CLIENT: "caller_cancelled no_common_codec malformed_offer no_ack rtp_timeout callee_busy callee_no_answer "
-    "callee_declined number_invalid",
-    Result.SERVER: "no_route unknown_agent no_worker at_capacity draining not_ready worker_lost gateway_lost "
-    "internal_error",
+    "callee_declined number_invalid number_not_allowed not_authenticated operator_declined not_accepted outside_hours",
+    Result.SERVER: "no_route unknown_agent no_worker at_capacity too_many_attempts draining not_ready worker_lost "
+    "gateway_lost internal_error",
     Result.UPSTREAM: "model_refused model_unreachable model_failed trunk_failed",
     Result.INDETERMINATE: "lost",
 }
