@@ -19,7 +19,7 @@ from libs.sip.errors import SipStateError
 if TYPE_CHECKING:
     from libs.call_leg.audio import CallAudio
     from services.sip_gateway.rtp_session import RtpSession
-    from services.sip_gateway.transport import SipTransport
+    from services.sip_gateway.transport import Local, SipTransport
 
 log = get_logger()
 
@@ -41,10 +41,10 @@ class SipCall:
     """Implements `libs.call_leg.ports.Entrance`. Commands on a dialog that ended meanwhile are harmless."""
 
     def __init__(
-        self, transport: SipTransport, local_host: str, dialog: str, answer_sdp: str, rtp: RtpSession, audio: CallAudio
+        self, transport: SipTransport, local: Local, dialog: str, answer_sdp: str, rtp: RtpSession, audio: CallAudio
     ) -> None:
         self._transport = transport
-        self._local_host = local_host
+        self._local = local
         self.dialog = dialog
         self._answer_sdp = answer_sdp
         self.rtp = rtp
@@ -55,9 +55,7 @@ class SipCall:
 
     def ring(self) -> None:
         """180 Ringing."""
-        self._transport.perform(
-            self._local_host, self._transport.core(self._local_host).ring(self.dialog, self._loop.time())
-        )
+        self._transport.perform(self._local, self._transport.core(self._local).ring(self.dialog, self._loop.time()))
 
     def objection(self, command: LegCommand) -> str | None:
         """What SIP calls cannot do yet."""
@@ -81,14 +79,14 @@ class SipCall:
 
     def answer(self) -> None:
         """200 OK, and RTP from now on."""
-        core, now = self._transport.core(self._local_host), self._loop.time()
+        core, now = self._transport.core(self._local), self._loop.time()
         try:
             actions = core.answer(self.dialog, self._answer_sdp, now)
         except SipStateError as error:  # a CANCEL crossed; its event ends the leg
             log.info("not answered", problem=str(error))
             return
         self.rtp.answered(now)
-        self._transport.perform(self._local_host, actions)
+        self._transport.perform(self._local, actions)
 
     def reject(self, fallback: Fallback, termination: Termination) -> None:
         """The route's message where it has one, else a final response."""
@@ -97,19 +95,19 @@ class SipCall:
             return
         status = STATUS_OF.get(termination.reason, fallback.status)
         headers = [("Retry-After", "5")] if status == 503 else []
-        core = self._transport.core(self._local_host)
-        self._transport.perform(self._local_host, core.reject(self.dialog, status, self._loop.time(), headers=headers))
+        core = self._transport.core(self._local)
+        self._transport.perform(self._local, core.reject(self.dialog, status, self._loop.time(), headers=headers))
 
     def hang_up(self, termination: Termination) -> None:
         """BYE with the reason for people who trace."""
-        core = self._transport.core(self._local_host)
+        core = self._transport.core(self._local)
         actions = core.bye(self.dialog, self._loop.time(), f'callbus;text="{termination.reason}"')
-        self._transport.perform(self._local_host, actions)
+        self._transport.perform(self._local, actions)
 
     def close(self) -> None:
         """Whatever went wrong: the dialog is over, with a BYE or a final response if nobody said so yet."""
-        core = self._transport.core(self._local_host)
-        self._transport.perform(self._local_host, core.bye(self.dialog, self._loop.time()))
+        core = self._transport.core(self._local)
+        self._transport.perform(self._local, core.bye(self.dialog, self._loop.time()))
 
     def send_now(self) -> None:
         """A talkspurt begins."""

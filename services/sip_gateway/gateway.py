@@ -39,7 +39,7 @@ from services.sip_gateway.rtp_ports import NoRtpPort, PortPool
 from services.sip_gateway.rtp_session import MediaFormat, RtpSession, RtpStart
 from services.sip_gateway.settings import Settings
 from services.sip_gateway.ticker import Ticker
-from services.sip_gateway.transport import SipTransport
+from services.sip_gateway.transport import Local, SipTransport
 from services.sip_gateway.trunk import Account, Trunk
 
 log = get_logger()
@@ -68,7 +68,7 @@ class _Live:
 class _Arrival:
     """An INVITE, its numbers normalised, its route looked up."""
 
-    local_host: str
+    local: Local
     event: sip.IncomingCall
     caller: str
     callee: str
@@ -95,7 +95,7 @@ class _Refused(Exception):
 
 
 def _agree(arrival: _Arrival, port: int) -> _Media:
-    local = LocalMedia(arrival.local_host, port, session_id=secrets.randbits(31))
+    local = LocalMedia(arrival.local.host, port, session_id=secrets.randbits(31))
     offer = arrival.event.offer
     if offer is None:  # RFC 3261 §13.2.1: we offer in the 200, the answer comes in the ACK
         local = LocalMedia(local.host, port, (LATE_OFFER_LAW.encoding_name,), local.session_id)
@@ -177,10 +177,10 @@ class SipGateway:
 
     # -- from SIP ---------------------------------------------------------------------------------------------
 
-    def on_event(self, local_host: str, event: sip.Action) -> None:
+    def on_event(self, local: Local, event: sip.Action) -> None:
         """What the SIP core reports."""
         if isinstance(event, sip.IncomingCall):
-            self._incoming(local_host, event)
+            self._incoming(local, event)
             return
         if isinstance(event, sip.InviteRefused):
             self._refused_by_core(event)
@@ -208,10 +208,10 @@ class SipGateway:
             case _:
                 pass
 
-    def _incoming(self, local_host: str, event: sip.IncomingCall) -> None:
+    def _incoming(self, local: Local, event: sip.IncomingCall) -> None:
         """An INVITE with a new dialog: find the agent, agree on media, offer the call."""
         caller, callee, route = self._routed(event)
-        arrival = _Arrival(local_host, event, caller, callee, route)
+        arrival = _Arrival(local, event, caller, callee, route)
         try:
             self._accept(arrival)
         except _Refused as refused:
@@ -247,9 +247,9 @@ class SipGateway:
         self._record(arrival.caller, arrival.callee, arrival.route, why)
         status = STATUS_OF.get(why.reason, 503)
         headers = [("Retry-After", "5")] if status == 503 else []
-        core = self.transport.core(arrival.local_host)
+        core = self.transport.core(arrival.local)
         actions = core.reject(arrival.event.dialog, status, self._loop.time(), headers=headers)
-        self.transport.perform(arrival.local_host, actions)
+        self.transport.perform(arrival.local, actions)
 
     def _accept(self, arrival: _Arrival) -> None:
         refusal = self._legs.refusal()
@@ -262,7 +262,7 @@ class SipGateway:
         if agent is None:
             detail = f"route {route.name} names the agent {route.agent}, which is not published"
             raise _Refused(Termination.of(Reason.UNKNOWN_AGENT, detail))
-        sock = self._rtp_socket(arrival.local_host)
+        sock = self._rtp_socket(arrival.local.host)
         try:
             media = _agree(arrival, sock.getsockname()[1])
         except _Refused:
@@ -288,7 +288,7 @@ class SipGateway:
         rtp = RtpSession(sock, media.format, media.remote, audio, start)
         rtp.may_send = media.may_send
         rtp.may_latch = self.transport.answers
-        sip_call = SipCall(self.transport, arrival.local_host, arrival.event.dialog, media.sdp, rtp, audio)
+        sip_call = SipCall(self.transport, arrival.local, arrival.event.dialog, media.sdp, rtp, audio)
         sip_call.sock = sock
         state = CallState(codec=media.format.law.encoding_name, rate_hz=8000)
         new = NewCall(call=call, org=route.org, entrance="sip", direction="inbound", caller=arrival.caller,

@@ -12,8 +12,10 @@ import secrets
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from ipaddress import ip_address
+from typing import Literal
 
 from libs.runtime.log import get_logger
 from libs.sip.digest import Credentials
@@ -24,6 +26,7 @@ from services.sip_gateway.settings import Network
 log = get_logger()
 
 LINGER_POLL_S = 0.02
+Transport = Literal["udp", "tcp", "tls"]
 WILDCARDS = ("0.0.0.0", "::")
 V4_MAPPED = "::ffff:"  # RFC 4291 §2.5.5.2: how a socket on `::` shows an IPv4 peer
 
@@ -31,6 +34,14 @@ V4_MAPPED = "::ffff:"  # RFC 4291 §2.5.5.2: how a socket on `::` shows an IPv4 
 def _plain(host: str) -> str:
     """An IPv4-mapped IPv6 address as the IPv4 address that peers know; any other as it is."""
     return host[len(V4_MAPPED) :] if host.startswith(V4_MAPPED) and "." in host else host
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """One of our user agents: the address that its peers reach, and the transport that it speaks."""
+
+    host: str
+    transport: Transport = "udp"
 
 
 @lru_cache(maxsize=4096)
@@ -54,15 +65,15 @@ class _Agent:
 
 
 class SipTransport(asyncio.DatagramProtocol):
-    """`on_event` is called with the local address and each action that is not a datagram to send."""
+    """`on_event` is called with the local user agent and each action that is not a datagram to send."""
 
     def __init__(
-        self, host: str, public_host: str | None, allowed: Iterable[Network], on_event: Callable[[str, Action], None]
+        self, host: str, public_host: str | None, allowed: Iterable[Network], on_event: Callable[[Local, Action], None]
     ) -> None:
         self._host = _plain(host)
         self._public_host = public_host
         self._on_event = on_event
-        self._agents: dict[str, _Agent] = {}
+        self._agents: dict[Local, _Agent] = {}
         self._transport: asyncio.DatagramTransport | None = None
         self._is_ipv6 = False
         self._loop = asyncio.get_running_loop()
@@ -104,8 +115,8 @@ class SipTransport(asyncio.DatagramProtocol):
                     await asyncio.sleep(LINGER_POLL_S)
         except TimeoutError:
             log.info("closing although not everybody has answered", after_s=limit_s)
-        for local_host, agent in list(self._agents.items()):
-            self._feed(local_host, agent, agent.core.stop_waiting_for_acks)
+        for local, agent in list(self._agents.items()):
+            self._feed(local, agent, agent.core.stop_waiting_for_acks)
 
     def close(self) -> None:
         """Stop listening; timers are cancelled."""
@@ -123,22 +134,22 @@ class SipTransport(asyncio.DatagramProtocol):
         """Answer this address, too: the provider that we register with."""
         self._also_allowed.add(host)
 
-    def local_host(self, source_host: str) -> str:
-        """What this source must find in Contact and SDP."""
+    def local(self, source_host: str, transport: Transport = "udp") -> Local:
+        """The user agent that this source reaches us by; its host stands in Contact and SDP."""
         if self._public_host is not None:
-            return self._public_host
-        return local_address_towards(source_host) if self._host in WILDCARDS else self._host
+            return Local(self._public_host, transport)
+        return Local(local_address_towards(source_host) if self._host in WILDCARDS else self._host, transport)
 
-    def core(self, local_host: str) -> UserAgent:
-        """The user agent of a local address."""
-        return self._agent(local_host).core
+    def core(self, local: Local) -> UserAgent:
+        """The user agent of a local address and transport."""
+        return self._agent(local).core
 
-    def _agent(self, local_host: str) -> _Agent:
-        agent = self._agents.get(local_host)
+    def _agent(self, local: Local) -> _Agent:
+        agent = self._agents.get(local)
         if agent is None:
-            config = UaConfig(local_host, self.port)
+            config = UaConfig(local.host, self.port)
             core = UserAgent(config, lambda: secrets.token_hex(8), credentials=self.credentials)
-            agent = self._agents[local_host] = _Agent(core)
+            agent = self._agents[local] = _Agent(core)
         return agent
 
     # -- in ------------------------------------------------------------------------------------------------
@@ -149,18 +160,18 @@ class SipTransport(asyncio.DatagramProtocol):
         if not self.answers(source[0]):
             self.counters["source_not_allowed"] += 1
             return
-        local = self.local_host(source[0])
+        local = self.local(source[0])
         agent = self._agent(local)
         self._feed(local, agent, partial(agent.core.receive, data, source))
 
-    def _feed(self, local_host: str, agent: _Agent, step: Callable[[float], list[Action]]) -> None:
+    def _feed(self, local: Local, agent: _Agent, step: Callable[[float], list[Action]]) -> None:
         """One step of the core. A defect in it costs what the step was about; socket and timers go on."""
         actions: list[Action] = []
         try:
             actions = step(self._loop.time())
         except Exception:  # noqa: BLE001  top of a datagram or timer: uvloop closes a socket whose protocol raises
             self._defect("a datagram or timer")
-        self._act(local_host, agent, actions)
+        self._act(local, agent, actions)
 
     def _defect(self, where: str) -> None:
         self.counters["defects"] += 1
@@ -171,36 +182,36 @@ class SipTransport(asyncio.DatagramProtocol):
 
     # -- out -----------------------------------------------------------------------------------------------
 
-    def perform(self, local_host: str, actions: list[Action]) -> None:
+    def perform(self, local: Local, actions: list[Action]) -> None:
         """Send and report what a command to the core returned."""
-        self._act(local_host, self._agent(local_host), actions)
+        self._act(local, self._agent(local), actions)
 
-    def _act(self, local_host: str, agent: _Agent, actions: list[Action]) -> None:
+    def _act(self, local: Local, agent: _Agent, actions: list[Action]) -> None:
         try:
             for action in actions:
                 try:
-                    self._do(local_host, action)
+                    self._do(local, action)
                 except Exception:  # noqa: BLE001  uvloop's sendto raises ValueError; one action costs no other
                     self._defect(type(action).__name__)
         finally:
-            self._arm(local_host, agent)
+            self._arm(local, agent)
 
-    def _do(self, local_host: str, action: Action) -> None:
+    def _do(self, local: Local, action: Action) -> None:
         if not isinstance(action, Send):
-            self._on_event(local_host, action)
+            self._on_event(local, action)
         elif self._transport is not None and not self._transport.is_closing():
             host, port = action.destination
             self._transport.sendto(action.data, (V4_MAPPED + host if self._is_ipv6 and ":" not in host else host, port))
             self.counters["sent"] += 1
 
-    def _arm(self, local_host: str, agent: _Agent) -> None:
+    def _arm(self, local: Local, agent: _Agent) -> None:
         if agent.timer is not None:
             agent.timer.cancel()
             agent.timer = None
         deadline = agent.core.deadline()
         if deadline is not None:
-            agent.timer = self._loop.call_at(deadline, self._expire, local_host, agent)
+            agent.timer = self._loop.call_at(deadline, self._expire, local, agent)
 
-    def _expire(self, local_host: str, agent: _Agent) -> None:
+    def _expire(self, local: Local, agent: _Agent) -> None:
         agent.timer = None
-        self._feed(local_host, agent, agent.core.expire)
+        self._feed(local, agent, agent.core.expire)

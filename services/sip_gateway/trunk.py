@@ -21,7 +21,7 @@ from libs.sip.registration import (
     RegistrationState,
     Unregistered,
 )
-from services.sip_gateway.transport import SipTransport
+from services.sip_gateway.transport import Local, SipTransport
 
 log = get_logger()
 
@@ -49,13 +49,13 @@ class Trunk:
         self._loop = asyncio.get_running_loop()
         self._look_up = asyncio.Event()
         self._gone = asyncio.Event()
-        self._local_host = ""
+        self._local = Local("")
         self._destination: tuple[str, int] | None = None
 
     @property
     def state(self) -> str:
         """For metrics and people: `registered`, `registering`, `failed` …"""
-        registration = self._transport.core(self._local_host).registrations.get(NAME) if self._destination else None
+        registration = self._transport.core(self._local).registrations.get(NAME) if self._destination else None
         return registration.state if registration is not None else RegistrationState.UNREGISTERED
 
     async def run(self) -> None:
@@ -92,7 +92,7 @@ class Trunk:
         self._unregister()
         account, now = self._account, self._loop.time()
         self._destination = destination
-        self._local_host = self._transport.local_host(destination[0])
+        self._local = self._transport.local(destination[0])
         self._transport.allow(destination[0])
         config = RegistrationConfig(
             registrar_uri=f"sip:{account.server}",
@@ -102,9 +102,9 @@ class Trunk:
             destination=destination,
             contact_user=account.username,
         )
-        core = self._transport.core(self._local_host)
+        core = self._transport.core(self._local)
         log.info("registering", server=account.server, address=f"{destination[0]}:{destination[1]}")
-        self._transport.perform(self._local_host, core.register(NAME, config, now))
+        self._transport.perform(self._local, core.register(NAME, config, now))
 
     def on_event(self, event: RegistrationEvent) -> None:
         """Registered, failed, gone."""
@@ -123,8 +123,8 @@ class Trunk:
 
     def _unregister(self) -> None:
         if self._destination is not None:
-            core = self._transport.core(self._local_host)
-            self._transport.perform(self._local_host, core.unregister(NAME, self._loop.time()))
+            core = self._transport.core(self._local)
+            self._transport.perform(self._local, core.unregister(NAME, self._loop.time()))
 
     async def leave(self) -> None:
         """Take the registration back, so that the provider rings nobody; waits for its answer only briefly."""

@@ -8,7 +8,7 @@ import uvloop
 
 from libs.sip.events import Confirmed, Ended, IncomingCall, Send
 from services.sip_gateway import transport as transport_module
-from services.sip_gateway.transport import SipTransport, local_address_towards
+from services.sip_gateway.transport import Local, SipTransport, local_address_towards
 
 LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 
@@ -96,7 +96,7 @@ async def test_contact_names_the_address_on_the_route_to_each_source(make, monke
         peer.transport.sendto(options(peer.port, host), ("127.0.0.1", sip.port))
         contacts.append(next(line for line in (await peer.next()).split("\r\n") if line.startswith("Contact")))
     assert [address in contact for address, contact in zip(routes.values(), contacts, strict=True)] == [True, True]
-    assert sip.core("192.0.2.1") is not sip.core("198.51.100.1")
+    assert sip.core(Local("192.0.2.1")) is not sip.core(Local("198.51.100.1"))
 
 
 async def test_a_public_address_stands_in_contact_for_everyone(make):
@@ -150,7 +150,7 @@ def test_a_datagram_that_cannot_be_sent_costs_no_other_its_way_on_uvloop():
         sip = SipTransport("127.0.0.1", None, LOOPBACK, lambda local, event: None)
         await sip.open(0)
         _, peer = await asyncio.get_running_loop().create_datagram_endpoint(Peer, ("127.0.0.1", 0))
-        sip.perform("127.0.0.1", [Send(b"x", ("2001:db8::1", 5060)), Send(b"y", ("127.0.0.1", peer.port))])
+        sip.perform(Local("127.0.0.1"), [Send(b"x", ("2001:db8::1", 5060)), Send(b"y", ("127.0.0.1", peer.port))])
         assert await peer.next() == "y"
         assert (sip.counters["defects"], sip.counters["sent"]) == (1, 1)
         sip.close()
@@ -183,7 +183,7 @@ async def test_a_defect_above_stops_neither_timers_nor_the_next_request(make):
 async def test_a_defect_in_the_core_leaves_its_timer_armed(make, monkeypatch):
     sip = await make()
     peer = await make.peer()
-    core = sip.core("127.0.0.1")
+    core = sip.core(Local("127.0.0.1"))
     expire, failures = core.expire, [ZeroDivisionError()]
     monkeypatch.setattr(core, "expire", lambda now: expire(now) if not failures else fail(failures.pop()))
     peer.transport.sendto(invite(peer.port), ("127.0.0.1", sip.port))
@@ -212,8 +212,8 @@ async def test_a_socket_on_both_ip_versions_tells_each_peer_addresses_it_can_rea
     assert "ffff" not in answer
 
 
-async def answered(sip: SipTransport, peer: Peer) -> tuple[str, str, str]:
-    """Local address, dialog and our tag of a call that has its 200."""
+async def answered(sip: SipTransport, peer: Peer) -> tuple[Local, str, str]:
+    """Local user agent, dialog and our tag of a call that has its 200."""
     peer.transport.sendto(invite(peer.port), ("127.0.0.1", sip.port))
     assert "100 Trying" in await peer.next()
     ((local, event),) = sip.events
