@@ -14,7 +14,7 @@ from cli.ports import free_port, is_free
 REHEARSAL_KEY = "rehearsal"  # the stand-in accepts any key; clients insist on one
 REHEARSAL_SCENARIO = "bestellung"
 NATS_PORT = 4222
-NATS_USERS = ("gateway", "worker", "tools", "store", "local")  # as in deploy/nats/nats.conf
+NATS_USERS = ("gateway", "browser", "worker", "tools", "store", "local")  # as in deploy/nats/nats.conf
 # Whoever ends `up` wants it to end: calls get a moment, not the ten minutes of a rolling update.
 GATEWAY_DRAIN_S = "2"
 WORKER_DRAIN_S = "1"

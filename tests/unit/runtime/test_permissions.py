@@ -25,6 +25,7 @@ SUBJECTS = {
 }
 MAY_PUBLISH = {
     "gateway": {"up", "agent", "ended", "placed", "turn", "calls"},
+    "browser": {"up", "dn", "agent", "leg", "ended", "placed", "turn", "calls"},
     "worker": {"dn", "leg", "tool", "ended", "placed", "turn"},
     "tools": {"placed"},
     "store": {"ended", "calls"},
@@ -32,6 +33,7 @@ MAY_PUBLISH = {
 }
 MAY_SUBSCRIBE = {
     "gateway": {"dn", "leg", "gone"},
+    "browser": {"up", "dn", "agent", "leg", "gone", "ended", "placed", "turn"},
     "worker": {"up", "agent"},
     "tools": {"tool"},
     "store": set(),
