@@ -34,6 +34,23 @@ class Law(Enum):
         """One byte that decodes to the smallest positive amplitude; repeat it to fill a frame."""
         return b"\xff" if self is Law.PCMU else b"\xd5"
 
+    @property
+    def rate_hz(self) -> int:
+        """Samples per second of the PCM, and clock of RTP."""
+        return 8000
+
+    def encoder(self) -> "Law":
+        """The law itself: it keeps no state."""
+        return self
+
+    def decoder(self) -> "Law":
+        """The law itself: it keeps no state."""
+        return self
+
+    def silence_frame(self) -> bytes:
+        """Payload of 20 ms of silence."""
+        return _SILENCE_PCMU if self is Law.PCMU else _SILENCE_PCMA
+
     def encode(self, pcm16le: bytes) -> bytes:
         """Return one byte for each little-endian 16-bit sample.
 
@@ -49,3 +66,7 @@ class Law(Enum):
         """Return one little-endian 16-bit sample for each byte."""
         pcm16le: bytes = audioop.ulaw2lin(payload, 2) if self is Law.PCMU else audioop.alaw2lin(payload, 2)
         return pcm16le
+
+
+_SILENCE_PCMU = Law.PCMU.silence * 160
+_SILENCE_PCMA = Law.PCMA.silence * 160

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from libs.audio.rtp import RtpPacket, Unwrapper
 
+COMFORT_NOISE_PT = 13  # RFC 3389; it shares the sequence numbers of the audio it stands for
 _MAX_JUMP = 1000  # sequence numbers; more is a peer that restarted (in the spirit of RFC 3550 appendix A.1)
 
 
@@ -28,14 +29,16 @@ class Released(NamedTuple):
     marker: bool
     timestamp_gap_samples: int
     payload_type: int = 0
+    samples: int = 0
+    """For a lost frame: how long the packets of this stream are, in units of the RTP timestamp."""
 
 
 class InOrderRelease:
     """The receive side of one RTP stream, as packets in and frames out.
 
-    `frame_samples` is the length of a concealed frame. Packets of `event_payload_type` (RFC 4733) are put in order
-    with the audio, since they share its sequence numbers, but take no part in its timeline. Released audio is
-    G.711: one byte is one sample.
+    A concealed frame is as long as the last packet was, `frame_samples` before the first one. Packets of
+    `event_payload_type` (RFC 4733) and of comfort noise are put in order with the audio, since they share its sequence
+    numbers, but take no part in its timeline. One byte of audio is one unit of the timestamp, as in G.711 and G.722.
     """
 
     def __init__(
@@ -152,7 +155,7 @@ class InOrderRelease:
                 timestamp = self._timestamps.extend(self._held[behind][0].timestamp)
             else:
                 self._expected_timestamp = timestamp + self._frame_samples
-            out.append(Released(None, timestamp, False, 0, self._payload_type))
+            out.append(Released(None, timestamp, False, 0, self._payload_type, self._frame_samples))
         self.jumped += max(0, missing - self._max_conceal)
         self._next = behind
         self._release_consecutive(out)
@@ -166,9 +169,10 @@ class InOrderRelease:
         self.released += 1
         timestamp = self._timestamps.extend(packet.timestamp)
         gap = 0
-        if packet.payload_type != self.event_payload_type:
+        if packet.payload_type not in (self.event_payload_type, COMFORT_NOISE_PT):
             if self._expected_timestamp is not None:
                 gap = max(0, timestamp - self._expected_timestamp)
             self._expected_timestamp = timestamp + len(packet.payload)
+            self._frame_samples = len(packet.payload) or self._frame_samples
             self._payload_type = packet.payload_type
         out.append(Released(packet.payload, timestamp, packet.marker, gap, packet.payload_type))

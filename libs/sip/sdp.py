@@ -1,4 +1,4 @@
-"""Session descriptions and offer/answer for one G.711 audio stream (RFC 8866, RFC 3264, RFC 3551, RFC 4733).
+"""Session descriptions and offer/answer for one audio stream (RFC 8866, 3264, 3551, 4568, 4733, 5761).
 
 `negotiate` answers an offer, `make_offer` and `accept_answer` are the other direction. An answer names exactly one
 codec, the first of the offerer's list that we speak, so neither side can switch later without a new offer; payload
@@ -10,18 +10,21 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from libs.sip.errors import NoCommonCodec, SdpError
+from libs.sip.sdes import MASTER_BYTES, SUITES, CryptoKey, SrtpKeys, SrtpPolicy, usable_keys
 
 Attribute = tuple[str, str | None]
 
 # RFC 3551 table 4: payload types that need no rtpmap
 STATIC_CODECS = {0: "PCMU", 8: "PCMA", 9: "G722", 18: "G729"}
-PAYLOAD_TYPES = {"PCMU": 0, "PCMA": 8}
+PAYLOAD_TYPES = {"PCMU": 0, "PCMA": 8, "G722": 9}  # what we speak; all have an RTP clock of 8000 Hz
 TELEPHONE_EVENT_PT = 101
-_PROTOCOLS = ("RTP/AVP", "RTP/AVPF")
+_PLAIN = ("RTP/AVP", "RTP/AVPF")
+_SECURE = ("RTP/SAVP", "RTP/SAVPF")
 _ADDRESS = re.compile(r"[0-9A-Za-z.:_-]{1,255}\Z")
 _NUMBER = re.compile(r"[0-9]{1,20}\Z")
 
@@ -67,7 +70,12 @@ class MediaDescription:
     protocol: str
     formats: tuple[str, ...]
     host: str = ""
-    attributes: tuple[Attribute, ...] = ()
+    attributes: tuple[Attribute, ...] = field(default=(), repr=False)  # they may hold keys
+
+    @property
+    def is_secure(self) -> bool:
+        """SRTP by the profile's name (RFC 4568); DTLS-SRTP is another profile."""
+        return self.protocol in _SECURE
 
     def attribute(self, name: str) -> str | None:
         """Value of an attribute, "" for one without value, None when absent."""
@@ -241,7 +249,12 @@ def _parse_media(value: str) -> MediaDescription:
 
 @dataclass(frozen=True, slots=True)
 class LocalMedia:
-    """What we bring to a negotiation: where we receive RTP and which codecs we speak, the preferred first."""
+    """What we bring to a negotiation: where we receive RTP and which codecs we speak, the preferred first.
+
+    `srtp`: "off" takes no encrypted stream and offers none; "optional" answers in kind and offers none; "required"
+    takes and offers nothing else. Unless off, `srtp_key` is our key and salt, 30 random bytes for this call alone.
+    `rtcp_mux` offers RTP and RTCP on one port; where the peer offers that, it is always accepted.
+    """
 
     host: str
     port: int
@@ -251,6 +264,13 @@ class LocalMedia:
     direction: Direction = Direction.SENDRECV
     ptime_ms: int = 20
     telephone_event: bool = True
+    srtp: SrtpPolicy = "off"
+    srtp_key: bytes = field(default=b"", repr=False)
+    rtcp_mux: bool = False
+
+    def __post_init__(self) -> None:
+        if self.srtp != "off" and len(self.srtp_key) != MASTER_BYTES:
+            raise ValueError(f"SRTP needs {MASTER_BYTES} bytes of key and salt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +278,7 @@ class Negotiated:
     """One agreed audio stream. `direction` is ours; `answer` is the description that settled it.
 
     `ptime_ms` is what the remote side would like to receive. Without `telephone_event_pt` there are no RFC 4733 digits.
+    `remote_rtcp` is where the peer receives RTCP. `srtp` is None for a stream in the clear.
     """
 
     answer: SessionDescription
@@ -268,10 +289,13 @@ class Negotiated:
     remote_port: int
     direction: Direction
     ptime_ms: int
+    remote_rtcp: tuple[str, int] = ("", 0)
+    rtcp_mux: bool = False
+    srtp: SrtpKeys | None = None
 
 
 def has_common_codec(offer: SessionDescription, codecs: Sequence[str]) -> bool:
-    """True when `negotiate` would find a stream for these codecs."""
+    """True when `negotiate` would find a stream for these codecs, if it may be as secure as it is offered."""
     return any(_choose(media, codecs) for media in offer.media)
 
 
@@ -281,34 +305,71 @@ def negotiate(offer: SessionDescription, local: LocalMedia) -> Negotiated:
     Raises NoCommonCodec, and SdpError when the chosen line has no address or a name in place of one.
     """
     index, chosen = next(
-        ((number, found) for number, media in enumerate(offer.media) if (found := _choose(media, local.codecs))),
+        (
+            (number, found)
+            for number, media in enumerate(offer.media)
+            if _may_take(media, local) and (found := _choose(media, local.codecs))
+        ),
         (-1, None),
     )
     if chosen is None:
-        offered = sorted({name for media in offer.media for _, name, _ in media.codecs()})
-        raise NoCommonCodec(f"offered {', '.join(offered) or 'nothing'}, we speak {', '.join(local.codecs)}")
+        raise NoCommonCodec(_why_refused(offer, local))
     media = offer.media[index]
     payload_type, codec = chosen
+    keys = _answer_keys(media, local)
     event_pt = _telephone_event(media) if local.telephone_event else None
     direction = offer.direction(media).mirrored.restricted_to(local.direction)
     ours = _audio_line(local, [(codec, payload_type)], event_pt, direction)
-    ours = replace(ours, protocol=media.protocol)
+    mux = media.attribute("rtcp-mux") is not None  # RFC 5761 §5.1.1: accepted by repeating it
+    extra: list[Attribute] = [("rtcp-mux", None)] if mux else []
+    if keys is not None:
+        extra.append(keys.ours.attribute())
+    ours = replace(ours, protocol=media.protocol, attributes=(*ours.attributes, *extra))
     lines = tuple(ours if number == index else _refused(line) for number, line in enumerate(offer.media))
     answer = replace(_session(local, ()), media=lines)
-    return _settle(offer, media, answer, (codec, payload_type, event_pt), direction)
+    agreed = _settle(offer, media, answer, (codec, payload_type, event_pt), direction)
+    return replace(agreed, rtcp_mux=mux, srtp=keys)
+
+
+def _may_take(media: MediaDescription, local: LocalMedia) -> bool:
+    if media.is_secure:
+        return local.srtp != "off" and bool(usable_keys(media.attributes))
+    return local.srtp != "required"
+
+
+def _why_refused(offer: SessionDescription, local: LocalMedia) -> str:
+    if any(_choose(media, local.codecs) for media in offer.media):
+        offered = ", ".join(sorted({media.protocol for media in offer.media}))
+        return f"offered {offered[:80]} without a key that we can use; SRTP is {local.srtp} here"
+    names = sorted({name for media in offer.media for _, name, _ in media.codecs()})
+    return f"offered {', '.join(names) or 'nothing'}, we speak {', '.join(local.codecs)}"
+
+
+def _answer_keys(media: MediaDescription, local: LocalMedia) -> SrtpKeys | None:
+    """RFC 4568 §5.1.2: the first key that we can serve is taken, ours goes under its suite and tag."""
+    if not media.is_secure:
+        return None
+    theirs = usable_keys(media.attributes)[0]
+    return SrtpKeys(CryptoKey(theirs.suite, local.srtp_key, theirs.tag), theirs)
 
 
 def make_offer(local: LocalMedia) -> SessionDescription:
-    """An offer of one audio line with our codecs and, if wanted, telephone-event (RFC 3264 §5)."""
+    """An offer of one audio line with our codecs and, if wanted, telephone-event (RFC 3264 §5), SRTP if required."""
     formats = [(codec, PAYLOAD_TYPES[codec]) for codec in local.codecs]
     event_pt = TELEPHONE_EVENT_PT if local.telephone_event else None
-    return _session(local, (_audio_line(local, formats, event_pt, local.direction),))
+    line = _audio_line(local, formats, event_pt, local.direction)
+    extra: list[Attribute] = [("rtcp-mux", None)] if local.rtcp_mux else []
+    if local.srtp == "required":
+        extra += [CryptoKey(suite, local.srtp_key, tag).attribute() for tag, suite in enumerate(SUITES, 1)]
+        line = replace(line, protocol="RTP/SAVP")
+    return _session(local, (replace(line, attributes=(*line.attributes, *extra)),))
 
 
 def accept_answer(offer: SessionDescription, answer: SessionDescription) -> Negotiated:
     """Read the answer to our offer.
 
-    Raises NoCommonCodec when it refused our stream or names no codec of ours, SdpError as `negotiate` does.
+    Raises NoCommonCodec when it refused our stream, names no codec of ours, or no key for an encrypted stream;
+    SdpError as `negotiate` does.
     """
     index, ours = next(((i, m) for i, m in enumerate(offer.media) if m.kind == "audio" and m.port), (-1, None))
     if ours is None or index >= len(answer.media) or not answer.media[index].port:
@@ -319,7 +380,22 @@ def accept_answer(offer: SessionDescription, answer: SessionDescription) -> Nego
         raise NoCommonCodec("the answer names no codec of the offer")
     event_pt = _telephone_event(media) if _telephone_event(ours) is not None else None
     direction = answer.direction(media).mirrored.restricted_to(offer.direction(ours))
-    return _settle(answer, media, answer, (chosen[1], chosen[0], event_pt), direction)
+    agreed = _settle(answer, media, answer, (chosen[1], chosen[0], event_pt), direction)
+    mux = all(line.attribute("rtcp-mux") is not None for line in (ours, media))
+    return replace(agreed, rtcp_mux=mux, srtp=_answered_keys(ours, media))
+
+
+def _answered_keys(ours: MediaDescription, theirs: MediaDescription) -> SrtpKeys | None:
+    """RFC 4568 §5.1.3: the answer repeats tag and suite of the offered key that it chose."""
+    if ours.is_secure != theirs.is_secure:
+        raise NoCommonCodec(f"the answer has {theirs.protocol[:20]} where {ours.protocol} was offered")
+    if not ours.is_secure:
+        return None
+    offered = {(key.tag, key.suite): key for key in usable_keys(ours.attributes)}
+    for key in usable_keys(theirs.attributes):
+        if (key.tag, key.suite) in offered:
+            return SrtpKeys(offered[key.tag, key.suite], key)
+    raise NoCommonCodec("the answer names no key for the encrypted stream")
 
 
 def local_media(session: SessionDescription, codecs: tuple[str, ...]) -> LocalMedia:
@@ -327,14 +403,17 @@ def local_media(session: SessionDescription, codecs: tuple[str, ...]) -> LocalMe
     media = next((line for line in session.media if line.kind == "audio" and line.port), None)
     if media is None:
         raise SdpError("our own description has no audio stream")
-    return LocalMedia(
+    local = LocalMedia(
         session.media_host(media), media.port, codecs, session.session_id, session.session_version,
-        telephone_event=_telephone_event(media) is not None,
+        telephone_event=_telephone_event(media) is not None, rtcp_mux=media.attribute("rtcp-mux") is not None,
     )  # fmt: skip
+    keys = usable_keys(media.attributes) if media.is_secure else []
+    # what is encrypted stays so, with the key that our roll-over counter belongs to
+    return replace(local, srtp="required", srtp_key=keys[0].master) if keys else local
 
 
 def _choose(media: MediaDescription, codecs: Sequence[str]) -> tuple[int, str] | None:
-    if media.kind != "audio" or not media.port or media.protocol not in _PROTOCOLS:
+    if media.kind != "audio" or not media.port or media.protocol not in _PLAIN + _SECURE:
         return None
     for payload_type, name, clock_hz in media.codecs():
         if name in codecs and clock_hz == 8000:
@@ -363,9 +442,25 @@ def _settle(
     except ValueError:
         raise SdpError(f"{host[:60]} in c= is a name, not an address") from None
     codec, payload_type, event_pt = stream
-    ptime = (media.attribute("ptime") or "").partition(".")[0]
-    ptime_ms = int(ptime) if re.match(r"[0-9]{1,3}\Z", ptime) and int(ptime) else 20
-    return Negotiated(answer, codec, payload_type, event_pt, host, media.port, direction, ptime_ms)
+    ptime_ms = min(_milliseconds(media, "ptime") or 20, _milliseconds(media, "maxptime") or 1000)
+    rtcp = _rtcp_address(media, host)
+    return Negotiated(answer, codec, payload_type, event_pt, host, media.port, direction, ptime_ms, rtcp)
+
+
+def _milliseconds(media: MediaDescription, name: str) -> int | None:
+    text = (media.attribute(name) or "").partition(".")[0]
+    return int(text) or None if re.match(r"[0-9]{1,3}\Z", text) else None
+
+
+def _rtcp_address(media: MediaDescription, host: str) -> tuple[str, int]:
+    """The port after RTP's (RFC 3550 §11), or what `a=rtcp` names (RFC 3605)."""
+    words = (media.attribute("rtcp") or "").split()
+    if not words or not _NUMBER.match(words[0]) or not 0 < int(words[0]) < 65536:
+        return host, min(media.port + 1, 65535)
+    if len(words) == 4:
+        with suppress(ValueError):  # a name, and nothing is looked up here: RTP's own address is the best guess
+            host = str(ipaddress.ip_address(words[3]))
+    return host, int(words[0])
 
 
 def _session(local: LocalMedia, media: tuple[MediaDescription, ...]) -> SessionDescription:
