@@ -1,7 +1,15 @@
 """What a leg needs of its entrance (SIP, Twilio, browser), and what it is told when a call arrives.
 
-The other direction is `LegShell`: an entrance calls `answered`, `ringing`, `caller_gone`, `refused`, `dtmf`, `set_held`
-and, while a transfer runs, `transfer_progress` and `transfer_ended`.
+The other direction is `LegShell`. An entrance calls
+
+ - outbound: `ringing(status, early_media)`, then `answered(codec, rate_hz)` or `refused(termination)`;
+ - `caller_gone(reason, detail)` when the other side ended the call (on outbound calls `Reason.CALLEE_HUNG_UP`),
+   `end(termination)` when the entrance itself must end it;
+ - `dtmf(digit)`, `set_held(held)`;
+ - while a transfer runs `transfer_progress(status, detail)` and once `transfer_ended(ok, status, detail)`. A bridged call
+   whose target hangs up is ended with `end(Termination.of(Reason.TRANSFERRED))`.
+
+From acceptance on, before the answer too, the entrance's tick calls `audio.fill` (R2).
 """
 
 from __future__ import annotations
@@ -38,7 +46,7 @@ class Entrance(Protocol):
         """No agent will come: the route's fallback, or a refusal that fits the termination."""
 
     def hang_up(self, termination: Termination) -> None:
-        """End the call: answered (SIP: BYE), or an outbound one that is still ringing (SIP: CANCEL)."""
+        """End the call: answered (SIP: BYE), an outbound one that is still ringing (SIP: CANCEL) or was not dialled yet."""
 
     def transfer(self, command: Transfer) -> Literal["refer", "bridge", "dial"]:
         """Begin a transfer and tell by which means; `LegShell.transfer_progress` and `transfer_ended` follow."""
@@ -75,4 +83,5 @@ class NewCall:
     state: CallState
     needs_person: bool = False  # `answer: manual`: rings until `accept`, `decline` or the time-out
     person_timeout_s: float = 60.0
-    answer_delay_s: float = 0.0
+    answer_delay_s: float = 0.0  # the answer comes no sooner after the call's arrival, whoever is ready
+    ring_timeout_s: float = 60.0  # outbound; the entrance's own limit, the leg's guard stands a little behind it

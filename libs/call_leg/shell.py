@@ -109,6 +109,22 @@ class LegShell:
         """The caller's side ended it."""
         self.perform(self.leg.caller_gone(reason, self._loop.time(), detail))
 
+    def ringing(self, status: int, early_media: bool = False) -> None:
+        """Outbound: the callee is alerted (SIP 180, 183, or their like)."""
+
+    def answered(self, codec: str, rate_hz: int) -> None:
+        """Outbound: the callee picked up; `codec` and `rate_hz` are those of the line."""
+
+    def refused(self, termination: Termination) -> None:
+        """The entrance ended the call before its answer: busy, no answer, declined, the trunk failed."""
+        self.perform(self.leg.end(termination, self._loop.time(), by_caller=True))
+
+    def transfer_progress(self, status: int, detail: str = "") -> None:
+        """How the transfer's target fares; `status` is SIP's, or its like."""
+
+    def transfer_ended(self, ok: bool, status: int | None, detail: str = "") -> None:
+        """The transfer has come to its end. Once; whatever else comes of it changes nothing."""
+
     def end(self, termination: Termination) -> None:
         """We end it, for a reason of the gateway's own."""
         self.perform(self.leg.end(termination, self._loop.time()))
