@@ -113,7 +113,7 @@ def _agree(arrival: _Arrival, port: int) -> _Media:
 def _settled(media: Negotiated) -> _Media:
     """What a negotiation means for RTP. Anything but both ways is a hold (RFC 3264 §8.4), and so is no address."""
     nowhere = media.remote_host in UNSPECIFIED  # the hold of RFC 2543
-    settled = MediaFormat(Law[media.codec], media.payload_type, media.telephone_event_pt)
+    settled = MediaFormat.of(media)
     remote = (media.remote_host, media.remote_port)
     is_held = nowhere or media.direction is not Direction.SENDRECV
     return _Media(media.answer.serialize(), settled, remote, media.direction.sends and not nowhere, is_held)
@@ -283,14 +283,15 @@ class SipGateway:
         self, arrival: _Arrival, route: RouteConfig, agent: AgentConfig, sock: socket.socket, media: _Media
     ) -> None:
         call = new_call_id()
-        audio = CallAudio(route.org, self._legs.gw, call, self._send_frame)
+        rate_hz = media.format.codec.rate_hz
+        audio = CallAudio(route.org, self._legs.gw, call, self._send_frame, rate_hz=rate_hz)
         start = RtpStart(secrets.randbits(32), secrets.randbits(15), secrets.randbits(32))
         rtp = RtpSession(sock, media.format, media.remote, audio, start)
         rtp.may_send = media.may_send
         rtp.may_latch = self.transport.answers
         sip_call = SipCall(self.transport, arrival.local, arrival.event.dialog, media.sdp, rtp, audio)
         sip_call.sock = sock
-        state = CallState(codec=media.format.law.encoding_name, rate_hz=8000)
+        state = CallState(codec=media.format.codec.encoding_name, rate_hz=rate_hz)
         new = NewCall(call=call, org=route.org, entrance="sip", direction="inbound", caller=arrival.caller,
                       callee=arrival.callee, agent=agent, route=route.name, fallback=route.fallback,
                       state=state)  # fmt: skip
@@ -315,7 +316,7 @@ class SipGateway:
         finally:
             sip_call.close()
             self.ticker.remove(sip_call.rtp)
-            self.media.update(sip_call.statistics().model_dump(exclude={"schema_version"}))
+            self.media.update(sip_call.statistics().counters())
             del self._live[sip_call.dialog]
             if sip_call.sock is not None:
                 self._ports.release(sip_call.sock)

@@ -1,11 +1,28 @@
-"""RTP sockets: one per call, even ports, and a closed call's port is not given away while stragglers come."""
+"""RTP sockets: a pair of ports per call, RTP on the even one and RTCP on the next (RFC 3550 §11).
+
+A closed call's ports are not given away while stragglers come.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import socket
+from typing import TypeVar
 
 DRAIN_S = 2.0
+_TRIES = 64  # of the system's choice, until the neighbour of a free port is free, too
+
+
+class RtpSocket(socket.socket):
+    """The socket for RTP; its sibling for RTCP lives and closes with it."""
+
+    rtcp: socket.socket
+
+    def close(self) -> None:
+        """Free both ports."""
+        if hasattr(self, "rtcp"):
+            self.rtcp.close()
+        super().close()
 
 
 class NoRtpPort(OSError):
@@ -13,7 +30,7 @@ class NoRtpPort(OSError):
 
 
 class PortPool:
-    """Gives out bound, non-blocking UDP sockets; `release` keeps the port for `DRAIN_S` (livekit/sip does so)."""
+    """Gives out bound, non-blocking pairs of UDP sockets; `release` keeps both for `DRAIN_S` (livekit/sip does so)."""
 
     def __init__(self, ports: tuple[int, int] | None) -> None:
         self._range = ports
@@ -25,21 +42,21 @@ class PortPool:
         """Ports of ended calls that are not free again yet."""
         return len(self._draining)
 
-    def acquire(self, host: str) -> socket.socket:
-        """A socket on `host`.
+    def acquire(self, host: str) -> RtpSocket:
+        """A socket on `host`, with that for RTCP.
 
         Raises:
             NoRtpPort: the range is used up.
         """
         if self._range is None:
-            return _bind(host, 0)
+            return _any_pair(host)
         first, last = self._range
         first += first % 2
-        for _ in range(first, last + 1, 2):
+        for _ in range(first, last, 2):
             port = self._next
-            self._next = port + 2 if port + 2 <= last else first
+            self._next = port + 2 if port + 3 <= last else first
             try:
-                return _bind(host, port)
+                return _bind_pair(host, port)
             except OSError:
                 continue
         raise NoRtpPort(f"no free RTP port between {first} and {last}")
@@ -60,8 +77,32 @@ class PortPool:
         self._draining.clear()
 
 
-def _bind(host: str, port: int) -> socket.socket:
-    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+def _any_pair(host: str) -> RtpSocket:
+    for _ in range(_TRIES):
+        with _bind(socket.socket, host, 0) as probe:
+            port = probe.getsockname()[1] & ~1
+        try:
+            return _bind_pair(host, port)
+        except OSError:
+            continue
+    raise NoRtpPort(f"no free pair of ports was found on {host}")
+
+
+def _bind_pair(host: str, port: int) -> RtpSocket:
+    sock = _bind(RtpSocket, host, port)
+    try:
+        sock.rtcp = _bind(socket.socket, host, port + 1)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+Kind = TypeVar("Kind", bound=socket.socket)
+
+
+def _bind(kind: type[Kind], host: str, port: int) -> Kind:
+    sock = kind(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
     try:
         sock.setblocking(False)
         sock.bind((host, port))

@@ -1,55 +1,41 @@
 """One call's RTP: packets of the caller to frames for the bus, the agent's frames to packets (RFC 3550, 3551).
 
-Symmetric RTP (RFC 4961): we send to where the first valid packet came from, and accept nothing from
-elsewhere after that. The send side keeps one timeline: 160 samples a packet, silence included. The first
-packet of a talkspurt leaves at once, up to 20 ms before its time on that timeline; the pause after the
-talkspurt gives the lead back, so that it never adds up.
+The shell around four cores: `Latch` says who the caller is (RFC 4961), `Inbound` and `Outbound` are the two
+directions, `RtcpReporter` is the control protocol. What is encrypted is opened before anything else looks at it
+(RFC 3711), so nobody without the key latches, counts or speaks.
 """
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from libs.audio.conceal import Concealer
-from libs.audio.dtmf import DtmfReceiver
-from libs.audio.g711 import Law
-from libs.audio.jitter import InOrderRelease, Released
-from libs.audio.rtp import RtpError, RtpPacket, pack_header
+from libs.audio.jitter import COMFORT_NOISE_PT
+from libs.audio.resample import Resampler
+from libs.audio.rtcp import RtcpError, RtcpReporter, is_rtcp
+from libs.audio.rtp import RtpError, RtpPacket
+from libs.audio.srtp import SrtpReceiver, SrtpSender, Unauthentic
 from libs.call_leg.audio import CallAudio
 from libs.contracts.events import MediaStatistics
-from libs.contracts.frame import Flag
+from libs.sip.sdes import SrtpKeys
+from services.sip_gateway.rtp_bridge import BridgeQueue
+from services.sip_gateway.rtp_format import MediaFormat, RtpStart
+from services.sip_gateway.rtp_inbound import Inbound
+from services.sip_gateway.rtp_latch import Latch
+from services.sip_gateway.rtp_outbound import Outbound
+from services.sip_gateway.rtp_ports import RtpSocket
 
-TALKSPURT, CONCEALED = Flag.TALKSPURT.value, Flag.CONCEALED.value  # plain integers: enum arithmetic is slow
-FRAME_S = 0.02
-FRAME_SAMPLES = 160
-FRAME_BYTES = 2 * FRAME_SAMPLES
-STALL_S = 0.04
+__all__ = ["MediaFormat", "RtpSession", "RtpStart"]
+
 READS_PER_SLOT = 64
 MAX_PACKET_BYTES = 2048
 
 
-@dataclass(frozen=True, slots=True)
-class RtpStart:
-    """Random starting values (RFC 3550 §5.1), given by the caller so that roll-over can be tested."""
-
-    ssrc: int
-    sequence_number: int
-    timestamp: int
-
-
-@dataclass(frozen=True, slots=True)
-class MediaFormat:
-    """What the offer and answer settled."""
-
-    law: Law
-    payload_type: int
-    event_payload_type: int | None
-
-
 class RtpSession:
-    """`read` and `tick` are called by the ticker, `send_now` by the leg when a talkspurt begins."""
+    """`read`, `read_rtcp` and `tick` are called by the ticker, `send_now` by the leg when a talkspurt begins.
+
+    RTCP runs where there is a way for it: `sock` is one of a pair, or one port for both was agreed on (RFC 5761).
+    """
 
     def __init__(
         self,
@@ -60,34 +46,74 @@ class RtpSession:
         start: RtpStart,
     ) -> None:
         self._sock = sock
+        self._rtcp_sock = sock.rtcp if isinstance(sock, RtpSocket) else None
         self.fileno = sock.fileno()
-        self._media = media
-        self._named = remote  # by SDP; packets go to `_remote`, which is where they come from (RFC 4961)
-        self._remote = remote
+        self.rtcp_fileno = self._rtcp_sock.fileno() if self._rtcp_sock is not None else None
         self._audio = audio
         self.on_digit: Callable[[str], None] | None = None
-        self._law = media.law
-        self._silence = media.law.silence * FRAME_SAMPLES
-        self._in_order = InOrderRelease(event_payload_type=media.event_payload_type)
-        self._concealer = Concealer(8000)
-        self._digits = DtmfReceiver()
-        self._pending = b""
-        self._latched = False
-        self._ssrc = start.ssrc
-        self._sequence = start.sequence_number
-        self._timestamp = start.timestamp
-        self._next_at: float | None = None
-        self._lead_s = 0.0
-        self._talking = False
-        self._is_settled = False  # the latch was moved to the named address once; not again
-        self.may_latch: Callable[[str], bool] | None = None
-        self.may_send = True
+        self._latch = Latch(remote)
+        self._rtcp_latch = Latch(_rtcp_address(remote, media))
+        self._rtcp = RtcpReporter(start.ssrc, f"{start.ssrc:08x}{start.timestamp:08x}")
+        self._in = Inbound(media, audio.received)
+        self._in.on_digit = self._digit
+        self._out = Outbound(media, start, audio.tick, self._send)
+        self._peer: RtpSession | None = None
+        self._from_peer: BridgeQueue | None = None
+        self._is_early = False
+        self._srtp_in: SrtpReceiver | None = None
+        self._srtp_out: SrtpSender | None = None
+        self._set_keys(media.srtp, None)
+        self._set_format(media)
         self.received_at: float | None = None
-        self.sent = 0
-        self.unsent = 0
-        self.foreign = 0
-        self.malformed = 0
-        self.other_payload = 0
+        self.sent = self.unsent = 0
+        self.foreign = self.malformed = self.unauthentic = self.other_payload = 0
+        self.early_packets = 0
+        self.bridged = self.bridge_dropped = 0
+        self.rtcp_sent = self.rtcp_received = self.rtcp_malformed = 0
+
+    def _set_format(self, media: MediaFormat) -> None:
+        """Wire the two directions: to the bus, resampled where the call's rate is another, or to the bridged call."""
+        self._media = media
+        rate_hz, bus_hz = media.codec.rate_hz, 50 * self._audio.frame_samples
+        self._to_bus = Resampler(rate_hz, bus_hz)
+        self._from_bus = Resampler(bus_hz, rate_hz)
+        self._bus_silence = bytes(2 * self._audio.frame_samples)
+        self._was_talking = False
+        if self._peer is not None:
+            self._join(self._peer)
+        elif rate_hz == bus_hz:
+            self._in.deliver, self._out.source = self._audio.received, self._audio.tick
+        else:
+            self._in.deliver, self._out.source = self._resampled_up, self._resampled_down
+
+    def _set_keys(self, keys: SrtpKeys | None, before: SrtpKeys | None) -> None:
+        """A key that stays keeps its roll-over counter, a new one starts at 0 (RFC 3711 §3.3.1)."""
+        if keys is None:
+            self._srtp_in = self._srtp_out = None
+            return
+        ours, theirs = keys.ours, keys.theirs
+        if before is None or (before.ours.suite, before.ours.master) != (ours.suite, ours.master):
+            self._srtp_out = SrtpSender(ours.suite, ours.master)
+        if before is None or (before.theirs.suite, before.theirs.master) != (theirs.suite, theirs.master):
+            self._srtp_in = SrtpReceiver(theirs.suite, theirs.master)
+
+    @property
+    def may_latch(self) -> Callable[[str], bool] | None:
+        """Judges the hosts of sources that SDP did not name; None takes any."""
+        return self._latch.may_latch
+
+    @may_latch.setter
+    def may_latch(self, judge: Callable[[str], bool] | None) -> None:
+        self._latch.may_latch = self._rtcp_latch.may_latch = judge
+
+    @property
+    def may_send(self) -> bool:
+        """Off while the caller holds: the agent's audio waits."""
+        return self._out.may_send
+
+    @may_send.setter
+    def may_send(self, may_send: bool) -> None:
+        self._out.may_send = may_send
 
     # -- the caller ------------------------------------------------------------------------------------------
 
@@ -103,137 +129,222 @@ class RtpSession:
             self._take(data, (source[0], source[1]), now)
 
     def _take(self, data: bytes, source: tuple[str, int], now: float) -> None:
-        if source != self._remote and not self._may_become_remote(source):
+        latch = self._latch
+        if source != latch.remote and not latch.accepts(source):
             self.foreign += 1
             return
+        if self._media.rtcp_mux and is_rtcp(data):
+            self._take_rtcp(data, now)
+            return
         try:
-            packet = RtpPacket.parse(data)
+            packet = RtpPacket.parse(data if self._srtp_in is None else self._srtp_in.unprotect(data))
         except RtpError:
             self.malformed += 1
             return
+        except Unauthentic:
+            self.unauthentic += 1
+            return
         self.received_at = now  # comfort noise is a sign of life, too
         media = self._media
-        if packet.payload_type not in (media.payload_type, media.event_payload_type):
+        is_audio = packet.payload_type == media.payload_type
+        if not is_audio and packet.payload_type != media.event_payload_type:
             self.other_payload += 1  # comfort noise (RFC 3389), a codec that was not agreed
-            return
-        if not self._latched or source != self._remote:
-            self._is_settled = self._latched
-            self._latched, self._remote = True, source
-        for released in self._in_order.push(packet, now):
-            self._release(released, now)
-
-    def _may_become_remote(self, source: tuple[str, int]) -> bool:
-        """Nobody takes over a call: only the named address may, or before that one speaks, a source that we answer."""
-        if source == self._named:
-            return not self._is_settled
-        return not self._latched and (self.may_latch is None or self.may_latch(source[0]))
-
-    def _release(self, released: Released, now: float) -> None:
-        payload = released.payload
-        if payload is None:
-            self._up(self._concealer.conceal(FRAME_SAMPLES), now, CONCEALED)
-        elif released.payload_type == self._media.event_payload_type:
-            digit = self._digits.push(payload, released.timestamp, released.marker)
-            if digit is not None and self.on_digit is not None:
-                self.on_digit(digit)
+            if packet.payload_type != COMFORT_NOISE_PT or not latch.is_latched or source != latch.remote:
+                return
         else:
-            flags = TALKSPURT if released.marker else 0
-            self._up(self._concealer.good(self._law.decode(payload)), now, flags)
-
-    def _up(self, pcm: bytes, now: float, flags: int) -> None:
-        if len(pcm) == FRAME_BYTES and not self._pending:
-            self._audio.received(pcm, now, flags)
+            latch.hold(source)
+        self._rtcp.reception.received(packet.ssrc, packet.sequence_number, packet.timestamp if is_audio else None, now)
+        if self._is_early:  # announcements and ringing before the answer are nothing that the caller says
+            self.early_packets += 1
             return
-        self._pending += pcm  # another ptime than 20 ms
-        while len(self._pending) >= FRAME_BYTES:
-            self._audio.received(self._pending[:FRAME_BYTES], now, flags)
-            self._pending = self._pending[FRAME_BYTES:]
+        self._in.push(packet, now)
+
+    def _digit(self, digit: str, now: float) -> None:
+        if self._peer is not None:
+            self._peer.send_digits(digit, now)
+        if self.on_digit is not None:
+            self.on_digit(digit)
+
+    def _resampled_up(self, pcm: bytes, now: float, flags: int) -> None:
+        self._audio.received(self._to_bus.process(pcm), now, flags)
 
     def _conceal(self) -> bytes:
-        return self._concealer.conceal(FRAME_SAMPLES)
+        return self._to_bus.process(self._in.conceal())
 
     # -- the agent -------------------------------------------------------------------------------------------
 
+    def early(self) -> None:
+        """Early media (183 with SDP): until `answered`, packets of the peer latch, are counted and go no further."""
+        self._is_early = not self._out.is_running
+
     def answered(self, now: float) -> None:
-        """200 OK went out: packets may flow."""
-        if self._next_at is None:
-            self._next_at = now
+        """200 OK went out, or came: packets may flow."""
+        self._is_early = False
+        self._out.begin(now)
+        if self._rtcp_sock is not None or self._media.rtcp_mux:
+            self._rtcp.start(now)
 
     def tick(self, now: float) -> None:
         """Give up gaps whose time is over, make up for missing frames, send what is due."""
-        deadline = self._in_order.deadline()
-        if deadline is not None and deadline <= now:
-            for released in self._in_order.expire(now):
-                self._release(released, now)
-        self._audio.fill(now, self._conceal)
-        next_at = self._next_at
-        if next_at is None or now < next_at:
-            return
-        if now - next_at > STALL_S:  # we were stalled: the timeline goes on in real time, no burst makes up for it
-            missed = int((now - next_at) / FRAME_S)
-            self._timestamp += missed * FRAME_SAMPLES
-            next_at += missed * FRAME_S
-        self._send_frame(next_at)
+        self._in.expire(now)
+        if self._peer is None:
+            self._audio.fill(now, self._conceal)
+        self._out.tick(now)
+        report_at = self._rtcp.deadline
+        if report_at is not None and report_at <= now:
+            self._send_rtcp(self._rtcp.report(now))
 
     def send_now(self, now: float) -> None:
         """A talkspurt begins. If its time has not come, it leaves early and the timeline remembers the lead."""
-        next_at = self._next_at
-        if next_at is None:
-            return
-        if now < next_at:
-            self._lead_s += next_at - now
-            self._send_frame(now)
-        else:
-            self.tick(now)
+        if self._peer is None:
+            self._out.send_now(now)
 
-    def _send_frame(self, sent_at: float) -> None:
-        self._next_at = sent_at + FRAME_S
-        if not self.may_send:  # on hold: nothing is played, so that nothing counts as heard
-            self._timestamp += FRAME_SAMPLES
-            self._talking, self._lead_s = False, 0.0
-            return
+    def send_digits(self, digits: str, now: float) -> None:
+        """Queue DTMF digits: as telephone events where they were agreed on, else as tones (RFC 4733, Q.23).
+
+        The agent's audio waits meanwhile and does not count as heard. Raises DtmfError when one is no digit.
+        """
+        self._out.send_digits(digits)
+
+    @property
+    def is_sending_digits(self) -> bool:
+        """Whether digits are on their way or wait."""
+        return self._out.is_sending_digits
+
+    def _resampled_down(self) -> bytes | None:
         pcm = self._audio.tick()
-        marker = False
         if pcm is None:
-            payload = self._silence
-            if self._talking:
-                self._talking = False
-                self._next_at += self._lead_s
-                self._lead_s = 0.0
+            if not self._was_talking:
+                return None
+            pcm = self._bus_silence  # lets out the end of the talkspurt that the filter holds
+            self._was_talking = False
         else:
-            payload = self._law.encode(pcm)
-            marker = not self._talking  # RFC 3551 §4.1: the first packet after a silence
-            self._talking = True
-        header = pack_header(
-            self._media.payload_type, self._sequence & 0xFFFF, self._timestamp & 0xFFFFFFFF, self._ssrc, marker
-        )
+            self._was_talking = True
+        return self._from_bus.process(pcm)
+
+    def _send(self, packet: bytes, payload_bytes: int, sent_at: float) -> None:
+        self._rtcp.rtp_sent(payload_bytes, self._out.timestamp, sent_at)
         try:
-            self._sock.sendto(header + payload, self._remote)
+            self._sock.sendto(packet if self._srtp_out is None else self._srtp_out.protect(packet), self._latch.remote)
             self.sent += 1
         except OSError:
             self.unsent += 1
-        self._sequence += 1
-        self._timestamp += FRAME_SAMPLES
+
+    # -- RTCP --------------------------------------------------------------------------------------------------
+
+    def read_rtcp(self, now: float) -> None:
+        """Take what the socket for RTCP holds."""
+        if self._rtcp_sock is None:
+            return
+        for _ in range(READS_PER_SLOT):
+            try:
+                data, address = self._rtcp_sock.recvfrom(MAX_PACKET_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:  # as for RTP
+                continue
+            source = (address[0], address[1])
+            if not self._rtcp_latch.accepts(source):
+                self.foreign += 1
+            elif self._take_rtcp(data, now):
+                self._rtcp_latch.hold(source)
+
+    def _take_rtcp(self, data: bytes, now: float) -> bool:
+        try:
+            self._rtcp.receive(data if self._srtp_in is None else self._srtp_in.unprotect_rtcp(data), now)
+        except RtcpError:
+            self.rtcp_malformed += 1
+            return False
+        except Unauthentic:
+            self.unauthentic += 1
+            return False
+        self.rtcp_received += 1
+        return True
+
+    def _send_rtcp(self, data: bytes) -> None:
+        sock, remote = (
+            (self._sock, self._latch.remote) if self._media.rtcp_mux else (self._rtcp_sock, self._rtcp_latch.remote)
+        )
+        if sock is None:
+            return
+        try:
+            sock.sendto(data if self._srtp_out is None else self._srtp_out.protect_rtcp(data), remote)
+            self.rtcp_sent += 1
+        except OSError:
+            self.unsent += 1
+
+    def finish(self, now: float) -> None:
+        """The call has ended: RTCP BYE, and the bridge is gone."""
+        self.unbridge()
+        if self._rtcp.deadline is not None:
+            self._send_rtcp(self._rtcp.goodbye(now))
 
     # -- changes ----------------------------------------------------------------------------------------------
 
     def redirect(self, remote: tuple[str, int], *, may_send: bool, media: MediaFormat | None = None) -> None:
-        """A re-INVITE named another address, direction or codec: latch anew, unless the address stayed."""
-        if remote != self._named:
-            self._named = self._remote = remote
-            self._latched = self._is_settled = False
+        """A re-INVITE named another address, direction, codec or key: latch anew, unless the address stayed."""
+        self._latch.rename(remote)
+        self._rtcp_latch.rename(_rtcp_address(remote, media or self._media))
         self.may_send = may_send
-        if media is not None and media != self._media:
-            self._media = media
-            self._law = media.law
-            self._silence = media.law.silence * FRAME_SAMPLES
-            self._in_order.event_payload_type = media.event_payload_type
-            self._pending = b""
+        if media is None or media == self._media:
+            return
+        before = self._media
+        self._set_keys(media.srtp, before.srtp)
+        if (media.codec, media.payload_type) != (before.codec, before.payload_type):
+            self._in.change(media)
+            self._out.change(media)
+            self._set_format(media)
+            return
+        self._media = media
+        self._in.keep(media)
+        self._out.change(media)
+
+    def bridge_to(self, other: RtpSession) -> None:
+        """Join two calls of this gateway: each hears the other's caller, the bus hears and says nothing.
+
+        Codecs and rates may differ. Digits of one are sent to the other. The agent's audio is not played meanwhile.
+        """
+        self.unbridge()
+        other.unbridge()
+        self._join(other)
+        other._join(self)
+
+    def _join(self, other: RtpSession) -> None:
+        self._drop_queue()
+        self._peer = other
+        self._from_peer = BridgeQueue(self._media.codec.rate_hz)
+        self._in.deliver, self._out.source = self._to_peer, self._from_peer.pop
+
+    def _drop_queue(self) -> None:
+        if self._from_peer is not None:
+            self.bridge_dropped += self._from_peer.dropped + self._from_peer.depth
+        self._from_peer = None
+
+    def _to_peer(self, pcm: bytes, now: float, flags: int) -> None:
+        peer = self._peer
+        if peer is not None and peer._from_peer is not None:
+            self.bridged += 1
+            peer._from_peer.push(pcm, self._media.codec.rate_hz)
+
+    def unbridge(self) -> None:
+        """Back to the bus, for both calls; nothing happens where there is no bridge."""
+        peer, self._peer = self._peer, None
+        if peer is None:
+            return
+        self._drop_queue()
+        self._set_format(self._media)
+        peer.unbridge()
+
+    @property
+    def is_bridged(self) -> bool:
+        """Whether another call is at the other end."""
+        return self._peer is not None
 
     def statistics(self) -> MediaStatistics:
         """Counters of the call so far."""
-        order, audio = self._in_order, self._audio
+        order, audio, rtcp = self._in.in_order, self._audio, self._rtcp
         uplink, playout = audio.uplink.counters, audio.playout.counters
+        queue = self._from_peer
         return MediaStatistics(
             rtp_received=order.received,
             rtp_lost=order.lost + order.jumped,
@@ -241,12 +352,24 @@ class RtpSession:
             rtp_duplicate=order.duplicate,
             rtp_foreign=self.foreign,
             rtp_malformed=self.malformed,
+            rtp_unauthentic=self.unauthentic,
+            rtp_early=self.early_packets,
             rtp_sent=self.sent,
             rtp_unsent=self.unsent,
+            rtp_jitter_ms=rtcp.reception.jitter_ms,
+            rtcp_received=self.rtcp_received,
+            rtcp_sent=self.rtcp_sent,
+            rtcp_malformed=self.rtcp_malformed,
+            remote_lost=rtcp.remote.lost,
+            remote_fraction_lost=rtcp.remote.fraction_lost,
+            remote_jitter_ms=rtcp.remote.jitter_ms,
+            round_trip_ms=rtcp.remote.round_trip_ms,
             up_concealed=order.lost,
             up_filled=uplink["filled"],
             up_published=audio.published,
             up_dropped=audio.unpublished + uplink["overrun"] + uplink["unowned"],
+            up_bridged=self.bridged,
+            bridge_dropped=self.bridge_dropped + (queue.dropped if queue is not None else 0),
             dn_received=playout["received"],
             dn_control=playout["control"],
             dn_stale=playout["stale"],
@@ -260,3 +383,7 @@ class RtpSession:
             dn_waiting=audio.playout.depth,
             dn_underrun=playout["underrun"],
         )
+
+
+def _rtcp_address(remote: tuple[str, int], media: MediaFormat) -> tuple[str, int]:
+    return media.remote_rtcp or (remote[0], min(remote[1] + 1, 65535))

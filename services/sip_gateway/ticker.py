@@ -38,15 +38,21 @@ class Ticker:
     def add(self, session: RtpSession) -> None:
         """Serve a call."""
         self._sessions[session.fileno] = session
-        self._selector.register(session.fileno, selectors.EVENT_READ, session)
+        self._selector.register(session.fileno, selectors.EVENT_READ, (session, session.read))
+        if session.rtcp_fileno is not None:
+            self._selector.register(session.rtcp_fileno, selectors.EVENT_READ, (session, session.read_rtcp))
         if self._timer is None:
             self._due = self._loop.time() + SLOT_S
             self._timer = self._loop.call_at(self._due, self._slot)
 
     def remove(self, session: RtpSession) -> None:
-        """The call has ended."""
-        if self._sessions.pop(session.fileno, None) is not None:
-            self._selector.unregister(session.fileno)
+        """The call has ended; its RTCP BYE goes out."""
+        if self._sessions.pop(session.fileno, None) is None:
+            return
+        self._selector.unregister(session.fileno)
+        if session.rtcp_fileno is not None:
+            self._selector.unregister(session.rtcp_fileno)
+        session.finish(self._loop.time())
 
     def close(self) -> None:
         """Stop."""
@@ -65,10 +71,11 @@ class Ticker:
         self.worst_lateness_s = max(self.worst_lateness_s, lateness)
         self._on_lateness(lateness, now)
         for key, _ in self._selector.select(0):
+            session, read = key.data
             try:
-                key.data.read(now)
+                read(now)
             except Exception:  # noqa: BLE001  as below
-                self._failed(key.data)
+                self._failed(session)
         # A packet belongs to the slot nearest to its time, by the schedule and not by when the slot happened to run:
         # one whose time falls together with a slot's would else change between two slots, 5 ms apart, all the time.
         nearest = (self._due if lateness < SLOT_S else now) + SLOT_S / 2
