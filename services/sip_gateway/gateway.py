@@ -147,7 +147,7 @@ class SipGateway:
             return None
         secret = password.get_secret_value()
         self.transport.credentials = lambda realm: Login(username, secret)
-        return Trunk(Account(server, settings.sip_port, username, secret), self.transport)
+        return Trunk(Account(server, settings.sip_port or 5060, username, secret), self.transport)
 
     async def run(self) -> None:
         """Serve calls; each is a task of one group."""
