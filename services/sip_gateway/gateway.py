@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from libs.audio.g711 import Law
 from libs.call_leg.audio import CallAudio
 from libs.call_leg.gateway import CallLegs, RefusedAttempt
+from libs.call_leg.numbers import normalise
 from libs.call_leg.ports import NewCall
 from libs.call_leg.shell import LegShell
 from libs.contracts.config import DEFAULT_ORG, AgentConfig, RouteConfig
@@ -34,7 +35,6 @@ from libs.sip.sdp import (
     negotiate,
 )
 from services.sip_gateway.call import STATUS_OF, SipCall
-from services.sip_gateway.numbers import normalise
 from services.sip_gateway.rtp_ports import NoRtpPort, PortPool
 from services.sip_gateway.rtp_session import MediaFormat, RtpSession, RtpStart
 from services.sip_gateway.settings import Settings

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.sip_gateway.numbers import normalise
+from libs.call_leg.numbers import normalise
 
 
 @pytest.mark.parametrize(
