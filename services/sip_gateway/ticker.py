@@ -47,12 +47,15 @@ class Ticker:
 
     def remove(self, session: RtpSession) -> None:
         """The call has ended; its RTCP BYE goes out."""
+        self._drop(session)
+        session.finish(self._loop.time())
+
+    def _drop(self, session: RtpSession) -> None:
         if self._sessions.pop(session.fileno, None) is None:
             return
         self._selector.unregister(session.fileno)
         if session.rtcp_fileno is not None:
             self._selector.unregister(session.rtcp_fileno)
-        session.finish(self._loop.time())
 
     def close(self) -> None:
         """Stop."""
@@ -62,7 +65,7 @@ class Ticker:
 
     def _failed(self, session: RtpSession) -> None:
         log.exception("the media of a call failed")
-        self.remove(session)
+        self._drop(session)
         self._on_failure(session)
 
     def _slot(self) -> None:

@@ -228,7 +228,7 @@ async def test_a_full_gateway_says_503(server, phone):
 
 
 async def test_used_up_rtp_ports_are_a_full_gateway(server, phone):
-    async with world(server, rtp_ports=(40_101, 40_102)) as here:
+    async with world(server, rtp_ports=(40_101, 40_103)) as here:
         await here.worker()
         first = await phone.call(here.uri)
         assert (await refusal(here, phone)).status == 503

@@ -56,7 +56,7 @@ def test_ports_are_even_and_within_the_range():
 
 
 def test_a_range_that_is_used_up_says_so():
-    pool = PortPool(a_range(4))
+    pool = PortPool(a_range(6))  # the last is even, and its neighbour not ours
     sockets = [pool.acquire("127.0.0.1"), pool.acquire("127.0.0.1")]
     with pytest.raises(NoRtpPort, match="no free RTP port between"):
         pool.acquire("127.0.0.1")
@@ -70,6 +70,24 @@ def test_a_port_that_another_program_has_is_passed_over():
     ours = pool.acquire("127.0.0.1")
     assert ours.getsockname()[1] == first + 3
     close(other, ours)
+
+
+def test_rtcp_has_the_port_after_and_both_close_together():
+    sock = PortPool(None).acquire("127.0.0.1")
+    port = sock.getsockname()[1]
+    assert port % 2 == 0
+    assert sock.rtcp.getsockname()[1] == port + 1
+    sock.close()
+    close(udp_on(port), udp_on(port + 1))
+
+
+def test_a_pair_whose_odd_port_another_program_has_is_passed_over():
+    first, last = a_range(5)
+    other = udp_on(first + 2)
+    sock = PortPool((first, last)).acquire("127.0.0.1")
+    assert (sock.getsockname()[1], sock.rtcp.getsockname()[1]) == (first + 3, first + 4)
+    close(other, sock)
+    close(udp_on(first + 1))
 
 
 def test_without_a_range_any_free_port_is_given():

@@ -344,4 +344,4 @@ def test_a_peer_that_refuses_our_packets_ends_nothing(line):
 
 
 def test_silence_of_the_format_is_a_full_packet():
-    assert PCMU.law.silence * 160 == b"\xff" * 160
+    assert PCMU.codec.encoder().silence_frame() == b"\xff" * 160

@@ -14,14 +14,27 @@ class Session:
 
     def __init__(self, on_tick=None) -> None:
         self.sock = udp()
-        self.fileno = self.sock.fileno()
-        self.reads, self.ticks = 0, 0
+        self.rtcp = udp()
+        self.fileno, self.rtcp_fileno = self.sock.fileno(), self.rtcp.fileno()
+        self.reads, self.rtcp_reads, self.ticks = 0, 0, 0
+        self.finished_at = None
         self._on_tick = on_tick
         self.ticked = asyncio.Event()
 
     def read(self, now: float) -> None:
         self.reads += 1
         self.sock.recv(2048)
+
+    def read_rtcp(self, now: float) -> None:
+        self.rtcp_reads += 1
+        self.rtcp.recv(2048)
+
+    def finish(self, now: float) -> None:
+        self.finished_at = now
+
+    def close(self) -> None:
+        self.sock.close()
+        self.rtcp.close()
 
     def tick(self, now: float) -> None:
         self.ticks += 1
@@ -47,11 +60,17 @@ async def test_sockets_are_read_only_when_something_came_and_every_call_is_ticke
     busy.sock.sendto(b"x", busy.sock.getsockname())
     await busy.ticked.wait()
     await quiet.ticked.wait()
-    assert (quiet.reads, busy.reads) == (0, 1)
+    assert (quiet.reads, busy.reads, busy.rtcp_reads) == (0, 1, 0)
+    busy.ticked.clear()
+    busy.rtcp.sendto(b"x", busy.rtcp.getsockname())
+    await busy.ticked.wait()
+    assert (quiet.rtcp_reads, busy.reads, busy.rtcp_reads) == (0, 1, 1)
+    assert busy.finished_at is None
     ticker.remove(quiet)
     ticker.remove(busy)
-    quiet.sock.close()
-    busy.sock.close()
+    assert busy.finished_at is not None
+    quiet.close()
+    busy.close()
 
 
 async def test_it_stands_still_without_calls_and_starts_again(ticker):
@@ -67,7 +86,7 @@ async def test_it_stands_still_without_calls_and_starts_again(ticker):
     ticker.add(session)
     await asyncio.wait_for(session.ticked.wait(), 1)
     ticker.remove(session)
-    session.sock.close()
+    session.close()
 
 
 async def test_a_call_may_end_within_a_slot(ticker):
@@ -81,8 +100,8 @@ async def test_a_call_may_end_within_a_slot(ticker):
             await second.ticked.wait()
     assert first.ticks == 1
     ticker.remove(second)
-    first.sock.close()
-    second.sock.close()
+    first.close()
+    second.close()
 
 
 async def test_a_stall_is_reported_and_its_slots_are_not_made_up(ticker):
@@ -98,7 +117,7 @@ async def test_a_stall_is_reported_and_its_slots_are_not_made_up(ticker):
     assert max(ticker.lateness) > 0.12
     assert ticker.worst_lateness_s == max(ticker.lateness)
     ticker.remove(session)
-    session.sock.close()
+    session.close()
 
 
 @pytest.mark.parametrize("where", ["read", "tick"])
@@ -117,5 +136,5 @@ async def test_one_call_that_fails_is_dropped_and_the_others_go_on(ticker, where
             await healthy.ticked.wait()
     assert ticker.failed == [broken]
     ticker.remove(healthy)
-    broken.sock.close()
-    healthy.sock.close()
+    broken.close()
+    healthy.close()
