@@ -7,12 +7,17 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from libs.audio.g711 import Law
+from libs.audio.codec import CLOCK_HZ, CODECS, codec_named
 from libs.audio.level import dbfs
+from libs.audio.rtcp import RtcpReporter
 from libs.audio.rtp import RtpError, RtpPacket
-from libs.sip.sdp import Direction, LocalMedia, Negotiated, SessionDescription, make_offer
+from libs.audio.srtp import Unauthentic
+from libs.sip.sdes import MASTER_BYTES, SrtpPolicy
+from libs.sip.sdp import Direction, LocalMedia, Negotiated, SessionDescription, local_media, make_offer
+from libs.softphone.control import ControlEnd, Security
+from libs.softphone.endpoint import RtpEndpoint
 from libs.softphone.heard import HeardPacket, StreamStats, Timeline
 from libs.softphone.talker import PlayHandle, RtpStart, Talker
 from libs.softphone.ticker import shared_ticker
@@ -61,13 +66,23 @@ class CallOptions:
 
     `on_packet` gets every received RTP datagram and its time of arrival; with `keeps_audio` off nothing is decoded or
     kept, for load tests. `rtp_start` sets the first sequence number, timestamp and SSRC. `sends_silence` off stops the
-    stream in pauses.
+    stream in pauses. `srtp` "required" offers an encrypted stream and nothing else. RTCP goes over the port after
+    RTP's, over the same one ("mux", if the peer agrees), or not at all.
     """
 
     rtp_start: RtpStart | None = None
     sends_silence: bool = True
     keeps_audio: bool = True
     on_packet: OnPacket | None = None
+    srtp: SrtpPolicy = "off"
+    rtcp: Literal["port", "mux", "off"] = "port"
+
+    def local_media(self, address: tuple[str, int], codecs: tuple[str, ...]) -> LocalMedia:
+        """Our side of the offer, with a key of its own where one is needed."""
+        key = secrets.token_bytes(MASTER_BYTES) if self.srtp != "off" else b""
+        return LocalMedia(
+            *address, codecs, secrets.randbits(31), srtp=self.srtp, srtp_key=key, rtcp_mux=self.rtcp == "mux"
+        )
 
 
 @dataclass(slots=True)
@@ -86,38 +101,6 @@ class _SilenceWaiter:
     silence_s: float
     future: asyncio.Future[None]
     timer: asyncio.TimerHandle | None = field(default=None)
-
-
-class RtpEndpoint(asyncio.DatagramProtocol):
-    """The RTP socket of one call."""
-
-    def __init__(self) -> None:
-        self.on_datagram: Callable[[bytes], None] | None = None
-        self._transport: asyncio.DatagramTransport | None = None
-
-    @classmethod
-    async def open(cls, host: str) -> tuple[RtpEndpoint, tuple[str, int]]:
-        """Bind a free port; gives the endpoint and its address."""
-        loop = asyncio.get_running_loop()
-        transport, endpoint = await loop.create_datagram_endpoint(cls, (host, 0))
-        endpoint._transport = transport
-        return endpoint, transport.get_extra_info("sockname")[:2]
-
-    def datagram_received(self, data: bytes, addr: tuple[str | Any, int]) -> None:
-        if self.on_datagram is not None:
-            self.on_datagram(data)
-
-    def error_received(self, exc: Exception) -> None:
-        """A peer that closed its port: the call's signalling tells."""
-
-    def send(self, data: bytes, destination: tuple[str, int]) -> None:
-        if self._transport is not None:
-            self._transport.sendto(data, destination)
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
-            self._transport = None
 
 
 class PhoneCall:
@@ -140,6 +123,9 @@ class PhoneCall:
         self._rtp = rtp
         self._options = options
         self._talker: Talker | None = None
+        self._security = Security()
+        self._control: ControlEnd | None = None
+        self.rate_hz = CLOCK_HZ
         self._ringing = asyncio.Event()
         self._answer: asyncio.Future[None] = loop.create_future()
         self._end: asyncio.Future[CallEnd] = loop.create_future()
@@ -155,12 +141,12 @@ class PhoneCall:
             raise CallOver(f"the call is {'over' if self.ended else 'not answered yet'}")
         return self._talker
 
-    def play(self, pcm16_8k: bytes) -> PlayHandle:
-        """Queue speech (16-bit little-endian, 8 kHz); it goes out in frames of 20 ms after what is queued already.
+    def play(self, pcm16: bytes) -> PlayHandle:
+        """Queue speech (16-bit little-endian, `rate_hz`); it goes out in frames of 20 ms after what is queued already.
 
         Raises CallOver when the call is not answered yet or has ended.
         """
-        return self._speaker.play(pcm16_8k)
+        return self._speaker.play(pcm16)
 
     async def send_dtmf(self, digits: str, duration_ms: int = 100, gap_ms: int = 60) -> None:
         """Send digits as RFC 4733 events and wait until they are out.
@@ -188,15 +174,27 @@ class PhoneCall:
         talker, negotiated = self._talker, self.negotiated
         if talker is None or negotiated is None:
             return
-        data = talker.packet(tick, time.monotonic())
+        now = time.monotonic()
+        data = talker.packet(tick, now)
         if data is not None and negotiated.direction.sends:
-            self._rtp.send(data, (negotiated.remote_host, negotiated.remote_port))
+            if self._control is not None:
+                self._control.sent(data, now)
+            self._rtp.send(self._security.protect(data), (negotiated.remote_host, negotiated.remote_port))
+        if self._control is not None:
+            self._control.tick(now)
+
+    @property
+    def rtcp(self) -> RtcpReporter:
+        """Our end of RTCP: what the peer reports, what we measured. Raises CallOver where there is none."""
+        if self._control is None:
+            raise CallOver("the call has no RTCP")
+        return self._control.reporter
 
     # -- hearing ------------------------------------------------------------------------------------------------
 
     @property
     def heard(self) -> bytearray:
-        """All audio so far, 16-bit little-endian at 8 kHz, placed by RTP timestamp; gaps are silence."""
+        """All audio so far, 16-bit little-endian at `rate_hz`, placed by RTP timestamp; gaps are silence."""
         return self.timeline.pcm
 
     @property
@@ -214,11 +212,15 @@ class PhoneCall:
             self.on_packet(data, arrived_at)
         if not self._options.keeps_audio:
             return
+        if self._control is not None and self._control.took(data):
+            return
         try:
-            packet = RtpPacket.parse(data)
-        except RtpError:
+            packet = RtpPacket.parse(self._security.unprotect(data))
+        except (RtpError, Unauthentic):
             self.timeline.stats.malformed += 1
             return
+        if self._control is not None:
+            self._control.received(packet, arrived_at)
         pcm = self.timeline.push(packet, arrived_at)
         if pcm and self.timeline.packets:
             self._listen(pcm, self.timeline.packets[-1])
@@ -247,7 +249,7 @@ class PhoneCall:
 
         Raises TimeoutError, and CallOver when the call ends first.
         """
-        waiter = _SpeechWaiter(min_dbfs, ms * 8, asyncio.get_running_loop().create_future())
+        waiter = _SpeechWaiter(min_dbfs, ms * self.rate_hz // 1000, asyncio.get_running_loop().create_future())
         self._speech_waiters.append(waiter)
         try:
             return await self._or_end(waiter.future, timeout_s)
@@ -330,8 +332,8 @@ class PhoneCall:
     async def set_direction(self, direction: Direction, timeout_s: float = 10.0) -> Direction:
         """Hold and resume by re-INVITE; gives our direction as agreed. Raises CallRejected, TimeoutError."""
         media = self.offer.media[0]
-        codecs = tuple(name for _, name, _ in media.codecs() if name in Law.__members__)
-        local = LocalMedia(self.offer.host, media.port, codecs, self.offer.session_id, direction=direction)
+        codecs = tuple(name for _, name, _ in media.codecs() if name in CODECS)
+        local = replace(local_media(self.offer, codecs), direction=direction)
         offer = replace(make_offer(local), session_version=self.offer.session_version + 1)
         previous, self.offer = self.offer, offer
         self._reoffer = asyncio.get_running_loop().create_future()
@@ -355,16 +357,23 @@ class PhoneCall:
     def media_changed(self, negotiated: Negotiated) -> None:
         """The first answer, or a new address or direction of the peer."""
         self.negotiated = negotiated
-        law = Law[negotiated.codec]
+        self._security.agree(negotiated.srtp)
+        codec = codec_named(negotiated.codec)
         if self._talker is None:
             start = self._options.rtp_start or RtpStart(
                 secrets.randbits(16), secrets.randbits(32), secrets.randbits(32)
             )
-            self._talker = Talker(law, negotiated.payload_type, start, negotiated.telephone_event_pt)
+            self._talker = Talker(codec, negotiated.payload_type, start, negotiated.telephone_event_pt)
             self._talker.sends_silence = self._options.sends_silence
-            self.timeline = Timeline({law.payload_type: law, negotiated.payload_type: law})
+            decoder, self.rate_hz = codec.decoder(), codec.rate_hz
+            decoders = {codec.payload_type: decoder, negotiated.payload_type: decoder}
+            self.timeline = Timeline(decoders, rate_hz=codec.rate_hz)
+            if self._options.rtcp != "off":
+                self._control = ControlEnd(start.ssrc, self._rtp, self._security, time.monotonic())
             self._rtp.on_datagram = self._datagram
             shared_ticker().subscribe(self._tick)
+        if self._control is not None:
+            self._control.agree(negotiated)
         if self.answered_at is None:
             self.answered_at = time.monotonic()
             if not self._answer.done():
@@ -391,6 +400,8 @@ class PhoneCall:
             return
         self.ended = end
         shared_ticker().unsubscribe(self._tick)
+        if self._control is not None:
+            self._control.close(time.monotonic())
         self._rtp.close()
         if self._talker is not None:
             self._talker.close()

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from libs.audio.g711 import Law
+from libs.audio.codec import CLOCK_HZ, Decoder
 from libs.audio.rtp import RtpPacket, Unwrapper
 
-RATE_HZ = 8000
 # A timestamp further off than this is a new clock, not a pause: the audio is placed by its time of arrival.
-_MAX_JUMP_SAMPLES = 30 * RATE_HZ
+_MAX_JUMP = 30 * CLOCK_HZ
 
 
 class HeardPacket(NamedTuple):
@@ -43,14 +43,15 @@ class StreamStats:
 
 
 class Timeline:
-    """Places decoded audio by RTP timestamp; gaps are silence. `pcm` is 16-bit little-endian at 8 kHz."""
+    """Places decoded audio by RTP timestamp; gaps are silence. `pcm` is 16-bit little-endian at `rate_hz`."""
 
-    def __init__(self, laws: dict[int, Law], max_s: float = 3600.0) -> None:
+    def __init__(self, decoders: Mapping[int, Decoder], max_s: float = 3600.0, *, rate_hz: int = CLOCK_HZ) -> None:
         self.pcm = bytearray()
         self.packets: list[HeardPacket] = []
         self.stats = StreamStats()
-        self._laws = laws
-        self._max_samples = int(max_s * RATE_HZ)
+        self._decoders = decoders
+        self._rate_hz = rate_hz
+        self._max_samples = int(max_s * rate_hz)
         self._sequence = Unwrapper(16)
         self._timestamp = Unwrapper(32)
         self._offset: int | None = None
@@ -61,7 +62,7 @@ class Timeline:
         self._recent: deque[int] = deque(maxlen=512)
 
     def push(self, packet: RtpPacket, arrived_at: float) -> bytes | None:
-        """Take one packet; gives its audio, None for repeated packets and for payload that is no G.711 of ours."""
+        """Take one packet; gives its audio, None for repeated packets and for another payload."""
         stats = self.stats
         if stats.last_packet_at is None:
             stats.first_packet_at = arrived_at
@@ -73,11 +74,11 @@ class Timeline:
             self._new_stream(packet)
         if not self._count(packet):
             return None
-        law = self._laws.get(packet.payload_type)
-        if law is None:
+        decoder = self._decoders.get(packet.payload_type)
+        if decoder is None:
             stats.other_payload += 1
             return None
-        pcm = law.decode(packet.payload)
+        pcm = decoder.decode(packet.payload)
         self._place(packet, pcm, arrived_at)
         return pcm
 
@@ -110,12 +111,12 @@ class Timeline:
 
     def _place(self, packet: RtpPacket, pcm: bytes, arrived_at: float) -> None:
         timestamp = self._timestamp.extend(packet.timestamp)
-        end = len(self.pcm) // 2
-        if self._offset is None or abs(timestamp - self._offset - end) > _MAX_JUMP_SAMPLES:
+        end, per_unit = len(self.pcm) // 2, self._rate_hz // CLOCK_HZ
+        if self._offset is None or abs(timestamp - self._offset - end // per_unit) > _MAX_JUMP:
             first_at = self.stats.first_packet_at or arrived_at
-            elapsed = int((arrived_at - first_at) * RATE_HZ) if self.packets else 0
-            self._offset = timestamp - max(end, elapsed)
-        position = timestamp - self._offset
+            elapsed = int((arrived_at - first_at) * CLOCK_HZ) if self.packets else 0
+            self._offset = timestamp - max(end // per_unit, elapsed)
+        position = (timestamp - self._offset) * per_unit
         samples = len(pcm) // 2
         if packet.marker:
             self.stats.markers.append(position)

@@ -34,10 +34,11 @@ from libs.sip.events import (
     SessionChanged,
 )
 from libs.sip.registration import RegistrationEvent
-from libs.sip.sdp import LocalMedia, SessionDescription, accept_answer, make_offer
+from libs.sip.sdp import SessionDescription, accept_answer, make_offer
 from libs.sip.uri import SipUri
 from libs.sip.user_agent import OutgoingCall, UaConfig, UserAgent
-from libs.softphone.call import CallEnd, CallOptions, CallRejected, PhoneCall, RtpEndpoint
+from libs.softphone.call import CallEnd, CallOptions, CallRejected, PhoneCall
+from libs.softphone.endpoint import RtpEndpoint
 from libs.softphone.talker import PlayHandle, RtpStart
 
 __all__ = ["CallEnd", "CallOptions", "CallRejected", "PhoneCall", "PlayHandle", "RtpStart", "Softphone"]
@@ -123,8 +124,8 @@ class Softphone(asyncio.DatagramProtocol):
         destination = await self._resolve(SipUri.parse(target))
         host = self.address[0]
         rtp, media = await RtpEndpoint.open(host)
-        local = LocalMedia(host, media[1], tuple(codecs), session_id=secrets.randbits(31))
-        offer = make_offer(local)
+        options = options or CallOptions()
+        offer = make_offer(options.local_media((host, media[1]), tuple(codecs)))
         from_uri = str(SipUri.build(from_user, *self.address))
         placed = OutgoingCall(target, destination, from_uri, from_display, offer.serialize(), headers)
         try:
@@ -132,7 +133,7 @@ class Softphone(asyncio.DatagramProtocol):
         except BaseException:  # nothing is swallowed: the socket has no other owner yet
             rtp.close()
             raise
-        call = PhoneCall(self, dialog, rtp, offer, options or CallOptions())
+        call = PhoneCall(self, dialog, rtp, offer, options)
         self.calls[dialog] = call
         self._act(actions)
         return call

@@ -6,11 +6,11 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass
 
+from libs.audio.codec import AudioCodec
 from libs.audio.dtmf import DtmfPacket, dtmf_packets
-from libs.audio.g711 import Law
 from libs.audio.rtp import pack_header, uint16_add, uint32_add
 
-FRAME_SAMPLES = 160
+FRAME_SAMPLES = 160  # of the RTP clock, 8000 Hz for every codec here
 _TICK_MS = 20
 
 
@@ -26,13 +26,13 @@ class RtpStart:
 class PlayHandle:
     """One piece of queued speech. Times are of `time.monotonic()`, None until they happen."""
 
-    def __init__(self, payload: bytes) -> None:
+    def __init__(self, pcm: bytes) -> None:
         self.started_at: float | None = None
         self.finished_at: float | None = None
         self.started = asyncio.Event()
         self.finished = asyncio.Event()
         self.first_timestamp: int | None = None
-        self._payload = payload
+        self._pcm = pcm
         self._offset = 0
 
     async def wait(self) -> None:
@@ -41,17 +41,17 @@ class PlayHandle:
 
     def stop(self) -> None:
         """Say no more of it; `finished` is set with the next frame."""
-        self._payload = self._payload[: self._offset]
+        self._pcm = self._pcm[: self._offset]
 
     def take(self, length: int) -> bytes:
         """The next bytes, fewer at the end."""
-        taken = self._payload[self._offset : self._offset + length]
+        taken = self._pcm[self._offset : self._offset + length]
         self._offset += len(taken)
         return taken
 
     @property
     def is_exhausted(self) -> bool:
-        return self._offset >= len(self._payload)
+        return self._offset >= len(self._pcm)
 
 
 class Talker:
@@ -61,11 +61,12 @@ class Talker:
     pauses and the first packet of each talkspurt carries the marker (RFC 3551 §4.1).
     """
 
-    def __init__(self, law: Law, payload_type: int, start: RtpStart, telephone_event_pt: int | None) -> None:
+    def __init__(self, codec: AudioCodec, payload_type: int, start: RtpStart, telephone_event_pt: int | None) -> None:
         self.sends_silence = True
         self.muted = False
         self.packets = 0
-        self._law = law
+        self._encoder = codec.encoder()
+        self._frame_bytes = 2 * codec.rate_hz // 50
         self._payload_type = payload_type
         self._event_pt = telephone_event_pt
         self._start = start
@@ -78,9 +79,11 @@ class Talker:
         self._events_first_tick = 0
         self._events_timestamp = 0
 
-    def play(self, pcm16_8k: bytes) -> PlayHandle:
-        """Queue speech (16-bit little-endian, 8 kHz) after what is queued already."""
-        handle = PlayHandle(self._law.encode(pcm16_8k))
+    def play(self, pcm16: bytes) -> PlayHandle:
+        """Queue speech (16-bit little-endian, at the codec's rate) after what is queued already. Raises ValueError."""
+        if len(pcm16) % 2:
+            raise ValueError(f"{len(pcm16)} bytes are not a whole number of 16-bit samples")
+        handle = PlayHandle(pcm16)
         self._queue.append(handle)
         return handle
 
@@ -107,12 +110,14 @@ class Talker:
             event = self._event_packet(tick, timestamp)
             if event is not None:
                 return event
-        payload = self._speech(timestamp, now)
-        if not payload and not self.sends_silence:
+        pcm = self._speech(timestamp, now)
+        if not pcm and not self.sends_silence:
             self._marker = True
             return None
-        payload = b"" if self.muted else payload
-        payload += self._law.silence * (FRAME_SAMPLES - len(payload))
+        if not pcm or self.muted:
+            payload = self._encoder.silence_frame()
+        else:
+            payload = self._encoder.encode(pcm + bytes(self._frame_bytes - len(pcm)))
         marker, self._marker = self._marker, False
         return self._pack(self._payload_type, timestamp, marker, payload)
 
@@ -137,18 +142,18 @@ class Talker:
         return self._pack(self._event_pt, event_timestamp, packet.marker, packet.payload)
 
     def _speech(self, timestamp: int, now: float) -> bytes:
-        payload = b""
-        while self._queue and len(payload) < FRAME_SAMPLES:
+        pcm = b""
+        while self._queue and len(pcm) < self._frame_bytes:
             handle = self._queue[0]
             if handle.started_at is None:
                 handle.started_at, handle.first_timestamp = now, timestamp
                 handle.started.set()
-            payload += handle.take(FRAME_SAMPLES - len(payload))
+            pcm += handle.take(self._frame_bytes - len(pcm))
             if handle.is_exhausted:
                 handle.finished_at = now
                 handle.finished.set()
                 self._queue.popleft()
-        return payload
+        return pcm
 
     def close(self) -> None:
         """The call is over: nobody waits for speech or digits any longer."""
