@@ -81,7 +81,7 @@ class Dialog:
     local: str
     local_tag: str
     remote: str
-    peer: Address
+    peer: Address  # where the latest message came from
     state: DialogState
     remote_tag: str = ""
     remote_target: SipUri | None = None
@@ -106,6 +106,7 @@ class Dialog:
     referral_settled: bool = False
     inbound_referral: int | None = None
     ring_timed_out: bool = False
+    flow_is_open: bool = False  # TCP and TLS: the connection to `peer` stands
 
     @property
     def key(self) -> DialogKey:
@@ -143,8 +144,12 @@ class Dialog:
         remote = f"{self.remote};tag={self.remote_tag}" if self.remote_tag else self.remote
         return f"{self.local};tag={self.local_tag}", remote
 
-    def next_hop(self) -> Address:
+    def next_hop(self, default_port: int = 5060) -> Address:
         """Address that requests go to: the first route, else the remote target.
+
+        A transport named there (`;transport=tcp`) is not looked at: the dialog stays with its user agent, which speaks
+        one. Over TCP and TLS the connection that the host last used serves both ways while it stands: the port in its
+        Contact is often closed to us, and the certificate was checked against the trunk's name, not this address.
 
         Host names are not resolved here: then, when the peer names a private address but its packets come from a
         public one (a NAT without rport support on the way), and when it names an address of the other IP version,
@@ -160,7 +165,9 @@ class Dialog:
             return self.peer
         if host.version != source.version or host.is_unspecified or (host.is_private and not source.is_private):
             return self.peer
-        return str(host), uri.port or 5060
+        if self.flow_is_open and host == source:
+            return self.peer
+        return str(host), uri.port or default_port
 
     def build_request(
         self, method: str, cseq: int, via: str, headers: HeaderList = (), body: bytes = b""

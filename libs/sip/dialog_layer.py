@@ -11,7 +11,7 @@ from libs.sip.dialog import Address, Dialog, DialogKey, DialogState, SentRequest
 from libs.sip.digest import Authenticator, Credentials, DigestError
 from libs.sip.digest_server import DigestServer
 from libs.sip.events import Action, Cancelled, Ended, Rejected, Send
-from libs.sip.message import HeaderList, Reply, Request, Response, build_response
+from libs.sip.message import HeaderList, Reply, Request, Response, Via, build_response
 from libs.sip.screening import EXTENSIONS
 from libs.sip.sdp import SessionDescription
 from libs.sip.session_timer import MIN_SE_S, SessionExpires
@@ -26,7 +26,7 @@ from libs.sip.transaction import (
     TimerValues,
     Transaction,
 )
-from libs.sip.uri import NameAddr, SipUri
+from libs.sip.uri import DEFAULT_PORTS, NameAddr, SipUri, Transport
 
 TransactionKey = tuple[str, ...]
 TimerKey = tuple[str, ...]
@@ -45,6 +45,9 @@ class UaConfig:
 
     `session_expires_s` is the interval that calls of ours ask for (RFC 4028), 0 to ask for none. `uses_100rel` says
     that we can take reliable provisional responses (RFC 3262).
+
+    A user agent speaks one `transport`. Its requests go over that even when the peer's URI names another, so that a
+    destination is an address and nothing else; with TCP and TLS it stands for the connection to that address.
     """
 
     local_host: str
@@ -61,6 +64,21 @@ class UaConfig:
     max_dialogs: int = 2000
     max_transactions: int = 10_000
     max_datagram_bytes: int = 16_384
+    transport: Transport = "udp"
+
+    @property
+    def is_reliable(self) -> bool:
+        """True over TCP and TLS."""
+        return self.transport != "udp"
+
+    @property
+    def contact(self) -> SipUri:
+        """Where the peers of this user agent reach us."""
+        return self.contact_of(self.contact_user)
+
+    def contact_of(self, user: str) -> SipUri:
+        """The same under another user name."""
+        return SipUri.build(user, self.local_host, self.local_port, self.transport)
 
 
 def server_key(request: Request, method: str = "") -> TransactionKey:
@@ -97,7 +115,7 @@ class DialogLayer:
         self._new_token = new_token
         self._credentials = credentials
         self._doorkeeper = doorkeeper
-        self._timers = TimerValues(config.t1_s, config.t2_s, config.t4_s)
+        self._timers = TimerValues(config.t1_s, config.t2_s, config.t4_s, config.is_reliable)
         self._transactions: dict[TransactionKey, Transaction] = {}
         self._dialogs: dict[str, Dialog] = {}
         self._by_key: dict[DialogKey, Dialog] = {}
@@ -105,7 +123,7 @@ class DialogLayer:
         self._deadlines: Deadlines[TimerKey] = Deadlines()
         host = f"[{config.local_host}]" if ":" in config.local_host else config.local_host
         self._sent_by = f"{host}:{config.local_port}"
-        self._contact = ("Contact", f"<{SipUri.build(config.contact_user, config.local_host, config.local_port)}>")
+        self._contact = ("Contact", f"<{config.contact}>")
 
     @property
     def active_dialogs(self) -> int:
@@ -135,7 +153,7 @@ class DialogLayer:
         """
         reply = Reply(reply) if isinstance(reply, int) else reply
         self.counters[f"replied_{reply.status}"] += 1
-        destination = request.via.response_destination(source)
+        destination = self._way_back(request.via, source)
         reply = replace(reply, headers=(*reply.headers, self._server))
         data = build_response(request, reply, source, to_tag or self._new_token())
         limit = self._config.max_transactions // (1 if request.to.tag else 2)
@@ -147,6 +165,16 @@ class DialogLayer:
         transaction.respond(reply.status, data, now)
         self._add_transaction(server_key(request), transaction)
         return [Send(data, destination)]
+
+    def _way_back(self, via: Via, source: Address) -> Address:
+        """Where responses go: over TCP and TLS the connection that the request came from (§18.2.2)."""
+        return source if self._config.is_reliable else via.response_destination(source)
+
+    def _next_hop(self, dialog: Dialog) -> Address:
+        return dialog.next_hop(DEFAULT_PORTS[self._config.transport])
+
+    def _heard_from(self, dialog: Dialog, source: Address) -> None:
+        dialog.peer, dialog.flow_is_open = source, self._config.is_reliable
 
     @property
     def _server(self) -> tuple[str, str]:
@@ -182,7 +210,7 @@ class DialogLayer:
         sent.auth_headers = dialog.auth.headers(method, dialog.request_path()[0], body)
         headers = (*sent.headers, *self._session_headers(dialog, method), *sent.auth_headers)
         data = dialog.build_request(method, dialog.local_cseq, via, headers, body)
-        destination = sent.destination or dialog.next_hop()
+        destination = sent.destination or self._next_hop(dialog)
         key = client_key(branch, method)
         transaction: ClientInvite | ClientNonInvite
         if method == "INVITE":
@@ -249,4 +277,4 @@ class DialogLayer:
         return f"{MAGIC_COOKIE}{self._new_token()}"
 
     def _via(self, branch: str) -> str:
-        return f"SIP/2.0/UDP {self._sent_by};branch={branch};rport"
+        return f"SIP/2.0/{self._config.transport.upper()} {self._sent_by};branch={branch};rport"

@@ -349,7 +349,7 @@ def build_response(
     return serialize(f"SIP/2.0 {reply.status} {phrase}", lines, reply.body)
 
 
-def build_error(bad: BadRequest, source: tuple[str, int], to_tag: str) -> tuple[bytes, tuple[str, int]] | None:
+def build_error(bad: BadRequest, source: tuple[str, int], to_tag: str) -> tuple[bytes, Via] | None:
     """The answer to a request that could not be read, from what can be echoed; None when not even a Via can be."""
     vias = split_values(bad.headers, "via")
     try:
@@ -364,4 +364,4 @@ def build_error(bad: BadRequest, source: tuple[str, int], to_tag: str) -> tuple[
     phrase = REASON_PHRASES[bad.status]
     # RFC 3261 §21.4.1: the reason phrase should say what is wrong
     shown_reason = f"{phrase} ({bad})" if bad.status == 400 else phrase
-    return serialize(f"SIP/2.0 {bad.status} {shown_reason}", lines), via.response_destination(source)
+    return serialize(f"SIP/2.0 {bad.status} {shown_reason}", lines), via

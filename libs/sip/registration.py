@@ -23,17 +23,22 @@ from libs.sip.dialog import Address
 from libs.sip.digest import Authenticator, DigestError, Login, Tried
 from libs.sip.errors import SipParseError
 from libs.sip.message import HeaderList, Response, serialize
+from libs.sip.stream import PING
 from libs.sip.uri import NameAddr, SipUri, find_parameter
 
 # refresh this long before the end, or at half time of brief registrations: room for one transaction that times out
 REFRESH_MARGIN_S = 40.0
 MAX_INTERVAL_RAISES = 2
+# RFC 5626 §4.4.1: what to wait between two keep-alives, over UDP and over TCP; of a longest time, the last fifth
+UDP_KEEP_ALIVE_S = (24.0, 29.0)
+STREAM_KEEP_ALIVE_S = (95.0, 120.0)
+KEEP_ALIVE_SPREAD = 0.2
 _NUMBER = re.compile(r"\s*([0-9]{1,9})")
 _REFUSALS = frozenset({401, 403, 404, 405, 407, 410, 416, 420, 604})
 
 
 class KeepAlive(StrEnum):
-    """How the way through a NAT is kept open: an empty datagram (RFC 5626 §3.5.1 over UDP in practice), or OPTIONS."""
+    """How the way through a NAT is kept open: empty lines (RFC 5626 §3.5.1; over UDP too, in practice), or OPTIONS."""
 
     NONE = "none"
     CRLF = "crlf"
@@ -50,7 +55,10 @@ class RegistrationState(StrEnum):
 
 @dataclass(frozen=True)
 class RegistrationConfig:
-    """One trunk. `destination` is where REGISTER goes; `aor` is the address of record, `sip:user@provider`."""
+    """One trunk. `destination` is where REGISTER goes; `aor` is the address of record, `sip:user@provider`.
+
+    `keep_alive_s` is the longest time between two keep-alives, 0 for none; None takes what RFC 5626 §4.4.1 recommends.
+    """
 
     registrar_uri: str
     aor: str
@@ -60,7 +68,7 @@ class RegistrationConfig:
     contact_user: str = ""
     expires_s: int = 600
     keep_alive: KeepAlive = KeepAlive.CRLF
-    keep_alive_s: float = 25.0
+    keep_alive_s: float | None = None
     retry_s: float = 5.0
     longest_retry_s: float = 300.0
     refused_retry_s: float = 1800.0
@@ -123,6 +131,7 @@ class LocalParty:
     via: Callable[[str], str]
     new_branch: Callable[[], str]
     jitter: Callable[[], float]
+    is_reliable: bool = False
 
 
 class Registration:
@@ -199,15 +208,27 @@ class Registration:
         if self._next_at is not None and self._next_at <= now:
             steps += self.start(now)
         if self._keep_alive_at is not None and self._keep_alive_at <= now:
-            self._keep_alive_at = now + self.config.keep_alive_s
-            steps.append(self._keep_alive())
+            self._keep_alive_at = now + self._keep_alive_wait_s()
+            steps += self._keep_alive()
         return steps
 
-    def _keep_alive(self) -> Step:
+    def _keep_alive_wait_s(self) -> float:
+        """Random, so that many trunks behind one NAT do not ping in step."""
+        longest_s = self.config.keep_alive_s
+        if longest_s is None:
+            low, high = STREAM_KEEP_ALIVE_S if self._local.is_reliable else UDP_KEEP_ALIVE_S
+        else:
+            low, high = longest_s * (1 - KEEP_ALIVE_SPREAD), longest_s
+        return low + (high - low) * self._local.jitter()
+
+    def _keep_alive(self) -> list[Step]:
         if self.config.keep_alive is KeepAlive.CRLF:
-            return SendKeepAlive(b"\r\n\r\n", self.config.destination)
+            return [SendKeepAlive(PING, self.config.destination)]
+        if self._keep_alive_branch:
+            return []  # one is still repeated: its time-out tells more than a second one
         self._keep_alive_branch = self._local.new_branch()
-        return self._request("OPTIONS", self._keep_alive_branch, [("Accept", "application/sdp")])
+        request = self._request("OPTIONS", self._keep_alive_branch, [("Accept", "application/sdp")])
+        return [request]
 
     # -- what comes back ----------------------------------------------------------------------------------------
 
@@ -239,6 +260,18 @@ class Registration:
             return self.start(now) if self.state is RegistrationState.REGISTERED and not self.is_pending else []
         return self._ended(408, "no answer from the registrar", None, now) if branch == self._branch else []
 
+    def cut_off(self, branch: str, now: float) -> list[Step]:
+        """The connection that a request of ours went over failed before the answer (RFC 3261 §8.1.3.1)."""
+        if branch == self._keep_alive_branch:
+            self._keep_alive_branch = ""
+        return self._ended(503, "the connection to the registrar failed", None, now) if branch == self._branch else []
+
+    def flow_lost(self, now: float) -> list[Step]:
+        """The connection that calls for us come over is gone: anew soon, not in step with others (RFC 5626 §4.5)."""
+        if self.state is RegistrationState.REGISTERED and not self.is_pending:
+            self._next_at = now + self.config.retry_s * (1 + self._local.jitter()) / 2
+        return []
+
     def _raise_interval(self, response: Response) -> bool:
         """423: at least Min-Expires (§10.2.8)."""
         match = _NUMBER.match(response.header("min-expires"))
@@ -259,8 +292,9 @@ class Registration:
         lead_s = min(granted_s / 2, REFRESH_MARGIN_S)
         # up to a tenth earlier, so that many trunks do not refresh in step
         self._next_at = now + (granted_s - lead_s) * (1 - self._local.jitter() / 10)
-        if self.config.keep_alive is not KeepAlive.NONE and self._keep_alive_at is None:
-            self._keep_alive_at = now + self.config.keep_alive_s
+        is_wanted = self.config.keep_alive is not KeepAlive.NONE and self.config.keep_alive_s != 0
+        if is_wanted and self._keep_alive_at is None:
+            self._keep_alive_at = now + self._keep_alive_wait_s()
         return [Registered(self.name, granted_s)] if is_news else []
 
     def _granted_s(self, response: Response) -> int:

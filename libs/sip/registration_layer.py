@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
+from libs.sip.dialog import Address
 from libs.sip.dialog_layer import DialogLayer, Doorkeeper, UaConfig, client_key
 from libs.sip.digest import Credentials
 from libs.sip.errors import SipStateError
@@ -20,7 +21,6 @@ from libs.sip.registration import (
     Unregistered,
 )
 from libs.sip.transaction import ClientNonInvite
-from libs.sip.uri import SipUri
 
 
 class RegistrationLayer(DialogLayer):
@@ -45,10 +45,10 @@ class RegistrationLayer(DialogLayer):
         """
         if name in self._registrations:
             raise SipStateError(f"registration {name} exists already")
-        contact = SipUri.build(
-            config.contact_user or self._config.contact_user, self._config.local_host, self._config.local_port
+        contact = self._config.contact_of(config.contact_user or self._config.contact_user)
+        local = LocalParty(
+            contact, self._config.user_agent, self._via, self._new_branch, self._jitter, self._config.is_reliable
         )
-        local = LocalParty(contact, self._config.user_agent, self._via, self._new_branch, self._jitter)
         registration = Registration(name, config, local, self._new_token)
         self._registrations[name] = registration
         return self._carry_out(registration, registration.start(now), now)
@@ -94,6 +94,18 @@ class RegistrationLayer(DialogLayer):
     def _registration_timed_out(self, name: str, branch: str, now: float) -> list[Action]:
         registration = self._registrations.get(name)
         return self._carry_out(registration, registration.timed_out(branch, now), now) if registration else []
+
+    def _registration_cut_off(self, name: str, branch: str, now: float) -> list[Action]:
+        registration = self._registrations.get(name)
+        return self._carry_out(registration, registration.cut_off(branch, now), now) if registration else []
+
+    def _flow_lost(self, peer: Address, now: float) -> list[Action]:
+        return [
+            action
+            for registration in list(self._registrations.values())
+            if registration.config.destination == peer
+            for action in self._carry_out(registration, registration.flow_lost(now), now)
+        ]
 
     def _expire_registration(self, name: str, now: float) -> list[Action]:
         registration = self._registrations.get(name)

@@ -37,7 +37,7 @@ class SessionLayer(DialogLayer):
         """
         found = self._ready_for_offer(dialog)
         SessionDescription.parse(sdp)
-        return self._send_invite(found, sdp, now, (), found.next_hop())
+        return self._send_invite(found, sdp, now, (), self._next_hop(found))
 
     def update(self, dialog: str, sdp: str, now: float) -> list[Action]:
         """The same by UPDATE (RFC 3311), which needs no ACK and may be answered by a machine only.
@@ -59,7 +59,9 @@ class SessionLayer(DialogLayer):
         found = self._ready_for_offer(dialog)
         if found.local_sdp is None:
             raise SipStateError(f"dialog {dialog} has no session")
-        return self._send_invite(found, redirected(found.local_sdp, direction).serialize(), now, (), found.next_hop())
+        return self._send_invite(
+            found, redirected(found.local_sdp, direction).serialize(), now, (), self._next_hop(found)
+        )
 
     def resume(self, dialog: str, now: float) -> list[Action]:
         """End our hold."""

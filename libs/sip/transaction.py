@@ -1,4 +1,4 @@
-"""The four transactions of SIP over UDP (RFC 3261 §17, RFC 6026), one table each.
+"""The four transactions of SIP (RFC 3261 §17, RFC 6026), one table each.
 
 Theory of operation. A transaction hides loss: it repeats what it sent until the other side has plainly seen it, and
 answers repeats of what it received without troubling the layer above. Each machine below is a table of
@@ -6,6 +6,9 @@ answers repeats of what it received without troubling the layer above. Each mach
 state sets its two timers: `repeat` (A, E, G: the last message again, the interval doubling) and `give_up` (B, D, F, H,
 I, J, K, L, M: the state ends). `deadline` is the earlier one; `expire(now)` runs what is due. Time only comes in as
 `now`. A 2xx to INVITE and its ACK are outside: they belong to the dialog (§13.3.1.4), so ACCEPTED only absorbs.
+
+Over TCP and TLS nothing is lost on the way: A, E and G do not run, and D, I, J and K are zero, so that a state which
+only waits for repeats is left at once.
 
     server INVITE       PROCEEDING -1xx-> PROCEEDING -2xx-> ACCEPTED -L-> TERMINATED
                         PROCEEDING -3xx..6xx-> COMPLETED(G) -ACK-> CONFIRMED -I-> TERMINATED;  COMPLETED -H-> TERMINATED
@@ -103,11 +106,12 @@ CLIENT_NON_INVITE: Table = {
 
 @dataclass(frozen=True, slots=True)
 class TimerValues:
-    """T1, T2, T4 of RFC 3261 table 4, in seconds."""
+    """T1, T2, T4 of RFC 3261 table 4, in seconds, and whether the transport repeats what is lost by itself."""
 
     t1_s: float = 0.5
     t2_s: float = 4.0
     t4_s: float = 5.0
+    is_reliable: bool = False
 
     @property
     def patience_s(self) -> float:
@@ -161,6 +165,8 @@ class Transaction:
         self.registration = ""
         self.sent: SentRequest | None = None
         self.merge_key: tuple[str, ...] = ()
+        # where responses go when the connection of the request is gone (§18.2.2); None for requests of ours
+        self.return_address: tuple[str, int] | None = None
         self._timers = timers
         self._message: bytes | None = None
         self._interval_s = 0.0
@@ -170,6 +176,11 @@ class Transaction:
     def accepts(self, status: int) -> bool:
         """True when a response with this status is legal in this state; others are late or repeated."""
         return (self.state, input_of(status)) in self.table
+
+    @property
+    def message(self) -> bytes | None:
+        """What was sent last: the request, or our latest response."""
+        return self._message
 
     def deadline(self) -> float | None:
         """The earlier of the two timers."""
@@ -205,8 +216,17 @@ class Transaction:
         return changed
 
     def _repeat(self, now: float, interval_s: float) -> None:
-        self._interval_s = interval_s
-        self._repeat_at = now + interval_s
+        """Timers A, E, G: not over a reliable transport."""
+        if not self._timers.is_reliable:
+            self._interval_s = interval_s
+            self._repeat_at = now + interval_s
+
+    def _absorb(self, now: float, seconds: float) -> None:
+        """Timers D, I, J, K, which only wait for repeats: zero over a reliable transport."""
+        if self._timers.is_reliable:
+            self._enter(Input.GIVE_UP, now)
+        else:
+            self._give_up_at = now + seconds
 
     def _next_interval_s(self) -> float:
         return min(2 * self._interval_s, self._timers.t2_s)
@@ -243,7 +263,7 @@ class ServerInvite(Transaction):
     def acknowledged(self, now: float) -> None:
         """ACK to a 3xx..6xx."""
         if self._enter(Input.ACK, now):
-            self._give_up_at = now + self._timers.t4_s  # timer I
+            self._absorb(now, self._timers.t4_s)  # timer I
 
     def forget_response(self) -> None:
         """The ACK to our 2xx arrived: a stray repeat of the INVITE gets no answer any more."""
@@ -262,7 +282,7 @@ class ServerNonInvite(Transaction):
         """Take the final response from above; gives the bytes to send now."""
         self._enter(input_of(status), now)
         self._message = message
-        self._give_up_at = now + self._timers.patience_s  # timer J
+        self._absorb(now, self._timers.patience_s)  # timer J
         return message
 
     def repeated(self, now: float) -> bytes | None:
@@ -295,7 +315,7 @@ class ClientInvite(Transaction):
         if changed and self.state is State.ACCEPTED:
             self._give_up_at = now + self._timers.patience_s  # timer M
         elif changed and self.state is State.COMPLETED:
-            self._give_up_at = now + max(32.0, self._timers.patience_s)  # timer D: at least 32 s over UDP
+            self._absorb(now, max(32.0, self._timers.patience_s))  # timer D: at least 32 s over UDP
         return changed or self.state in (State.PROCEEDING, State.ACCEPTED)
 
     def cancelled(self, now: float) -> None:
@@ -325,5 +345,5 @@ class ClientNonInvite(Transaction):
             self._give_up_at = give_up_at  # timer F runs on
             self._repeat(now, self._timers.t2_s)
         elif changed:
-            self._give_up_at = now + self._timers.t4_s  # timer K
-        return changed and self.state is State.COMPLETED
+            self._absorb(now, self._timers.t4_s)  # timer K
+        return changed and self.state is not State.PROCEEDING

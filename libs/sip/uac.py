@@ -199,7 +199,7 @@ class Uac(SessionLayer):
             leg.auth = transaction.sent.dialog.auth if transaction.sent is not None else None
             return [*self._acknowledge(leg, transaction, response), *self._send_bye(leg, now, "")]
         cancelling = dialog.state is DialogState.CANCELLING
-        dialog.peer = source
+        self._heard_from(dialog, source)
         is_first = dialog.state is not DialogState.CONFIRMED
         if is_first:
             dialog.remote, dialog.remote_tag = without_tag(response.to), response.to.tag
@@ -224,8 +224,8 @@ class Uac(SessionLayer):
         # §22.1: the ACK carries the credentials of its INVITE
         credentials = transaction.sent.auth_headers if transaction.sent is not None else ()
         ack = dialog.build_request("ACK", response.cseq, self._via(self._new_branch()), credentials)
-        transaction.success_acks[response.to.tag] = (ack, dialog.next_hop())
-        return [Send(ack, dialog.next_hop())]
+        transaction.success_acks[response.to.tag] = (ack, self._next_hop(dialog))
+        return [Send(ack, self._next_hop(dialog))]
 
     def _leg_of(self, response: Response, source: Address) -> Dialog:
         """A dialog that lives only to be ended."""

@@ -35,6 +35,7 @@ from libs.sip.sdp import (
 from libs.sip.session_layer import SessionLayer, fresh_offer
 from libs.sip.transaction import ServerInvite, State
 from libs.sip.transfers import Transfers
+from libs.sip.uri import DEFAULT_PORTS
 
 _SDP_TYPE = ("Content-Type", "application/sdp")
 
@@ -104,7 +105,7 @@ class Uas(SessionLayer, Transfers):
         is_stale = checked.verdict in (Verdict.STALE, Verdict.REPLAYED)
         reply = Reply(401, (*server.challenge(now, is_stale), self._server))
         data = build_response(request, reply, source, self._new_token())
-        return [Send(data, request.via.response_destination(source))]
+        return [Send(data, self._way_back(request.via, source))]
 
     def _refuse_offer(self, request: Request, source: Address, reply: Reply, why: str, now: float) -> list[Action]:
         refused = InviteRefused(request.uri, request.from_.uri, request.to.uri, source, reply.status, why)
@@ -120,9 +121,13 @@ class Uas(SessionLayer, Transfers):
         return Reply(400, (("Warning", f'399 {self._sent_by} "{_quotable(error)}"'),))
 
     def _start_server_invite(self, dialog: Dialog, request: Request, source: Address) -> None:
-        transaction = ServerInvite(self._timers, request.via.response_destination(source))
+        transaction = ServerInvite(self._timers, self._way_back(request.via, source))
         transaction.dialog = dialog.id
-        dialog.invite, dialog.invite_key, dialog.peer = request, server_key(request), source
+        if self._config.is_reliable:
+            # §18.2.2: without the connection, the address it came from at the port that it says it listens on
+            transaction.return_address = source[0], request.via.port or DEFAULT_PORTS[self._config.transport]
+        dialog.invite, dialog.invite_key = request, server_key(request)
+        self._heard_from(dialog, source)
         self._add_transaction(dialog.invite_key, transaction)
 
     def _respond(
@@ -257,7 +262,8 @@ class Uas(SessionLayer, Transfers):
             # §12.2.2: out of order
             return self._reply(request, source, 500, now)
         dialog.remote_cseq = request.cseq
-        dialog.peer = source if request.method != "INVITE" else dialog.peer
+        if request.method != "INVITE":
+            self._heard_from(dialog, source)
         match request.method:
             case "BYE":
                 return self._receive_bye(dialog, request, source, now)

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from typing import Literal
 from urllib.parse import quote, unquote
 
 from libs.sip.errors import SipParseError
 
+Transport = Literal["udp", "tcp", "tls"]
+DEFAULT_PORTS: dict[Transport, int] = {"udp": 5060, "tcp": 5060, "tls": 5061}  # RFC 3261 §19.1.2
 Parameters = tuple[tuple[str, str | None], ...]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.*)\Z", re.DOTALL)
@@ -118,11 +121,18 @@ class SipUri:
         return cls(scheme, user, host, port, parse_parameters(parameters), text)
 
     @classmethod
-    def build(cls, user: str, host: str, port: int | None = None) -> SipUri:
-        """A sip URI of ours, escaped where RFC 3261 §25.1 asks for it."""
+    def build(cls, user: str, host: str, port: int | None = None, transport: Transport = "udp") -> SipUri:
+        """A sip URI of ours, escaped where RFC 3261 §25.1 asks for it; UDP goes without saying (§19.1.1).
+
+        TLS is `sip:` with transport=tls: deprecated on paper, and what providers and phones write and read, while
+        `sips:` demands TLS on every hop to the other side (RFC 5630), which nobody here can promise.
+        """
         host = f"[{host}]" if ":" in host and not host.startswith("[") else host
         text = "sip:" + (quote(user, safe=_USER_SAFE) + "@" if user else "") + host
-        return cls("sip", user, host, port, (), text if port is None else f"{text}:{port}")
+        text = text if port is None else f"{text}:{port}"
+        if transport == "udp":
+            return cls("sip", user, host, port, (), text)
+        return cls("sip", user, host, port, (("transport", transport),), f"{text};transport={transport}")
 
     @property
     def is_loose_router(self) -> bool:

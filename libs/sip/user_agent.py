@@ -1,4 +1,4 @@
-"""A SIP user agent without I/O: datagrams and `now` in, actions out (RFC 3261, UAC and UAS over UDP).
+"""A SIP user agent without I/O: messages and `now` in, actions out (RFC 3261, UAC and UAS; UDP, TCP or TLS).
 
 Theory of operation. `receive` reads a datagram, finds its transaction (branch and sent-by, §17.1.3 and §17.2.3) and
 lets that absorb repeats. What is new goes on to its dialog (Call-ID and both tags, §12) or, outside dialogs, makes a
@@ -18,6 +18,10 @@ A shell learns from `Registered`, `RegistrationFailed` and `Unregistered`, reads
 `network_returned` when addresses changed. Callers without a registration may be asked for a password: `doorkeeper`
 gives the asking side for a source, and the 401 leaves no state.
 
+Over TCP and TLS the same machines run with other timers, and a destination stands for a connection. The shell opens it
+when something is to be sent and reports its end with `connection_lost`; what waited for an answer from there has failed
+then (§8.1.3.1), dialogs live on and find another way.
+
 All timers share one heap: the shell arms a single timer for `deadline()` and calls `expire(now)`. Nothing here raises
 on what a peer sends: it is answered, or dropped and counted by reason in `counters`. Ids, tags and random waits come
 from `new_token`.
@@ -28,12 +32,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from libs.sip.dialog import Address, DialogState
-from libs.sip.dialog_layer import UaConfig, check_path, client_key, server_key
+from libs.sip.dialog_layer import TransactionKey, UaConfig, check_path, client_key, server_key
 from libs.sip.errors import SipParseError
 from libs.sip.events import Action, EndCause, Ended, Send
 from libs.sip.message import BadRequest, Reply, Request, Response, build_error, parse
 from libs.sip.registration_layer import RegistrationLayer
 from libs.sip.screening import ALLOW, EXTENSIONS, screen
+from libs.sip.stream import PONG
 from libs.sip.transaction import ClientInvite, ClientNonInvite, ServerInvite, ServerNonInvite, State, Transaction
 from libs.sip.uac import OutgoingCall, Uac
 from libs.sip.uas import Uas
@@ -42,7 +47,7 @@ __all__ = ["OutgoingCall", "UaConfig", "UserAgent"]
 
 
 class UserAgent(Uas, Uac, RegistrationLayer):
-    """Any number of calls over one UDP socket. See the module's theory of operation."""
+    """Any number of calls over one transport. See the module's theory of operation."""
 
     @property
     def unanswered_requests(self) -> int:
@@ -92,6 +97,62 @@ class UserAgent(Uas, Uac, RegistrationLayer):
                 return self._expire_ring(owner, now)
             case _:
                 return self._expire_registration(owner, now)
+
+    # -- connections (TCP, TLS) ---------------------------------------------------------------------------------
+
+    def uses(self, peer: Address) -> bool:
+        """Whether a call, a registration or an open transaction needs the connection to this address."""
+        if any(dialog.peer == peer for dialog in self._dialogs.values()):
+            return True
+        if any(registration.config.destination == peer for registration in self._registrations.values()):
+            return True
+        return any(transaction.destination == peer for transaction in self._transactions.values())
+
+    def connection_lost(self, peer: Address, now: float) -> list[Action]:
+        """The connection to `peer` ended or could not be opened.
+
+        Requests of ours that wait for an answer from there fail at once, as with a 503 (RFC 3261 §8.1.3.1). Responses
+        of ours that are repeated later go to the address that the request names (§18.2.2).
+        """
+        self.counters["connections_lost"] += 1
+        for dialog in self._dialogs.values():
+            if dialog.peer == peer:
+                dialog.flow_is_open = False
+        actions = self._flow_lost(peer, now)
+        for key, transaction in list(self._transactions.items()):
+            if transaction.destination != peer:
+                continue
+            if isinstance(transaction, ClientInvite | ClientNonInvite):
+                actions += self._transport_failed(key, transaction, now)
+            elif transaction.return_address is not None:
+                transaction.destination = transaction.return_address
+                dialog_of = self._dialogs.get(transaction.dialog)
+                if dialog_of is not None and dialog_of.unacknowledged is not None:
+                    dialog_of.unacknowledged.destination = transaction.return_address
+        return actions
+
+    def _transport_failed(
+        self, key: TransactionKey, transaction: ClientInvite | ClientNonInvite, now: float
+    ) -> list[Action]:
+        if transaction.state not in (State.CALLING, State.TRYING, State.PROCEEDING) or transaction.message is None:
+            return []
+        if transaction.registration:
+            branch = key[0]
+            transaction.received(503, now)
+            self._rearm(key, transaction)
+            return self._registration_cut_off(transaction.registration, branch, now)
+        request = parse(transaction.message)
+        assert isinstance(request, Request)
+        response = Response(
+            503, "the connection failed", {}, b"", request.via, request.from_, request.to, request.call_id,
+            request.cseq, request.method,
+        )  # fmt: skip
+        transaction.received(503, now)
+        self._rearm(key, transaction)
+        if isinstance(transaction, ClientNonInvite):
+            return self._request_answered(transaction, response, now)
+        _no_ack, *actions = self._invite_failed(transaction, response, now, is_new=True)
+        return actions
 
     # -- closing ------------------------------------------------------------------------------------------------
 
@@ -155,10 +216,14 @@ class UserAgent(Uas, Uac, RegistrationLayer):
     # -- receiving ----------------------------------------------------------------------------------------------
 
     def receive(self, datagram: bytes, source: Address, now: float) -> list[Action]:
-        """Take one datagram. Never raises on its content: what cannot be served is counted under its reason."""
+        """Take one datagram, or one message of a stream (`libs.sip.stream`); `source` is where it came from.
+
+        Never raises on its content: what cannot be served is counted under its reason.
+        """
         if not datagram.strip(b"\r\n\x00"):
             self.counters["keepalives"] += 1
-            return []
+            # RFC 5626 §4.4.1: a ping on a connection has its pong, one over UDP has none
+            return [Send(PONG, source)] if self._config.is_reliable else []
         if len(datagram) > self._config.max_datagram_bytes:
             self.counters["too_large"] += 1
             return []
@@ -175,7 +240,7 @@ class UserAgent(Uas, Uac, RegistrationLayer):
         except BadRequest as bad:
             self.counters[bad.reason] += 1
             answer = None if bad.method == "ACK" else build_error(bad, source, self._new_token())
-            return [Send(*answer)] if answer else []
+            return [Send(answer[0], self._way_back(answer[1], source))] if answer else []
         except SipParseError as error:
             self.counters[error.reason] += 1
             return []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 import pytest
 
@@ -31,7 +32,7 @@ class Registrar:
     """Answers by a script: each entry is a status line with headers, None for silence, or a function of the request."""
 
     def __init__(self, *script, **settings) -> None:
-        self.core = agent(CALLER, "c")
+        self.core = agent(CALLER, "c", transport=settings.pop("transport", "udp"))
         self.script = list(script)
         self.now = 0.0
         self.told: list = []
@@ -312,22 +313,49 @@ def test_unregistering_ends_also_when_nobody_answers_and_at_once_when_there_is_n
 def test_crlf_keeps_the_way_through_a_nat_open_while_registered():
     link = Registrar(granted(3600), keep_alive=KeepAlive.CRLF)
     link.run(100)
-    assert [at for at, data in link.sent if data == b"\r\n\r\n"] == [25, 50, 75, 100]
+    pings = [at for at, data in link.sent if data == b"\r\n\r\n"]
+    waits = [after - before for before, after in pairwise([0, *pings])]
+    assert all(24 <= wait_s <= 29 for wait_s in waits)  # RFC 5626 §4.4.1
+    assert len(set(waits)) == len(waits) >= 3
     link.does(link.core.unregister("trunk", link.now))
     link.run(100)
-    assert len([1 for _, data in link.sent if data == b"\r\n\r\n"]) == 4
+    assert len([1 for _, data in link.sent if data == b"\r\n\r\n"]) == len(pings)
+
+
+def test_over_tcp_two_minutes_may_pass_between_two_keep_alives():
+    link = Registrar(granted(3600), transport="tcp", keep_alive=KeepAlive.CRLF)
+    link.run(700)
+    pings = [at for at, data in link.sent if data == b"\r\n\r\n"]
+    assert all(95 <= after - before <= 120 for before, after in pairwise([0, *pings]))
+
+
+@pytest.mark.parametrize(("longest_s", "expected"), [(0, 0), (10, 10)])
+def test_the_caller_says_how_often_the_way_is_kept_open(longest_s, expected):
+    link = Registrar(granted(3600), keep_alive=KeepAlive.CRLF, keep_alive_s=longest_s)
+    link.run(100)
+    assert expected <= len([1 for _, data in link.sent if data == b"\r\n\r\n"]) <= expected * 1.25
 
 
 def test_options_that_nobody_answers_cost_a_new_registration():
     link = Registrar(granted(3600), "404 Not Found", None, keep_alive=KeepAlive.OPTIONS, keep_alive_s=60)
-    link.run(119)
+    link.run(95)
     assert link.requests[1][1].startswith("OPTIONS sip:provider.example")
     assert link.registered_at() == [0]
-    link.run(34)  # the second one is lost with all its repeats
-    assert link.registered_at() == [0, 152]
+    link.run(26)  # the second one is lost with all its repeats
+    _, second_ping = dict.fromkeys(header(text, "Via") for _, text in link.requests if text.startswith("OPTIONS"))
+    lost_at = min(at for at, text in link.requests if header(text, "Via") == second_ping)
+    link.run(lost_at + 33 - link.now)
+    assert link.registered_at() == [0, round(lost_at + 32, 2)]
     link.script = [granted(3600)]
     link.run(10)
     assert link.told == [Registered("trunk", 3600)]
+
+
+def test_the_loss_of_one_options_is_found_out_before_the_next_one_goes_out():
+    link = Registrar(granted(3600), None, keep_alive=KeepAlive.OPTIONS)
+    link.run(62)
+    assert len({header(text, "Via") for _, text in link.requests if text.startswith("OPTIONS")}) == 1
+    assert len(link.registered_at()) == 2
 
 
 def test_the_returned_network_starts_the_back_off_anew():
