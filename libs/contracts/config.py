@@ -7,12 +7,15 @@ Keys: `agent.<org>.<name>`, `route.<org>.<name>`, `org.<name>`. Unknown fields a
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from libs.contracts import number_patterns
 from libs.contracts.ids import check_token
 from libs.contracts.model import Message
+from libs.contracts.opening_hours import OpeningHours
 
 DEFAULT_ORG = "default"
 
@@ -88,16 +91,28 @@ class AgentConfig(Message):
 
 
 class Fallback(Message):
-    """What the caller gets when no worker can take the call."""
+    """What the caller gets when no agent can take the call.
 
-    kind: Literal["reject", "message"] = "reject"
+    - `reject`: the call is refused with `status` (SIP).
+    - `message`: a recorded sentence, then the end.
+    - `transfer`: the caller goes to `number`. SIP answers 302 with the number as Contact, before the call is answered;
+      Twilio dials it (`<Dial>`). An entrance that can do neither (the browser), and any call that was answered
+      before (it lost its last worker), rejects instead.
+    - `voicemail`: the message, then up to `max_recording_s` of what the caller says. It needs the recorder service.
+    """
+
+    kind: Literal["reject", "message", "transfer", "voicemail"] = "reject"
     status: Annotated[int, Field(ge=400, le=699)] = 503
     message_ulaw_b64: str | None = None  # u-law, 8 kHz; `callbus apply` fills it from a WAV file
+    number: Annotated[str, Field(pattern=r"^\+[1-9][0-9]{4,14}$")] | None = None
+    max_recording_s: Annotated[int, Field(ge=5, le=600)] = 120
 
     @model_validator(mode="after")
     def _complete(self) -> Fallback:
-        if self.kind == "message" and not self.message_ulaw_b64:
-            raise ValueError("a fallback of kind 'message' needs a WAV file")
+        if self.kind in ("message", "voicemail") and not self.message_ulaw_b64:
+            raise ValueError(f"a fallback of kind '{self.kind}' needs a WAV file")
+        if self.kind == "transfer" and self.number is None:
+            raise ValueError("a fallback of kind 'transfer' needs a number (E.164, like \"+493012345678\")")
         if self.message_ulaw_b64:
             try:
                 base64.b64decode(self.message_ulaw_b64, validate=True)
@@ -107,41 +122,59 @@ class Fallback(Message):
 
 
 class RouteConfig(Message):
-    """Which agent answers which number or SIP user. Of several that match, `route_for` tells which one wins."""
+    """Which agent answers which dialled number, at which hours, and what the caller gets otherwise.
+
+    Of several routes that match, `RouteTable` tells which one wins.
+    """
 
     kind: Literal["route"] = "route"
     org: str = DEFAULT_ORG
     name: str
-    match: tuple[str, ...]  # called numbers (E.164) or SIP users; `*` at the end stands for any rest
+    match: tuple[str, ...]  # dialled numbers (E.164) or SIP users: libs/contracts/number_patterns.py has the forms
+    entrance: Literal["any", "sip", "twilio", "browser"] = "any"
+    trunk: str | None = None  # calls of this trunk only
     agent: str
     precedence: int = 0
+    hours: OpeningHours | None = None  # None: always open
+    answer: Literal["auto", "manual"] = "auto"  # manual: rings until a person accepts or declines
+    answer_delay_ms: Annotated[int, Field(ge=0, le=30_000)] = 0  # rings at least so long
+    person_timeout_s: Annotated[float, Field(gt=0, le=300)] = 60
     fallback: Fallback = Fallback()
+    after_hours: Fallback | None = None  # None: as `fallback` says
 
-    @field_validator("org", "name", "agent")
+    @field_validator("org", "name", "agent", "trunk")
     @classmethod
-    def _token(cls, value: str) -> str:
-        return check_token(value, "name")
+    def _token(cls, value: str | None) -> str | None:
+        return None if value is None else check_token(value, "name")
+
+    @field_validator("match")
+    @classmethod
+    def _patterns(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in value:
+            number_patterns.check(pattern)
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RouteConfig:
+        if self.trunk is not None and self.entrance not in ("any", "sip"):
+            raise ValueError(f"trunk {self.trunk!r} is one of the entrance sip; this route serves {self.entrance} only")
+        if self.after_hours is not None and self.hours is None:
+            raise ValueError("after_hours without hours: this route is always open")
+        return self
 
     @property
     def key(self) -> str:
         """Where it stands in KV `config`."""
         return f"route.{self.org}.{self.name}"
 
-    def specificity(self, callee: str) -> int:
-        """How exactly this route names a called number or user; -1 when it does not serve it.
+    def specificity(self, callee: str) -> tuple[int, int] | None:
+        """How exactly this route names a dialled number or user; None when it does not serve it."""
+        fitting = (number_patterns.specificity(pattern, callee) for pattern in self.match)
+        return max((each for each in fitting if each is not None), default=None)
 
-        A whole name counts for more than a pattern of the same length.
-        """
-        fitting = (
-            2 * len(pattern.removesuffix("*")) + (not pattern.endswith("*"))
-            for pattern in self.match
-            if (callee.startswith(pattern[:-1]) if pattern.endswith("*") else callee == pattern)
-        )
-        return max(fitting, default=-1)
-
-    def matches(self, callee: str) -> bool:
-        """Tell whether this route serves a called number or user."""
-        return self.specificity(callee) >= 0
+    def serves(self, entrance: str, trunk: str | None) -> bool:
+        """Tell whether calls from this entrance, and this trunk of it, take this route at all."""
+        return self.entrance in ("any", entrance) and self.trunk in (None, trunk)
 
 
 class OrgConfig(Message):
@@ -151,7 +184,8 @@ class OrgConfig(Message):
     name: str
     title: str = ""
     country: Annotated[str, Field(pattern=r"^[A-Z]{2}$")] = "DE"
-    max_calls: Annotated[int, Field(ge=1)] | None = None
+    max_calls: Annotated[int, Field(ge=1, le=10_000)] | None = None  # at the same time, over all gateways
+    attempts_per_minute: Annotated[int, Field(ge=1, le=3000)] | None = None  # calls let in within any 60 s
 
     @field_validator("name")
     @classmethod
@@ -167,11 +201,41 @@ class OrgConfig(Message):
 ConfigDocument = Annotated[AgentConfig | RouteConfig | OrgConfig, Field(discriminator="kind")]
 
 
-def route_for(routes: list[RouteConfig], callee: str) -> RouteConfig | None:
-    """The route that serves `callee`: highest precedence, then most specific match, then name."""
+class RouteTable:
+    """All routes, ready for the question that each call asks.
 
-    def rank(route: RouteConfig) -> tuple[int, int, str]:
-        return (-route.precedence, -route.specificity(callee), route.name)
+    Of the routes that serve a call, the first in this order wins: the highest `precedence`; the most specific
+    pattern (exact, then regular expression, then the longest prefix); one that names the trunk; one that names the
+    entrance; the first name, then organisation, of the alphabet. Opening hours do not choose the route: what happens
+    outside of them stands in the route itself.
+    """
 
-    fitting = [route for route in routes if route.matches(callee)]
-    return min(fitting, key=rank, default=None)
+    def __init__(self, routes: Iterable[RouteConfig]) -> None:
+        self._exact: dict[str, list[RouteConfig]] = {}
+        self._patterns: list[RouteConfig] = []
+        for route in routes:
+            for pattern in route.match:
+                if not pattern.startswith("~") and not pattern.endswith("*"):
+                    self._exact.setdefault(pattern, []).append(route)
+            if any(pattern.startswith("~") or pattern.endswith("*") for pattern in route.match):
+                self._patterns.append(route)
+
+    def find(self, callee: str, entrance: str = "sip", trunk: str | None = None) -> RouteConfig | None:
+        """The route that serves a call, or None."""
+        best: tuple[tuple[int, tuple[int, int], bool, bool], RouteConfig] | None = None
+        for route in (*self._exact.get(callee, ()), *self._patterns):
+            if not route.serves(entrance, trunk) or (specificity := route.specificity(callee)) is None:
+                continue
+            rank = (route.precedence, specificity, route.trunk is not None, route.entrance != "any")
+            if best is None or rank > best[0] or (rank == best[0] and _alphabet(route) < _alphabet(best[1])):
+                best = rank, route
+        return None if best is None else best[1]
+
+
+def _alphabet(route: RouteConfig) -> tuple[str, str]:
+    return route.name, route.org
+
+
+def route_for(routes: Iterable[RouteConfig], callee: str) -> RouteConfig | None:
+    """The route that serves a number dialled over SIP, for those who ask once; see `RouteTable`."""
+    return RouteTable(routes).find(callee)

@@ -13,7 +13,7 @@ import nats.errors
 from nats.js.errors import Error as JetStreamError
 
 from libs.contracts import subjects, wire
-from libs.contracts.config import AgentConfig, OrgConfig, RouteConfig, route_for
+from libs.contracts.config import AgentConfig, OrgConfig, RouteConfig, RouteTable
 from libs.runtime.bus import Bus
 from libs.runtime.log import get_logger
 from libs.runtime.streams import bucket
@@ -32,6 +32,7 @@ class ConfigCopy:
         self._bus = bus
         self._decoder = wire.config_decoder()
         self._documents: dict[str, AgentConfig | RouteConfig | OrgConfig] = {}
+        self._routes = RouteTable([])
         self._again = False
         self.loaded = asyncio.Event()
         self.on_change: list[Callable[[], None]] = []
@@ -47,9 +48,9 @@ class ConfigCopy:
         found = self._documents.get(f"org.{name}")
         return found if isinstance(found, OrgConfig) else None
 
-    def route(self, callee: str) -> RouteConfig | None:
-        """The route that serves a called number or SIP user."""
-        return route_for([doc for doc in self._documents.values() if isinstance(doc, RouteConfig)], callee)
+    def route(self, callee: str, entrance: str = "sip", trunk: str | None = None) -> RouteConfig | None:
+        """The route that serves a dialled number or SIP user."""
+        return self._routes.find(callee, entrance, trunk)
 
     def _restart(self) -> None:
         self._again = True
@@ -101,6 +102,7 @@ class ConfigCopy:
             log.error("a configuration document cannot be read; the former one stays", key=key)
 
     def _changed(self) -> None:
+        self._routes = RouteTable(doc for doc in self._documents.values() if isinstance(doc, RouteConfig))
         self.loaded.set()
         for callback in self.on_change:
             callback()

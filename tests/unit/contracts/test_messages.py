@@ -26,6 +26,11 @@ moments = st.datetimes(timezones=st.just(UTC))
 terminations = st.builds(Termination.of, st.sampled_from(Reason), words)
 durations = st.floats(0, 1e9, allow_nan=False)
 
+fallbacks = (
+    st.builds(config.Fallback, status=st.integers(400, 699))
+    | st.builds(config.Fallback, kind=st.sampled_from(["message", "voicemail"]), message_ulaw_b64=st.just("f39/"))
+    | st.builds(config.Fallback, kind=st.just("transfer"), number=st.just("+493012345678"))
+)
 BY_NAME = {  # fields with rules that their type does not tell
     "at": moments,
     "until": moments,
@@ -47,8 +52,16 @@ BY_NAME = {  # fields with rules that their type does not tell
     "load": durations,
     "seconds": st.none() | durations,
     "cost_usd": st.none() | durations,
-    "fallback": st.builds(config.Fallback, status=st.integers(400, 699))
-    | st.builds(config.Fallback, kind=st.just("message"), message_ulaw_b64=st.just("f39/")),
+    "fallback": fallbacks,
+    "match": st.lists(st.from_regex(r"\+[0-9]{1,15}\*?|[a-z]{1,12}|~\[0-9\]\+", fullmatch=True), max_size=2).map(tuple),
+    "trunk": st.none() | tokens,
+    "entrance": st.sampled_from(["any", "sip"]),
+    "hours": st.just(
+        config.OpeningHours(
+            timezone="Europe/Berlin", weekly=("mon-fri 08:00-17:30",), exceptions={"2026-12-24": "closed"}
+        )
+    ),
+    "after_hours": st.none() | fallbacks,
 }
 
 
@@ -108,6 +121,8 @@ def models(cls):
         return terminations
     rules = {name: rule for name, rule in BY_NAME.items() if (cls, name) != (events.CallHeld, "by")}
     rules |= {"agent": tokens} if cls is config.RouteConfig else {}
+    if cls is not config.RouteConfig:
+        rules = {name: rule for name, rule in rules.items() if name not in ("match", "trunk", "entrance", "hours")}
     fields = {
         name: rules[name] if name in rules else bounded(field, field.annotation)
         for name, field in cls.model_fields.items()
@@ -148,6 +163,7 @@ def subclasses(cls):
 
 def test_no_message_was_forgotten_here():
     nested = {config.TurnTaking, config.Transcription, config.Limits, config.Budget, config.Fallback}
+    nested.add(config.OpeningHours)
     nested |= {
         events.MediaStatistics,
         events.OrderLine,
