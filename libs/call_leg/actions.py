@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from libs.contracts.commands import Transfer
 from libs.contracts.termination import Reason, Termination
+
+TransferMode = Literal["refer", "bridge", "dial"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +50,11 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class StartMedia:
-    """Fence to this epoch and worker, and let the uplink run (R2)."""
+    """Fence to this epoch and worker, and let the uplink run (R2). `pacing` None: as the acceptance said."""
 
     wk: str
     epoch: int
+    pacing: Literal["continuous"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,96 @@ class TellAgent:
 
 
 @dataclass(frozen=True, slots=True)
+class SayText:
+    """Let the session say this (`say_now`)."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class PublishWaiting:
+    """The call rings until a person accepts it, at most so long."""
+
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """Outbound: the worker is ready, the number may be called."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishRinging:
+    """Outbound: the callee is alerted."""
+
+    status: int
+    early_media: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PublishAnswered:
+    """Outbound: the callee picked up."""
+
+    codec: str
+    rate_hz: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartTransfer:
+    """Let the entrance begin; feed the means that it chose to `Leg.transfer_began`."""
+
+    command: Transfer
+
+
+@dataclass(frozen=True, slots=True)
+class CancelTransfer:
+    """Let the entrance give up what it began."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishTransfer:
+    """The transfer's course, for the event stream."""
+
+    state: Literal["requested", "ringing", "done", "failed"]
+    target: str
+    mode: TransferMode
+    status: int | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishHeld:
+    """The call was put on hold or taken back."""
+
+    held: bool
+    by: Literal["remote", "command"]
+
+
+@dataclass(frozen=True, slots=True)
+class HoldCaller:
+    """Put the other side on hold, or take it back."""
+
+    held: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SendDigits:
+    """Press these keys towards the other side, and publish it."""
+
+    digits: str
+
+
+@dataclass(frozen=True, slots=True)
+class TakenOver:
+    """Publish that a person took the call, from whom, and how far that one's audio was played."""
+
+    by: str
+    epoch: int
+    previous_wk: str | None = None
+    previous_played: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """The worker is ready: 200 OK may go out."""
 
@@ -97,7 +191,7 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class HangUpCaller:
-    """End the answered call towards the caller."""
+    """End the call towards the other side: an answered one, or an outbound one at any time."""
 
     termination: Termination
 
@@ -132,6 +226,18 @@ Action = (
     | SetFiller
     | SetMuted
     | TellAgent
+    | SayText
+    | PublishWaiting
+    | Dial
+    | PublishRinging
+    | PublishAnswered
+    | StartTransfer
+    | CancelTransfer
+    | PublishTransfer
+    | PublishHeld
+    | HoldCaller
+    | SendDigits
+    | TakenOver
     | Answer
     | Reject
     | HangUpCaller

@@ -2,17 +2,28 @@
 
 Theory of operation.
 
-    OFFERING --accepted--> CLAIMED --ready--> TALKING --worker lost--> OFFERING ...
-        |  refused, silent    | failed, late      |                       | nobody there
-        +----> next worker <--+                   |                    SEEKING --retry--> OFFERING
-                                                  v
+    WAITING --accept--> OFFERING --accepted--> CLAIMED --ready--> [RINGING] --answer--> TALKING
+       | decline, late     |  refused, silent    | failed, late       | worker lost        | worker lost
+       v                   +----> next worker <--+                    +----> OFFERING <----+
+     ENDED                                                                     | nobody there
+                                                                            SEEKING --retry--> OFFERING
+    TALKING --bridged transfer done--> BRIDGED
     every phase --hang-up, no worker left--> ENDED
+
+ - WAITING only where the route wants a person's word. RINGING: a worker is ready and the other side is not there
+   yet, because the answer of an inbound call is delayed, or because the number of an outbound one was dialled.
+   The agent comes first, then the call (docs/adr/0007): a callee who picks up never hears dead air. A worker that is
+   lost while it rings is replaced without dialling again; a callee who picks up meanwhile gets filler, as after a
+   failover.
 
  - Every offer has a new epoch (R1), and only the present one counts: a late acceptance, a `ready` of an
    older attempt, a command of a fenced worker are refused, and the worker is told to release the call.
  - Before the answer each worker is tried once, three at most; then the route's fallback. After it the
    caller is on the line: the leg keeps seeking for `SEEK_LIMIT_S` while filler plays, with nobody
    excluded but the worker that failed last.
+ - A transfer belongs to the leg (R8): a worker that dies meanwhile is fenced, and its successor is sought only when
+   the transfer has failed. A bridged call has no owner; it lasts until either side hangs up.
+ - A person who takes over is an owner as a worker is one, with an epoch, heartbeats and frames of its own.
  - The gateway's memory is the truth (R4): nothing here waits for the key-value copy.
  - Exactly one `PublishEnded` leaves a leg, as its last act; whatever arrives later changes nothing.
 """
@@ -24,26 +35,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, assert_never
 
-from libs.call_leg.actions import (
-    Action,
-    Answer,
-    Claimed,
-    DropEntry,
-    EndMedia,
-    HangUpCaller,
-    Lost,
-    PublishEnded,
-    Reject,
-    SendOffer,
-    SendRelease,
-    SetFiller,
-    SetMuted,
-    StartMedia,
-    StopUplink,
-    TellAgent,
-    WriteEntry,
-)
+from libs.call_leg import actions as do
+from libs.call_leg.actions import Action, TransferMode
 from libs.call_leg.roster import Gone, Roster
+from libs.call_leg.transfer import TransferState
 from libs.contracts.commands import (
     Accept,
     CommandReply,
@@ -72,6 +67,7 @@ SEEK_LIMIT_S = 20.0
 SETUP_PATIENCE_S = 3.0
 STEADY_S = 10.0  # an owner that lasted this long was well; failures after shorter times are counted together
 FAILURES_IN_A_ROW = 3
+RING_GUARD_S = 5.0  # the entrance ends the ringing at its time-out; this is the leg's limit behind it
 OVERTIME_S = 30.0  # the worker ends the call politely at its maximum; this is the gateway's own limit behind it
 
 Cause = Literal["first", "failover", "drain", "retry"]
@@ -81,11 +77,17 @@ class Phase(StrEnum):
     """Where the call stands; see the theory of operation."""
 
     NEW = "new"
+    WAITING = "waiting"
     OFFERING = "offering"
     CLAIMED = "claimed"
+    RINGING = "ringing"
     TALKING = "talking"
     SEEKING = "seeking"
+    BRIDGED = "bridged"
     ENDED = "ended"
+
+
+OWNED = (Phase.CLAIMED, Phase.RINGING, Phase.TALKING)  # a worker has accepted, or a person has the call
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,11 @@ class LegConfig:
     has_fallback_message: bool = False
     seek_limit_s: float = SEEK_LIMIT_S
     first_attempts: int = FIRST_ATTEMPTS
+    outbound: bool = False
+    ring_timeout_s: float = 60.0
+    needs_person: bool = False
+    person_timeout_s: float = 60.0
+    answer_delay_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -123,8 +130,11 @@ class Leg:
         self.phase = Phase.NEW
         self.epoch = 0
         self.wk: str | None = None  # the owner, or the worker that the offer went to
+        self.is_person = False  # the owner has taken over
         self.muted = False
-        self.held = False
+        self.held = False  # by the other side
+        self.held_by_us = False
+        self.transfer = TransferState()
         self.dead: Dead | None = None
         self.played_by_epoch: dict[int, int] = {}
         self.started_at = 0.0
@@ -139,22 +149,41 @@ class Leg:
         self._failures_in_a_row = 0
         self._is_ready_early = False
         self._claimed_at = 0.0
+        self._setup_from = 0.0
+        self._ring_by: float | None = None
+        self._dialled = False
+        self._rung: tuple[int, bool] | None = None
+        self._offered_as_answered = False
+        self._parked = False  # without an owner until the transfer's end
+
+    @property
+    def is_answered(self) -> bool:
+        """What a session is told: from when on the two hear each other. Mostly the answer follows `ready` at once."""
+        delayed = self._config.outbound or self._config.answer_delay_s > 0
+        return self.answered_at is not None or not delayed
+
+    @property
+    def _is_connected(self) -> bool:
+        """Somebody is on the line, or is being called: no worker is the last one."""
+        return self.answered_at is not None or self._dialled
 
     # -- life ---------------------------------------------------------------------------------------------
 
     def start(self, now: float) -> list[Action]:
-        """The call arrived and its agent is known: offer it."""
-        self.started_at = now
-        return self._offer_next(now, "first")
+        """The call arrived, or was asked for, and its agent is known: offer it, or wait for a person's word."""
+        self.started_at = self._setup_from = now
+        if not self._config.needs_person:
+            return self._offer_next(now, "first")
+        self.phase = Phase.WAITING
+        self._deadline = now + self._config.person_timeout_s
+        return [do.PublishWaiting(self._config.person_timeout_s), do.WriteEntry()]
 
     def deadline(self) -> float | None:
         """When `expire` must be called, or None."""
         if self.phase is Phase.ENDED:
             return None
-        limit = self._overtime_at()
-        if self._deadline is None or limit is None:
-            return limit if self._deadline is None else self._deadline
-        return min(self._deadline, limit)
+        limits = (self._deadline, self._overtime_at(), self._ring_by, self.transfer.deadline)
+        return min((limit for limit in limits if limit is not None), default=None)
 
     def _overtime_at(self) -> float | None:
         if self.answered_at is None:
@@ -165,76 +194,99 @@ class Leg:
         """Time has passed: an offer without answer, a worker that is not ready, a retry, an endless call."""
         if self.phase is Phase.ENDED:
             return []
-        limit = self._overtime_at()
-        if limit is not None and now >= limit:
-            return self.end(Termination.of(Reason.MAX_DURATION, "the worker did not end the call in time"), now)
+        if (limit := self._overtime_at()) is not None and now >= limit:
+            why = "nobody ended" if self.phase is Phase.BRIDGED else "the worker did not end"
+            return self.end(Termination.of(Reason.MAX_DURATION, f"{why} the call in time"), now)
+        if self._ring_by is not None and now >= self._ring_by:
+            return self.end(Termination.of(Reason.CALLEE_NO_ANSWER, "nobody picked up in time"), now)
+        if self.transfer.deadline is not None and now >= self.transfer.deadline:
+            return [do.CancelTransfer(), *self.transfer_ended(False, None, now, "the target did not answer in time")]
         if self._deadline is None or now < self._deadline:
             return []
-        if self.phase is Phase.OFFERING:
-            return self._next_worker(now, "no answer to the offer")
-        if self.phase is Phase.CLAIMED:
-            self._failure = Termination.of(Reason.NOT_READY, f"{self.wk} was not ready in time")
-            return self._next_worker(now, "not ready in time")
-        if self.phase is Phase.SEEKING:
-            return self._offer_next(now, "retry")
-        return []
+        match self.phase:
+            case Phase.WAITING:
+                why = f"nobody accepted the call within {self._config.person_timeout_s:g} s"
+                return self.end(Termination.of(Reason.NOT_ACCEPTED, why), now)
+            case Phase.OFFERING:
+                return self._next_worker(now, "no answer to the offer")
+            case Phase.CLAIMED:
+                self._failure = Termination.of(Reason.NOT_READY, f"{self.wk} was not ready in time")
+                return self._next_worker(now, "not ready in time")
+            case Phase.SEEKING:
+                return self._offer_next(now, "retry")
+            case Phase.RINGING:  # of an inbound call: the delay is over
+                return self._answer(now)
+            case _:
+                return []
 
     # -- offers (R1) -----------------------------------------------------------------------------------------
 
     def _offer_next(self, now: float, cause: Cause) -> list[Action]:
         wk = None
-        if self.answered_at is not None or self._attempts < self._config.first_attempts:
+        if self._is_connected or self._attempts < self._config.first_attempts:
             wk = self._roster.pick(self._excluded)
         if wk is None:
             return self._nobody(now)
         self._attempts += 1
-        self._is_ready_early = False
+        self._is_ready_early = self.is_person = False
+        self._offered_as_answered = self.is_answered
         self.epoch += 1
         self.wk = wk
         self.phase = Phase.OFFERING
         self._deadline = now + OFFER_TIMEOUT_S
         self._roster.offered(wk)
-        return [SendOffer(wk, self.epoch, cause), WriteEntry()]
+        return [do.SendOffer(wk, self.epoch, cause), do.WriteEntry()]
 
     def _nobody(self, now: float) -> list[Action]:
         self.wk = None
         said_no = self._failure is not None  # a worker told why: that is evidence on any link
-        if not said_no and not self._roster.is_sound(now) and now < self.started_at + SETUP_PATIENCE_S:
+        if not said_no and not self._roster.is_sound(now) and now < self._setup_from + SETUP_PATIENCE_S:
             self._attempts = 0  # R3: without a sound link nobody's silence counts, set-up included
-        elif self.answered_at is None:
+        elif not self._is_connected:
             failure = self._failure or Termination.of(Reason.NO_WORKER, "no AI worker is free")
             return self.end(failure, now)
-        elif now >= self._seek_until:
+        elif now >= self._seek_until and not self.transfer.is_pending:
             failure = self._failure or Termination.of(Reason.WORKER_LOST, "no worker could take the call over")
             return self.end(failure, now)
         self._excluded.clear()  # the caller waits: whoever comes back is welcome
         self.phase = Phase.SEEKING
         self._deadline = now + SEEK_RETRY_S
-        return [WriteEntry()]
+        return [do.WriteEntry()]
 
     def _next_worker(self, now: float, why: str) -> list[Action]:
         """The worker that was asked or had accepted does not serve: take the call back, ask the next."""
         assert self.wk is not None
-        wk, was_claimed = self.wk, self.phase is Phase.CLAIMED
+        wk, was_claimed = self.wk, self.phase in OWNED
         self._excluded.add(wk)
-        actions: list[Action] = [SendRelease(wk, self.epoch)]
+        self._owner_leaves(now)
+        actions: list[Action] = [do.SendRelease(wk, self.epoch)]
         if was_claimed:
             played = self.played_by_epoch[self.epoch] = self._played()
-            actions += [StopUplink(), Lost(wk, self.epoch, "failed", why, played)]
-        return actions + self._offer_next(now, "retry" if self.dead is None else "failover")
+            actions += [do.StopUplink(), do.Lost(wk, self.epoch, "failed", why, played)]
+        return actions + self._offer_again(now)
+
+    def _offer_again(self, now: float) -> list[Action]:
+        return self._offer_next(now, "retry" if self.dead is None else "failover")
+
+    def _owner_leaves(self, now: float) -> None:
+        """One that was ready is lost, or released: the search for another one has its own time."""
+        self._deadline = None
+        if self.phase in (Phase.TALKING, Phase.RINGING):
+            self._seek_until = now + self._config.seek_limit_s
+            self.transfer.told()
 
     def offer_answered(self, wk: str, epoch: int, accepted: bool, reason: str, now: float) -> list[Action]:
         """A worker replied. Only the present epoch's acceptance is a claim; a late one is released."""
         if self.phase is not Phase.OFFERING or epoch != self.epoch or wk != self.wk:
-            is_owner = self.phase in (Phase.CLAIMED, Phase.TALKING) and (wk, epoch) == (self.wk, self.epoch)
-            return [SendRelease(wk, epoch)] if accepted and not is_owner else []
+            is_owner = self.phase in OWNED and (wk, epoch) == (self.wk, self.epoch)
+            return [do.SendRelease(wk, epoch)] if accepted and not is_owner else []
         if not accepted:
             self._excluded.add(wk)
-            return self._offer_next(now, "retry" if self.dead is None else "failover")
+            return self._offer_again(now)
         self.phase = Phase.CLAIMED
         self._claimed_at = now
         self._deadline = now + self._config.ready_timeout_s
-        claimed: list[Action] = [Claimed(wk, epoch), StartMedia(wk, epoch), WriteEntry()]
+        claimed: list[Action] = [do.Claimed(wk, epoch), do.StartMedia(wk, epoch), do.WriteEntry()]
         return claimed + self._ready(now)[1] if self._is_ready_early else claimed
 
     def offer_failed(self, wk: str, epoch: int, why: str, now: float) -> list[Action]:
@@ -253,7 +305,7 @@ class Leg:
 
     def disowned(self, wk: str, now: float) -> list[Action]:
         """The worker lives, and its list of calls does not name this one: its session ended without a word."""
-        if wk != self.wk or self.phase not in (Phase.CLAIMED, Phase.TALKING):
+        if wk != self.wk or self.phase not in OWNED:
             return []
         if now - self._claimed_at < DISOWN_AFTER_S:
             return []
@@ -264,18 +316,25 @@ class Leg:
     ) -> list[Action]:
         assert self.wk is not None
         wk, epoch = self.wk, self.epoch
-        release = SendRelease(wk, epoch)
-        self._excluded = {wk} if self.answered_at is not None else self._excluded | {wk}
+        release = do.SendRelease(wk, epoch)
+        self._excluded = {wk} if self._is_connected else self._excluded | {wk}
         if self.phase is Phase.OFFERING:
-            return [release, *self._offer_next(now, "retry" if self.dead is None else "failover")]
+            return [release, *self._offer_again(now)]
         played = self.played_by_epoch[epoch] = self._played()
-        actions: list[Action] = [release, StopUplink(), Lost(wk, epoch, cause, detail, played)]
+        actions: list[Action] = [release, do.StopUplink(), do.Lost(wk, epoch, cause, detail, played)]
+        self._owner_leaves(now)
         if self.answered_at is not None:
-            if self.phase is Phase.TALKING:
-                self._seek_until = now + self._config.seek_limit_s
             self.dead = Dead(wk, epoch, "drain" if cause == "drain" else "failover")
-            actions.append(SetFiller(True))
+            actions.append(do.SetFiller(True))
+            if self.transfer.is_pending:
+                return actions + self._park()
         return actions + self._offer_next(now, "drain" if cause == "drain" else "failover")
+
+    def _park(self) -> list[Action]:
+        """R8: the call needs an agent only if its transfer fails."""
+        self.phase, self.wk, self.is_person = Phase.SEEKING, None, False
+        self._parked = True
+        return [do.WriteEntry()]
 
     # -- commands (R7) -------------------------------------------------------------------------------------------
 
@@ -289,42 +348,157 @@ class Leg:
         elif command.epoch != self.epoch or self.wk is None:  # without an owner every epoch so far is fenced
             return _refuse(f"epoch {command.epoch} is not the call's present one ({self.epoch})"), []
         match command:
+            case Ready() | Failed() | HandOver():
+                return self._owner_says(command, now)
+            case HangUp():
+                return _DONE, self.end(Termination.of(command.reason, command.detail), now)
+            case Mute():
+                self.muted = command.muted
+                return _DONE, [do.SetMuted(command.muted), do.TellAgent(), do.WriteEntry()]
+            case Accept() | Decline():
+                return self._decide(command, now)
+            case Transfer() | SendDtmf() | Hold() | Say() | TakeOver():
+                objection = self._objection()
+                return (_refuse(objection), []) if objection else self._in_call(command, now)
+            case Record():
+                return _refuse("this version of callbus has no recorder: calls are not recorded"), []
+            case Describe():
+                return _DONE, []  # the shell tells what it sees
+            case _:
+                assert_never(command)
+
+    def _decide(self, command: Accept | Decline, now: float) -> tuple[CommandReply, list[Action]]:
+        if self.phase is not Phase.WAITING:
+            return _refuse(f"the call does not wait for a person's word; it is {self.phase}"), []
+        if isinstance(command, Decline):
+            return _DONE, self.end(Termination.of(Reason.OPERATOR_DECLINED, command.detail), now)
+        self._setup_from = now
+        return _DONE, self._offer_next(now, "first")
+
+    def _objection(self) -> str | None:
+        """Why nothing can be done in the call now."""
+        if self.answered_at is None:
+            return "the call is not answered yet"
+        if self.phase is Phase.BRIDGED:
+            return f"the call was transferred to {self.transfer.target}; it can only be ended"
+        return None
+
+    def _in_call(
+        self, command: Transfer | SendDtmf | Hold | Say | TakeOver, now: float
+    ) -> tuple[CommandReply, list[Action]]:
+        match command:
+            case SendDtmf():
+                return _DONE, [do.SendDigits(command.digits)]
+            case Say():
+                return self._say(command)
+            case _ if self.transfer.is_pending:
+                return _refuse(f"a transfer to {self.transfer.target} is under way: wait for its end, or hang up"), []
+            case Hold():
+                return self._hold(command)
+            case Transfer() if self.held_by_us:
+                return _refuse("the other side is on hold: take it back first"), []
+            case Transfer():
+                return _DONE, self.transfer.begin(command, now)
+            case TakeOver():
+                return self._take_over(command, now)
+            case _:
+                assert_never(command)
+
+    def _say(self, command: Say) -> tuple[CommandReply, list[Action]]:
+        if self.is_person:
+            return _refuse(f"{self.wk} has the call, not an agent"), []
+        if self.phase is not Phase.TALKING:
+            return _refuse("no agent has the call at the moment: try again"), []
+        if self.held or self.held_by_us:
+            return _refuse("the call is on hold: nobody would hear it"), []
+        return _DONE, [do.SayText(command.text)]
+
+    def _hold(self, command: Hold) -> tuple[CommandReply, list[Action]]:
+        if command.held == self.held_by_us:
+            return _DONE, []
+        self.held_by_us = command.held
+        filler = command.held or self.phase is not Phase.TALKING
+        held = do.PublishHeld(command.held, "command")
+        return _DONE, [do.HoldCaller(command.held), do.SetFiller(filler), do.TellAgent(), held, do.WriteEntry()]
+
+    def _take_over(self, command: TakeOver, now: float) -> tuple[CommandReply, list[Action]]:
+        by, previous = command.by, self.wk
+        if self.is_person and previous == by:
+            return CommandReply(ok=True, details={"epoch": self.epoch}), []  # our first reply was lost
+        if not self._roster.is_alive(by):
+            return _refuse(f"no heartbeats of {by} are heard: send them, with capacity 0, before taking over"), []
+        actions: list[Action] = []
+        played = None
+        if previous is not None:
+            if self.phase in OWNED:
+                played = self.played_by_epoch[self.epoch] = self._played()
+            actions.append(do.SendRelease(previous, self.epoch))
+        self.transfer.told()
+        self.phase, self.wk, self.is_person = Phase.TALKING, by, True
+        self.epoch += 1
+        self._claimed_at = self._talking_since = now
+        self._deadline, self._seek_until, self._failure = None, float("inf"), None
+        actions += [do.TakenOver(by, self.epoch, previous, played), do.StartMedia(by, self.epoch, "continuous")]
+        if self.muted:  # it was the agent who should not be heard
+            self.muted = False
+            actions.append(do.SetMuted(False))
+        if not self.held_by_us:
+            actions.append(do.SetFiller(False))
+        return CommandReply(ok=True, details={"epoch": self.epoch}), [*actions, do.WriteEntry()]
+
+    def _owner_says(self, command: Ready | Failed | HandOver, now: float) -> tuple[CommandReply, list[Action]]:
+        match command:
             case Ready():
                 return self._ready(now)
             case Failed():
                 return self._failed(command, now)
             case HandOver():
                 return self._hand_over(now)
-            case HangUp():
-                return _DONE, self.end(Termination.of(command.reason, command.detail), now)
-            case Mute():
-                self.muted = command.muted
-                return _DONE, [SetMuted(command.muted), TellAgent(), WriteEntry()]
-            case Transfer() | SendDtmf() | Hold() | Say() | Record() | TakeOver() | Accept() | Decline() | Describe():
-                return _refuse(f"'{command.kind}' is not available in this version of the gateway"), []
-            case _:
-                assert_never(command)
 
     def _ready(self, now: float) -> tuple[CommandReply, list[Action]]:
-        if self.phase is Phase.TALKING:
+        if self.phase in (Phase.TALKING, Phase.RINGING):
             return _DONE, []  # the worker repeated itself: our first reply was lost
         if self.phase is Phase.OFFERING:  # it overtook the acceptance, which travels another way through the client
             self._is_ready_early = True
             return _DONE, []
         if self.phase is not Phase.CLAIMED:
             return _refuse(f"the call is {self.phase}, not claimed"), []
-        self.phase = Phase.TALKING
-        self._talking_since = now
         self._deadline = None
         self._failure = None
         self._seek_until = float("inf")
         if self.answered_at is not None:
-            return _DONE, [SetFiller(False), WriteEntry()]
-        self.answered_at = now
-        return _DONE, [Answer(), WriteEntry()]
+            return _DONE, self._talk(now)
+        answer_at = self.started_at + self._config.answer_delay_s
+        if not self._config.outbound and now >= answer_at:
+            return _DONE, self._answer(now)
+        self.phase = Phase.RINGING
+        if not self._config.outbound:
+            self._deadline = answer_at
+        elif not self._dialled:
+            self._dialled = True
+            self._ring_by = now + self._config.ring_timeout_s + RING_GUARD_S
+            return _DONE, [do.Dial(), do.WriteEntry()]
+        return _DONE, [do.WriteEntry()]
+
+    def _talk(self, now: float) -> list[Action]:
+        """A ready owner and the other side hear each other (again)."""
+        self.phase = Phase.TALKING
+        self._talking_since = now
+        self._deadline = None
+        actions: list[Action] = [] if self.held_by_us else [do.SetFiller(False)]
+        return [*actions, *self._tell_answered(), do.WriteEntry()]
+
+    def _tell_answered(self) -> list[Action]:
+        return [] if self._offered_as_answered else [do.TellAgent()]
+
+    def _answer(self, now: float) -> list[Action]:
+        self.phase = Phase.TALKING
+        self.answered_at = self._talking_since = now
+        self._deadline = None
+        return [do.Answer(), *self._tell_answered(), do.WriteEntry()]
 
     def _failed(self, command: Failed, now: float) -> tuple[CommandReply, list[Action]]:
-        if self.phase not in (Phase.OFFERING, Phase.CLAIMED, Phase.TALKING):
+        if self.phase is not Phase.OFFERING and self.phase not in OWNED:
             return _refuse(f"the call is {self.phase}"), []
         self._failure = Termination.of(command.reason, command.detail)
         if self.phase is not Phase.TALKING:
@@ -332,41 +506,118 @@ class Leg:
         if now - self._talking_since >= STEADY_S:
             self._failures_in_a_row = 0
         self._failures_in_a_row += 1
-        if self._failures_in_a_row >= FAILURES_IN_A_ROW:  # the model fails whoever asks it: no next worker helps
+        is_hopeless = self._failures_in_a_row >= FAILURES_IN_A_ROW  # the model fails whoever asks it
+        if is_hopeless and not self.transfer.is_pending:
             return _DONE, self.end(self._failure, now)
         return _DONE, self._replace("failed", command.detail or command.reason, now)
 
     def _hand_over(self, now: float) -> tuple[CommandReply, list[Action]]:
         if self.phase is not Phase.TALKING or self.wk is None:
             return _refuse(f"the call is {self.phase}"), []
+        if self.transfer.is_pending:
+            return _refuse("a transfer is under way: ask again after its end"), []
         if self._roster.pick({self.wk}) is None:
             return _refuse("no other worker is free"), []
-        return _DONE, self._replace("drain", "the worker drains", now)
+        why = "the person gave the call back" if self.is_person else "the worker drains"
+        return _DONE, self._replace("drain", why, now)
+
+    # -- the other side ----------------------------------------------------------------------------------------------
+
+    def ringing(self, status: int, early_media: bool) -> list[Action]:
+        """Outbound: the callee is alerted; the same news is told once."""
+        if self.phase is Phase.ENDED or not self._dialled or self.answered_at is not None:
+            return []
+        if (status, early_media) == self._rung:
+            return []
+        self._rung = (status, early_media)
+        return [do.PublishRinging(status, early_media)]
+
+    def answered(self, codec: str, rate_hz: int, now: float) -> list[Action]:
+        """Outbound: the callee picked up."""
+        if self.phase is Phase.ENDED or not self._dialled or self.answered_at is not None:
+            return []
+        self.answered_at = now
+        self._ring_by = None
+        if self.phase is Phase.RINGING:
+            return [do.PublishAnswered(codec, rate_hz), *self._talk(now)]
+        self._seek_until = now + self._config.seek_limit_s
+        return [do.PublishAnswered(codec, rate_hz), do.SetFiller(True), do.WriteEntry()]
+
+    def remote_held(self, held: bool) -> list[Action]:
+        """The other side put the call on hold, or took it back."""
+        if self.phase is Phase.ENDED or held == self.held:
+            return []
+        self.held = held
+        return [do.TellAgent(), do.PublishHeld(held, "remote")]
+
+    # -- transfers (R8) ------------------------------------------------------------------------------------------------
+
+    def transfer_began(self, mode: TransferMode) -> list[Action]:
+        """The entrance began what `StartTransfer` asked for."""
+        requested = self.transfer.began(mode)
+        return [*requested, do.TellAgent(), do.WriteEntry()] if requested else []
+
+    def transfer_progress(self, status: int, detail: str = "") -> list[Action]:
+        """How the target fares."""
+        return self.transfer.progress(status, detail)
+
+    def transfer_ended(self, ok: bool, status: int | None, now: float, detail: str = "") -> list[Action]:
+        """The other side is with the target, or back with the agent."""
+        if self.phase is Phase.ENDED or not self.transfer.is_pending:
+            return []
+        if ok:
+            done = self.transfer.done(status, detail)
+            return done + (self._bridge() if self.transfer.mode == "bridge" else self._transferred(now))
+        failed: list[Action] = [*self.transfer.failed(status, detail), do.TellAgent(), do.WriteEntry()]
+        if self.phase is not Phase.TALKING:
+            self._seek_until = now + self._config.seek_limit_s
+        if not self._parked:
+            return failed
+        self._parked = False
+        return failed + self._offer_next(now, "failover")
+
+    def _transferred(self, now: float) -> list[Action]:
+        return self.end(Termination.of(Reason.TRANSFERRED, f"to {self.transfer.target}"), now)
+
+    def _bridge(self) -> list[Action]:
+        release: list[Action] = []
+        if self.wk is not None:
+            release = [do.SendRelease(self.wk, self.epoch, Reason.TRANSFERRED)]
+        if self.phase in OWNED:
+            self.played_by_epoch[self.epoch] = self._played()
+        self.phase, self.wk, self.is_person = Phase.BRIDGED, None, False
+        self._parked = False
+        self._deadline = None
+        return [*release, do.StopUplink(), do.SetFiller(False), do.WriteEntry()]
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
     def caller_gone(self, reason: Reason, now: float, detail: str = "") -> list[Action]:
-        """The caller's side ended the call (CANCEL, BYE, no ACK, silence of RTP)."""
+        """The other side ended the call (CANCEL, BYE, no ACK, silence of RTP)."""
+        if self.phase is Phase.BRIDGED and reason in (Reason.CALLER_HUNG_UP, Reason.CALLEE_HUNG_UP):
+            reason = Reason.TRANSFERRED
         return self.end(Termination.of(reason, detail), now, by_caller=True)
 
     def end(self, termination: Termination, now: float, *, by_caller: bool = False) -> list[Action]:
-        """The one end. Releases whoever has the call, tells the caller's side unless it knows."""
+        """The one end. Releases whoever has the call, tells the other side unless it knows."""
         if self.phase is Phase.ENDED:
             return []
         actions: list[Action] = []
-        if self.phase in (Phase.OFFERING, Phase.CLAIMED, Phase.TALKING) and self.wk is not None:
-            actions.append(SendRelease(self.wk, self.epoch, termination.reason))
+        if self.transfer.is_pending:
+            actions += [do.CancelTransfer(), *self.transfer.failed(None, "the call ended")]
+        if self.wk is not None:
+            actions.append(do.SendRelease(self.wk, self.epoch, termination.reason))
         duration_s = 0.0 if self.phase is Phase.NEW else now - self.started_at
         self.phase = Phase.ENDED
         self.termination = termination
         self._deadline = None
         if not by_caller:
-            if self.answered_at is not None:
-                actions.append(HangUpCaller(termination))
+            if self.answered_at is not None or self._config.outbound:
+                actions.append(do.HangUpCaller(termination))
             else:
-                actions.append(Reject(self._config.fallback_status, termination))
+                actions.append(do.Reject(self._config.fallback_status, termination))
         talk_s = 0.0 if self.answered_at is None else now - self.answered_at
-        return [*actions, EndMedia(), PublishEnded(termination, duration_s, talk_s), DropEntry()]
+        return [*actions, do.EndMedia(), do.PublishEnded(termination, duration_s, talk_s), do.DropEntry()]
 
 
 _DONE = CommandReply(ok=True)

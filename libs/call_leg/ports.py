@@ -6,8 +6,8 @@ The other direction is `LegShell`. An entrance calls
  - `caller_gone(reason, detail)` when the other side ended the call (on outbound calls `Reason.CALLEE_HUNG_UP`),
    `end(termination)` when the entrance itself must end it;
  - `dtmf(digit)`, `set_held(held)`;
- - while a transfer runs `transfer_progress(status, detail)` and once `transfer_ended(ok, status, detail)`. A bridged call
-   whose target hangs up is ended with `end(Termination.of(Reason.TRANSFERRED))`.
+ - while a transfer runs `transfer_progress(status, detail)` and once `transfer_ended(ok, status, detail)`. A bridged
+   call whose target hangs up is ended with `end(Termination.of(Reason.TRANSFERRED))`.
 
 From acceptance on, before the answer too, the entrance's tick calls `audio.fill` (R2).
 """
@@ -46,7 +46,7 @@ class Entrance(Protocol):
         """No agent will come: the route's fallback, or a refusal that fits the termination."""
 
     def hang_up(self, termination: Termination) -> None:
-        """End the call: answered (SIP: BYE), an outbound one that is still ringing (SIP: CANCEL) or was not dialled yet."""
+        """End the call: answered (SIP: BYE), or an outbound one that rings (SIP: CANCEL) or was not dialled yet."""
 
     def transfer(self, command: Transfer) -> Literal["refer", "bridge", "dial"]:
         """Begin a transfer and tell by which means; `LegShell.transfer_progress` and `transfer_ended` follow."""

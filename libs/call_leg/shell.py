@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import nats.errors
@@ -18,7 +18,18 @@ from libs.call_leg.leg import OFFER_TIMEOUT_S, Leg, LegConfig, Phase
 from libs.call_leg.ports import Entrance, NewCall
 from libs.call_leg.roster import Gone, Roster
 from libs.contracts import events, subjects, wire
-from libs.contracts.commands import CommandReply, DtmfPressed, StateChanged
+from libs.contracts.commands import (
+    CommandReply,
+    Describe,
+    DtmfPressed,
+    Hold,
+    LegCommand,
+    SayNow,
+    SendDtmf,
+    StateChanged,
+    TakeOver,
+    Transfer,
+)
 from libs.contracts.heartbeat import CallEntry
 from libs.contracts.offer import CallState, Offer, OfferReply, Release, Resume
 from libs.contracts.termination import Reason, Termination
@@ -43,7 +54,7 @@ class LegContext:
 
 
 class LegShell:
-    """One call at a gateway, from `run()` to its end. The entrance feeds `caller_gone` and `dtmf`."""
+    """One call at a gateway, from `run()` to its end. `libs.call_leg.ports` tells what the entrance calls when."""
 
     def __init__(self, context: LegContext, new: NewCall, entrance: Entrance) -> None:
         self._gw = context.gw
@@ -59,6 +70,11 @@ class LegShell:
             ready_timeout_s=agent.limits.ready_timeout_s,
             max_duration_s=agent.limits.max_duration_s,
             fallback_status=new.fallback.status,
+            outbound=new.direction == "outbound",
+            ring_timeout_s=new.ring_timeout_s,
+            needs_person=new.needs_person,
+            person_timeout_s=new.person_timeout_s,
+            answer_delay_s=new.answer_delay_s,
         )
         self.leg = Leg(config, context.roster, lambda: self.audio.playout.played)
         self._loop = asyncio.get_running_loop()
@@ -69,6 +85,8 @@ class LegShell:
         self._decoder = wire.leg_command_decoder()
         self._pacing: Any = "paced"
         self._offered_at = datetime.now(UTC)
+        self._codec: str = new.state.codec
+        self._is_starting_transfer = False
 
     # -- life -----------------------------------------------------------------------------------------------
 
@@ -111,9 +129,13 @@ class LegShell:
 
     def ringing(self, status: int, early_media: bool = False) -> None:
         """Outbound: the callee is alerted (SIP 180, 183, or their like)."""
+        self.perform(self.leg.ringing(status, early_media))
 
     def answered(self, codec: str, rate_hz: int) -> None:
         """Outbound: the callee picked up; `codec` and `rate_hz` are those of the line."""
+        if codec in ("PCMU", "PCMA", "G722", "L16") and rate_hz == self.new.state.rate_hz:
+            self._codec = codec
+        self.perform(self.leg.answered(codec, rate_hz, self._loop.time()))
 
     def refused(self, termination: Termination) -> None:
         """The entrance ended the call before its answer: busy, no answer, declined, the trunk failed."""
@@ -121,9 +143,17 @@ class LegShell:
 
     def transfer_progress(self, status: int, detail: str = "") -> None:
         """How the transfer's target fares; `status` is SIP's, or its like."""
+        if self._is_starting_transfer:  # told from within `Entrance.transfer`: not before its mode is known
+            self._loop.call_soon(self.transfer_progress, status, detail)
+            return
+        self.perform(self.leg.transfer_progress(status, detail))
 
     def transfer_ended(self, ok: bool, status: int | None, detail: str = "") -> None:
         """The transfer has come to its end. Once; whatever else comes of it changes nothing."""
+        if self._is_starting_transfer:
+            self._loop.call_soon(self.transfer_ended, ok, status, detail)
+            return
+        self.perform(self.leg.transfer_ended(ok, status, self._loop.time(), detail))
 
     def end(self, termination: Termination) -> None:
         """We end it, for a reason of the gateway's own."""
@@ -146,21 +176,56 @@ class LegShell:
 
     def set_held(self, held: bool) -> None:
         """The caller's side put the call on hold, or took it back."""
-        if held != self.leg.held:
-            self.leg.held = held
-            self._tell_state()
+        self.perform(self.leg.remote_held(held))
 
     async def _on_command(self, msg: Msg) -> None:
         command = self._decoder.decode(msg.data)
         if command is None:
             reply = CommandReply(ok=False, error=f"command {wire.kind_of(msg.data)!r} was not understood")
         else:
-            reply, todo = self.leg.command(command, self._loop.time())
+            reply = self._obey(command)
             if not reply.ok:
                 log.info("command refused", command=command.kind, why=reply.error)
-            self.perform(todo)
         if msg.reply:
             await msg.respond(reply.to_json())
+
+    def _obey(self, command: LegCommand) -> CommandReply:
+        if isinstance(command, Transfer | SendDtmf | Hold):
+            objection = self.entrance.objection(command)
+            if objection is not None:
+                return CommandReply(ok=False, error=objection)
+        reply, todo = self.leg.command(command, self._loop.time())
+        self.perform(todo)
+        if reply.ok and isinstance(command, Describe):
+            return CommandReply(ok=True, details=self._description())
+        if reply.ok and isinstance(command, TakeOver):
+            line = {"gw": self._gw, "codec": self._codec, "rate_hz": self.new.state.rate_hz}
+            return CommandReply(ok=True, details=reply.details | line)
+        return reply
+
+    def _description(self) -> dict[str, Any]:
+        new, leg, now = self.new, self.leg, self._loop.time()
+        return {
+            "phase": leg.phase.value,
+            "epoch": leg.epoch,
+            "owner": leg.wk,
+            "is_person": leg.is_person,
+            "gw": self._gw,
+            "entrance": new.entrance,
+            "direction": new.direction,
+            "caller": new.caller,
+            "callee": new.callee,
+            "agent": new.agent.name,
+            "codec": self._codec,
+            "rate_hz": new.state.rate_hz,
+            "held": leg.held,
+            "held_by_us": leg.held_by_us,
+            "muted": leg.muted,
+            "transfer": leg.transfer.state,
+            "started_ago_s": round(now - leg.started_at, 3),
+            "answered_ago_s": None if leg.answered_at is None else round(now - leg.answered_at, 3),
+            "media": self.entrance.statistics().model_dump(exclude={"schema_version"}),
+        }
 
     # -- actions --------------------------------------------------------------------------------------------------
 
@@ -233,7 +298,7 @@ class LegShell:
         log.warning("worker lost", wk=action.wk, epoch=action.epoch, cause=action.cause, detail=action.detail)
 
     def _start_media(self, action: do.StartMedia) -> None:
-        self.audio.start(action.wk, action.epoch, self._pacing, self._loop.time())
+        self.audio.start(action.wk, action.epoch, action.pacing or self._pacing, self._loop.time())
 
     def _stop_uplink(self, _: do.StopUplink) -> None:
         self.audio.stop()
@@ -250,8 +315,54 @@ class LegShell:
 
     def _answer(self, _: do.Answer) -> None:
         self.entrance.answer()
-        self.publish(events.CallAnswered, codec=self.new.state.codec, rate_hz=self.new.state.rate_hz)
+        self._publish_answered(do.PublishAnswered(self._codec, self.new.state.rate_hz))
+
+    def _publish_answered(self, action: do.PublishAnswered) -> None:
+        self.publish(events.CallAnswered, codec=action.codec, rate_hz=action.rate_hz)
         log.info("answered", wk=self.leg.wk, epoch=self.leg.epoch)
+
+    def _publish_waiting(self, action: do.PublishWaiting) -> None:
+        self.publish(events.CallWaiting, until=datetime.now(UTC) + timedelta(seconds=action.timeout_s))
+
+    def _dial(self, _: do.Dial) -> None:
+        self.entrance.dial()
+
+    def _publish_ringing(self, action: do.PublishRinging) -> None:
+        self.publish(events.CallRinging, status=action.status, early_media=action.early_media)
+
+    def _start_transfer(self, action: do.StartTransfer) -> None:
+        self._is_starting_transfer = True
+        try:
+            mode = self.entrance.transfer(action.command)
+        finally:
+            self._is_starting_transfer = False
+        self.perform(self.leg.transfer_began(mode))
+
+    def _cancel_transfer(self, _: do.CancelTransfer) -> None:
+        self.entrance.cancel_transfer()
+
+    def _publish_transfer(self, action: do.PublishTransfer) -> None:
+        self.publish(events.CallTransfer, state=action.state, target=action.target, mode=action.mode,
+                     status=action.status, detail=action.detail)  # fmt: skip
+        log.info("transfer", state=action.state, mode=action.mode, status=action.status, detail=action.detail)
+
+    def _publish_held(self, action: do.PublishHeld) -> None:
+        self.publish(events.CallHeld, held=action.held, by=action.by)
+
+    def _hold_caller(self, action: do.HoldCaller) -> None:
+        self.entrance.hold(action.held)
+
+    def _send_digits(self, action: do.SendDigits) -> None:
+        self.entrance.send_dtmf(action.digits)
+        self.publish(events.DtmfSent, digits=action.digits)
+
+    def _say_text(self, action: do.SayText) -> None:
+        self._tell(SayNow(epoch=self.leg.epoch, text=action.text).to_json())
+
+    def _taken_over(self, action: do.TakenOver) -> None:
+        self.publish(events.CallTakenOver, epoch=action.epoch, by=action.by, previous_wk=action.previous_wk,
+                     previous_played=action.previous_played)  # fmt: skip
+        log.info("taken over", by=action.by, epoch=action.epoch)
 
     def _reject(self, action: do.Reject) -> None:
         self.entrance.reject(self.new.fallback, action.termination)
@@ -291,7 +402,15 @@ class LegShell:
                          offered_at=self._offered_at.isoformat())  # fmt: skip
 
     def _state(self) -> CallState:
-        return self.new.state.model_copy(update={"held": self.leg.held, "muted": self.leg.muted})
+        leg = self.leg
+        now = {
+            "codec": self._codec,
+            "answered": leg.is_answered,
+            "held": leg.held or leg.held_by_us,
+            "muted": leg.muted,
+            "transfer": leg.transfer.state,
+        }
+        return self.new.state.model_copy(update=now)
 
     def _tell(self, payload: bytes) -> None:
         if self.leg.wk is not None:
@@ -328,6 +447,18 @@ _PERFORMERS: dict[type, Callable[[LegShell, Any], None]] = {
     do.SetFiller: LegShell._set_filler,
     do.SetMuted: LegShell._set_muted,
     do.TellAgent: LegShell._tell_state,
+    do.SayText: LegShell._say_text,
+    do.PublishWaiting: LegShell._publish_waiting,
+    do.Dial: LegShell._dial,
+    do.PublishRinging: LegShell._publish_ringing,
+    do.PublishAnswered: LegShell._publish_answered,
+    do.StartTransfer: LegShell._start_transfer,
+    do.CancelTransfer: LegShell._cancel_transfer,
+    do.PublishTransfer: LegShell._publish_transfer,
+    do.PublishHeld: LegShell._publish_held,
+    do.HoldCaller: LegShell._hold_caller,
+    do.SendDigits: LegShell._send_digits,
+    do.TakenOver: LegShell._taken_over,
     do.Answer: LegShell._answer,
     do.Reject: LegShell._reject,
     do.HangUpCaller: LegShell._hang_up,

@@ -33,7 +33,7 @@ from libs.call_leg.leg import (
     Phase,
 )
 from libs.call_leg.roster import Gone, Roster
-from libs.contracts.commands import Failed, HandOver, HangUp, Hold, Mute, Ready
+from libs.contracts.commands import Failed, HandOver, HangUp, Mute, Ready, Record
 from libs.contracts.termination import Reason, Termination
 
 T0 = 100.0
@@ -540,9 +540,9 @@ def test_an_operators_commands_need_no_epoch_even_while_nobody_owns_the_call(wor
 
 
 def test_what_this_gateway_cannot_do_is_refused_with_a_sentence():
-    reply, actions = Call().talking().command(Hold(held=True))
+    reply, actions = Call().talking().command(Record(on=True))
     assert (reply.ok, actions) == (False, [])
-    assert "hold" in reply.error
+    assert "recorder" in reply.error
 
 
 def test_mute_survives_a_failover():
