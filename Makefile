@@ -42,11 +42,18 @@ types: setup  ## mypy --strict on libs, services, cli
 test: setup  ## everything that needs neither network nor docker (under 3 minutes)
 	@# the long conversations first, side by side; everything else fills the gaps
 	@$(BIN)/pytest -q -n 4 --dist loadfile --no-loadscope-reorder -m "not docker and not peer" \
-	  tests/e2e tests/integration tests/unit
+	  tests/e2e tests/conformance tests/integration tests/unit
 
 .PHONY: test-integration
 test-integration: setup  ## with docker (NATS, PostgreSQL) and SIP peers (sipp, baresip)
 	@$(BIN)/pytest -q -m "docker or peer" tests/integration
+
+.PHONY: test-pyvoip
+test-pyvoip: setup  ## the conformance suite over SIP_STACK=pyvoip; its GPLv3 package goes into a .venv of its own
+	@$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python .venv-pyvoip
+	@$(BIN)/uv pip install --quiet --python .venv-pyvoip/bin/python --require-hashes -r requirements.lock \
+	  -r requirements/pyvoip.lock
+	@.venv-pyvoip/bin/python -m pytest -q tests/conformance
 
 .PHONY: check
 check: lint types test  ## what has to hold before a commit
