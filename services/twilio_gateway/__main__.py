@@ -1,0 +1,69 @@
+"""Starts the Twilio gateway: `python -m services.twilio_gateway`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from libs.call_leg.gateway import CallLegs
+from libs.runtime.config_copy import ConfigCopy
+from libs.runtime.log import get_logger
+from libs.runtime.metrics import export_counters, export_gauge
+from libs.runtime.service import Service, run
+from services.twilio_gateway.gateway import TwilioGateway
+from services.twilio_gateway.rest import TwilioApi
+from services.twilio_gateway.settings import Settings
+from services.twilio_gateway.web import WebServer
+
+log = get_logger()
+
+
+def rest_api(settings: Settings) -> TwilioApi:
+    """The REST API with the API key where there is one, else with the auth token."""
+    username, secret = settings.twilio_api_key, settings.twilio_api_secret
+    if username is None or secret is None:
+        username, secret = settings.twilio_account_sid, settings.twilio_auth_token
+    password = secret.get_secret_value() if secret is not None else ""
+    return TwilioApi(settings.twilio_api_base_url, settings.twilio_account_sid, username, password)
+
+
+def export(gateway: TwilioGateway, web: WebServer) -> None:
+    """The gateway's numbers, for `/metrics`."""
+    export_counters("callbus_twilio", "Webhooks, streams, calls and refusals", "what",
+                    lambda: gateway.counters + web.counters)  # fmt: skip
+    export_counters("callbus_media", "Frames of ended calls; see MediaStatistics", "what", lambda: gateway.media)
+    export_gauge(
+        "callbus_ticker_worst_lateness_seconds", "Latest slot since the start", lambda: gateway.ticker.worst_lateness_s
+    )
+
+
+async def main(service: Service, settings: Settings) -> None:
+    """Wire the gateway, serve until told to stop, let the calls finish."""
+    legs = CallLegs(service.id, service.bus, service.outbox, capacity=settings.max_calls)
+    config = ConfigCopy(service.bus)
+    api = rest_api(settings)
+    gateway = TwilioGateway(settings, service.bus, legs, config, api)
+    web = WebServer(settings, gateway)
+    await legs.start()
+    export(gateway, web)
+    service.health.checks["workers"] = lambda: None if len(legs.roster) else "no AI worker is alive"
+    service.health.checks["config"] = lambda: None if config.loaded.is_set() else "configuration not read yet"
+    async with asyncio.TaskGroup() as tasks:
+        background = [tasks.create_task(legs.run()), tasks.create_task(config.run()), tasks.create_task(gateway.run())]
+        async with asyncio.timeout(10):
+            await config.loaded.wait()
+        await web.start()
+        log.info("answering Twilio", address=f"{settings.twilio_listen_host}:{web.port}", public=settings.public_url)
+        service.is_up()
+        await service.stopping.wait()
+        log.info("draining", calls=len(legs), timeout_s=settings.drain_timeout_s)
+        await legs.drain(settings.drain_timeout_s)
+        await web.stop()
+        for task in background:
+            task.cancel()
+    gateway.ticker.close()
+    await api.close()
+
+
+if __name__ == "__main__":
+    sys.exit(run("twilio_gateway", "gw", Settings, main))

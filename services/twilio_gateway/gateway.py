@@ -1,0 +1,403 @@
+"""The application between Twilio and call legs: who calls whom, what Twilio is told to do, which stream is whose."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import secrets
+from collections import Counter
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import WSMsgType, web
+
+from libs.audio.g711 import Law
+from libs.audio.wav import write_wav
+from libs.call_leg.audio import CallAudio
+from libs.call_leg.gateway import CallLegs, RefusedAttempt
+from libs.call_leg.ports import NewCall
+from libs.call_leg.shell import LegShell
+from libs.contracts.config import DEFAULT_ORG, AgentConfig, Fallback, RouteConfig
+from libs.contracts.ids import new_call_id
+from libs.contracts.offer import CallState
+from libs.contracts.termination import Reason, Termination
+from libs.runtime.bus import Bus
+from libs.runtime.config_copy import ConfigCopy
+from libs.runtime.log import get_logger
+from services.twilio_gateway import twiml
+from services.twilio_gateway.call import RATE_HZ, Next, Refused, TwilioCall
+from services.twilio_gateway.callers import party
+from services.twilio_gateway.line import Line
+from services.twilio_gateway.media_stream import Close, MediaStream, Started
+from services.twilio_gateway.outcomes import end_of_attempt, end_of_dial, end_of_request
+from services.twilio_gateway.rest import TwilioApi, TwilioError
+from services.twilio_gateway.settings import Settings
+from services.twilio_gateway.ticker import Ticked, Ticker
+
+log = get_logger()
+
+Form = Mapping[str, str]
+TOKEN_VALID_S = 30.0  # from our TwiML to the stream; outbound the ringing comes before it
+START_WITHIN_S = 5.0
+POLICY, TOO_LARGE = 1008, 1009
+NO_FALLBACK = Fallback()
+
+
+@dataclass(slots=True)
+class Live:
+    """A call while it lasts."""
+
+    shell: LegShell
+    call: TwilioCall
+    task: asyncio.Task[None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Ticket:
+    """What lets one stream in: bound to a call, for a short time, once."""
+
+    live: Live
+    valid_until: float
+
+
+class TwilioGateway:
+    """Its coroutines and methods answer the web server; `run` serves the calls until cancelled."""
+
+    def __init__(self, settings: Settings, bus: Bus, legs: CallLegs, config: ConfigCopy, api: TwilioApi) -> None:
+        self._settings = settings
+        self._legs = legs
+        self._config = config
+        self._api = api
+        self._send_frame = bus.send_frame
+        self._loop = asyncio.get_running_loop()
+        self._tasks: asyncio.TaskGroup | None = None
+        self._live: dict[str, Live] = {}  # by our call id
+        self._by_sid: dict[str, Live] = {}
+        self._tickets: dict[str, _Ticket] = {}
+        self._messages: dict[str, bytes] = {}
+        self.ticker = Ticker(self._ticked, self._media_failed)
+        self.counters: Counter[str] = Counter()
+        self.media: Counter[str] = Counter()
+        """Media statistics of all calls that ended."""
+
+    async def run(self) -> None:
+        """Serve calls; each is a task of one group."""
+        async with asyncio.TaskGroup() as self._tasks:
+            await asyncio.Event().wait()
+
+    def _ticked(self, lateness_s: float, now: float) -> None:
+        self._legs.roster.ticked(lateness_s, now)
+
+    def _media_failed(self, failed: Ticked) -> None:
+        for live in list(self._live.values()):
+            if live.call is failed:
+                live.shell.end(Termination.of(Reason.INTERNAL_ERROR, "a defect in the gateway's media; see its log"))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        if self._tasks is None:
+            work.close()
+            return
+        self._tasks.create_task(work)
+
+    def _url(self, path: str) -> str:
+        return f"{self._settings.public_url}{path}"
+
+    # -- inbound -------------------------------------------------------------------------------------------------
+
+    async def voice(self, form: Form) -> str:
+        """A number of ours is called: TwiML once the agent is ready, so that the caller hears ringing until then."""
+        sid = form.get("CallSid", "")
+        live = self._by_sid.get(sid)
+        if live is None:  # else Twilio repeats a request whose answer it did not get
+            accepted = self._accept(sid, form)
+            if isinstance(accepted, Refused):
+                return self._refusal(accepted)
+            live = accepted
+        try:
+            async with asyncio.timeout(self._settings.twilio_ring_s):
+                verdict = await asyncio.shield(live.call.verdict)
+        except TimeoutError:
+            verdict = None  # Twilio waits 15 s for us: it answers, and the caller waits with a tone
+        return self._connect(live) if verdict is None else self._refusal(verdict)
+
+    def _accept(self, sid: str, form: Form) -> Live | Refused:
+        country = self._settings.default_country
+        caller, callee = party(form.get("From", ""), country), party(form.get("To", ""), country)
+        route = self._config.route(callee)
+        found = self._agent(route, callee)
+        if isinstance(found, Termination):
+            attempt = RefusedAttempt(
+                org=route.org if route else DEFAULT_ORG, entrance="twilio", caller=caller, callee=callee,
+                route=route.name if route else None, agent=route.agent if route else None, termination=found,
+            )  # fmt: skip
+            self._legs.record_refused(attempt)
+            self.counters["refused"] += 1
+            log.info("call refused", caller=caller, callee=callee, reason=found.reason, detail=found.detail)
+            return Refused(route.fallback if route else NO_FALLBACK, found)
+        assert route is not None
+        new = NewCall(call=new_call_id(), org=route.org, entrance="twilio", direction="inbound", caller=caller,
+                      callee=callee, agent=found, route=route.name, fallback=route.fallback,
+                      state=CallState(codec="PCMU", rate_hz=RATE_HZ))  # fmt: skip
+        return self._open(new, sid)
+
+    def _agent(self, route: RouteConfig | None, callee: str) -> AgentConfig | Termination:
+        refusal = self._legs.refusal()
+        if refusal is not None:
+            return refusal
+        if route is None:
+            return Termination.of(Reason.NO_ROUTE, f"no route serves {callee}")
+        agent = self._config.agent(route.org, route.agent)
+        if agent is None:
+            detail = f"route {route.name} names the agent {route.agent}, which is not published"
+            return Termination.of(Reason.UNKNOWN_AGENT, detail)
+        return agent
+
+    def _open(self, new: NewCall, sid: str) -> Live:
+        audio = CallAudio(new.org, self._legs.gw, new.call, self._send_frame, rate_hz=RATE_HZ)
+        call = TwilioCall(new.call, audio, self._spawn)
+        call.is_outbound = new.direction == "outbound"
+        live = Live(self._legs.open(new, call), call)
+        call.shell = live.shell
+        call.complete = lambda: self._complete(live)
+        call.update = lambda: self._update(live)
+        self._live[new.call] = live
+        self._knows(live, sid)
+        self.counters[new.direction] += 1
+        log.info("call offered", call=new.call, caller=new.caller, callee=new.callee, agent=new.agent.name, sid=sid)
+        assert self._tasks is not None
+        live.task = self._tasks.create_task(self._serve(live))
+        return live
+
+    def _knows(self, live: Live, sid: str) -> None:
+        live.call.call_sid = sid
+        if sid:
+            self._by_sid[sid] = live
+
+    async def _serve(self, live: Live) -> None:
+        call = live.call
+        self.ticker.add(call)
+        try:
+            await self._legs.serve(live.shell)
+            await call.finish()
+        finally:
+            self.ticker.remove(call)
+            self.media.update(call.statistics().model_dump(exclude={"schema_version"}))
+            del self._live[call.call]
+            if self._by_sid.get(call.call_sid) is live:
+                del self._by_sid[call.call_sid]
+            for token in [token for token, ticket in self._tickets.items() if ticket.live is live]:
+                del self._tickets[token]
+
+    # -- what Twilio is to do --------------------------------------------------------------------------------------
+
+    def _connect(self, live: Live, ringing_s: float = 0) -> str:
+        token, new = secrets.token_urlsafe(24), live.shell.new
+        self._tickets[token] = _Ticket(live, self._loop.time() + ringing_s + TOKEN_VALID_S)
+        if not ringing_s:
+            live.call.expect_line()
+        parameters = {"token": token, "number": new.callee, "agent": new.agent.name}
+        return twiml.connect(f"{self._settings.stream_url}/media", parameters, self._url(f"/calls/{new.call}/after"))
+
+    def _refusal(self, refused: Refused) -> str:
+        fallback, reason = refused.fallback, refused.termination.reason
+        if fallback.kind == "message" and fallback.message_ulaw_b64:
+            token = secrets.token_urlsafe(24)
+            pcm = Law.PCMU.decode(base64.b64decode(fallback.message_ulaw_b64))
+            self._messages[token] = write_wav(pcm, RATE_HZ)
+            self._loop.call_later(TOKEN_VALID_S, self._messages.pop, token, None)
+            return twiml.play(self._url(f"/messages/{token}.wav"))
+        return twiml.reject(reason)
+
+    def message(self, token: str) -> bytes | None:
+        """The fallback's message as a WAV file, for Twilio's `<Play>`."""
+        return self._messages.get(token)
+
+    def after(self, call: str) -> str:
+        """A stream has ended: what the call does next."""
+        live = self._live.get(call)
+        if live is None or live.call.next is Next.HANG_UP:
+            return twiml.hang_up()
+        if live.call.next is Next.DIAL:
+            return self._dial(live)
+        return self._connect(live)
+
+    def _dial(self, live: Live) -> str:
+        command, new = live.call.transfer_command, live.shell.new
+        assert command is not None
+        base = self._url(f"/calls/{new.call}")
+        is_sip = command.target.lower().startswith(("sip:", "sips:"))
+        target = command.target if is_sip else party(command.target, self._settings.default_country)
+        announcement = f"{base}/announcement" if command.announcement else None
+        plan = twiml.DialPlan(
+            target, self._settings.twilio_dial_timeout_s, f"{base}/transfer", f"{base}/target", announcement
+        )
+        return twiml.dial(plan)
+
+    def announcement(self, call: str) -> str:
+        """What the target of a transfer hears before it is joined."""
+        live = self._live.get(call)
+        command = live.call.transfer_command if live is not None else None
+        if live is None or command is None or command.announcement is None:
+            return twiml.nothing()
+        return twiml.say(command.announcement, twiml.language_of(live.shell.new.agent.languages))
+
+    def target(self, call: str, form: Form) -> None:
+        """How the target of a transfer fares (`<Number statusCallback>`)."""
+        live = self._live.get(call)
+        if live is None or live.call.transfer_command is None:
+            return
+        status = form.get("CallStatus", "")
+        if status == "ringing":
+            live.shell.transfer_progress(180, "ringing")
+        elif status == "in-progress":
+            live.call.released()
+            live.shell.transfer_ended(True, 200, "answered")
+
+    def transferred(self, call: str, form: Form) -> str:
+        """`<Dial>` has ended (its `action`): after a conversation, or without one; then the agent goes on."""
+        live = self._live.get(call)
+        if live is None:
+            return twiml.hang_up()
+        if live.call.transfer_command is None:  # cancelled meanwhile: the caller is on the way back
+            return self.after(call)
+        ok, status, detail = end_of_dial(form.get("DialCallStatus", ""))
+        if ok:
+            live.call.released()
+            live.shell.transfer_ended(True, status, detail)
+            return twiml.hang_up()
+        if form.get("CallStatus") == "completed":  # the caller did not wait
+            live.call.gone("hung up during the transfer")
+            return twiml.hang_up()
+        live.call.returned()
+        live.shell.transfer_ended(False, status, detail)
+        return self.after(call)
+
+    # -- outbound, and the course of a call ----------------------------------------------------------------------
+
+    def place(self, new: NewCall) -> Live:
+        """Begin an outbound call; its number is dialled once the agent is ready."""
+        live = self._open(new, "")
+        live.call.place = lambda: self._place(live)
+        return live
+
+    async def _place(self, live: Live) -> None:
+        new, call = live.shell.new, live.call
+        document = self._connect(live, ringing_s=new.ring_timeout_s)
+        try:
+            sid = await self._api.create(
+                new.callee, new.caller, document, self._url(f"/calls/{new.call}/status"), int(new.ring_timeout_s)
+            )
+        except TwilioError as error:
+            live.shell.refused(end_of_request(error))
+            return
+        self._knows(live, sid)
+        if call.next is Next.HANG_UP:  # given up while the request was under way
+            await self._complete(live)
+
+    def status(self, call: str, form: Form) -> None:
+        """The course of an outbound call (`StatusCallback`)."""
+        live = self._live.get(call)
+        if live is not None:
+            self._status(live, form)
+
+    def number_status(self, form: Form) -> None:
+        """The number's own status callback: how we hear of a caller who gives up while it rings."""
+        live = self._by_sid.get(form.get("CallSid", ""))
+        if live is not None:
+            self._status(live, form)
+
+    def _status(self, live: Live, form: Form) -> None:
+        status, call = form.get("CallStatus", ""), live.call
+        if status in ("completed", "busy", "no-answer", "failed", "canceled"):
+            if status == "completed" or not call.is_outbound:
+                call.gone()
+            else:
+                call.next = Next.HANG_UP
+                live.shell.refused(end_of_attempt(status, form.get("SipResponseCode", "")))
+        elif call.is_outbound and status == "ringing":
+            live.shell.ringing(180, False)
+        elif call.is_outbound and status == "in-progress":
+            self._answered(live)
+
+    def _answered(self, live: Live) -> None:
+        if live.call.is_outbound and not live.call.is_answered:
+            live.call.answered()
+            live.shell.answered("PCMU", RATE_HZ)
+
+    async def _complete(self, live: Live) -> None:
+        if not live.call.call_sid:
+            return  # the request to place it is under way; `_place` sees to it
+        try:
+            await self._api.complete(live.call.call_sid)
+        except TwilioError as error:
+            log.info("not hung up", call=live.call.call, problem=str(error))
+
+    async def _update(self, live: Live) -> None:
+        """The call leaves whatever it does for what is to come next."""
+        try:
+            await self._api.update(live.call.call_sid, self.after(live.call.call))
+        except TwilioError as error:
+            log.info("call not changed", call=live.call.call, problem=str(error))
+            live.call.gone("the call has ended at Twilio")
+
+    # -- media streams -----------------------------------------------------------------------------------------------
+
+    async def stream(self, socket: web.WebSocketResponse) -> None:
+        """Serve one WebSocket: whose is it, then its messages to the end."""
+        core = MediaStream()
+        live = await self._introduced(socket, core)
+        if live is None:
+            self.counters["streams_refused"] += 1
+            await socket.close(code=POLICY, message=b"not expected here")
+            return
+        line = Line(socket, core, self._loop.time())
+        live.call.attach(line)
+        self._answered(live)
+        async with asyncio.TaskGroup() as tasks:
+            writing = tasks.create_task(line.write())
+            by = await self._read(socket, live.call, line)
+            live.call.detach(line, by=by)
+            if by == "refused":
+                await writing  # the close with its reason goes out
+            writing.cancel()
+
+    async def _introduced(self, socket: web.WebSocketResponse, core: MediaStream) -> Live | None:
+        """The call that the stream proves to belong to."""
+        try:
+            async with asyncio.timeout(START_WITHIN_S):
+                while True:
+                    message = await socket.receive()
+                    if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
+                        return None
+                    for action in core.receive(message.data, self._loop.time()):
+                        if isinstance(action, Started):
+                            return self._admitted(action)
+                        if isinstance(action, Close):
+                            return None
+        except TimeoutError:
+            return None
+
+    def _admitted(self, started: Started) -> Live | None:
+        ticket = self._tickets.pop(started.parameters.get("token", ""), None)
+        if ticket is None or self._loop.time() > ticket.valid_until:
+            return None
+        live = ticket.live
+        if not live.call.call_sid:  # outbound: the stream is faster than the answer to our request
+            self._knows(live, started.call_sid)
+        return live if live.call.call_sid == started.call_sid else None
+
+    async def _read(self, socket: web.WebSocketResponse, call: TwilioCall, line: Line) -> str:
+        while True:
+            message = await socket.receive()
+            now = self._loop.time()
+            if message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
+                line.received_at = now
+                by = call.take(line, line.stream.receive(message.data, now), now)
+            elif socket.close_code == TOO_LARGE:
+                by = "refused"
+            else:
+                in_order = socket.close_code not in (None, 1006)  # RFC 6455 §7.1.5: 1006 is a close without a frame
+                by = call.take(line, line.stream.closed(in_order=in_order), now) or "closed"
+            if by is not None:
+                return by
