@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from libs.call_leg.admission import Admitted, Arrival, Refused, admit
+from libs.call_leg.admission import Admitted, Arrival, Refused, admit, at_limit
 from libs.call_leg.gateway import RefusedAttempt
+from libs.call_leg.slot_document import Verdict
+from libs.call_leg.slots import Slots
+from libs.contracts.termination import Reason
 
 if TYPE_CHECKING:
     from libs.call_leg.gateway import CallLegs
-    from libs.call_leg.slots import Slots
+    from libs.runtime.bus import Bus
     from libs.runtime.config_copy import ConfigCopy
+
+REASONS = {Verdict.FULL: Reason.AT_CAPACITY, Verdict.TOO_MANY: Reason.TOO_MANY_ATTEMPTS}
 
 
 class Admission:
@@ -22,11 +26,22 @@ class Admission:
     was refused needs nothing but its record.
     """
 
-    def __init__(self, legs: CallLegs, config: ConfigCopy, slots: Slots) -> None:
+    def __init__(self, bus: Bus, legs: CallLegs, config: ConfigCopy) -> None:
         self._legs = legs
         self._config = config
-        self._slots = slots
-        self.counters: Counter[str] = Counter()
+        self._slots = Slots(bus, legs.gw, legs.roster.is_sound)
+
+    async def start(self) -> None:
+        """Subscribe; before the first call."""
+        await self._slots.start()
+
+    async def run(self) -> None:
+        """One task of the gateway's TaskGroup, for as long as calls last: it keeps the places of live calls."""
+        await self._slots.run()
+
+    async def flush(self, timeout_s: float) -> None:
+        """After the last call of a gateway that ends: give back its places, waiting at most so long."""
+        await self._slots.flush(timeout_s)
 
     def decide(self, arrival: Arrival) -> Admitted | Refused:
         """The answer without waiting: final when `Refused`, or when `Admitted.limits` is None (microseconds)."""
@@ -34,7 +49,10 @@ class Admission:
 
     async def secure(self, admitted: Admitted) -> Admitted | Refused:
         """Take a place within the organisation's limits: at most 250 ms, at once when it has none."""
-        return admitted
+        if admitted.limits is None:
+            return admitted
+        verdict = await self._slots.take(admitted.org, admitted.call, admitted.limits)
+        return admitted if verdict is Verdict.TAKEN else at_limit(admitted, REASONS[verdict])
 
     async def admit(self, arrival: Arrival) -> Admitted | Refused:
         """`decide`, then `secure`. Returns at once for organisations without limits, within 250 ms for others."""
@@ -43,6 +61,7 @@ class Admission:
 
     def release(self, org: str, call: str) -> None:
         """An admitted call has ended. Never waits and may be called twice; unknown calls are no matter."""
+        self._slots.free(org, call)
 
     def record(self, arrival: Arrival, refused: Refused) -> None:
         """Leave the record of a refused call: `call.offered` and `call.ended`."""
