@@ -10,14 +10,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from nats.js.errors import BucketNotFoundError, KeyNotFoundError, NoKeysError
-from pydantic import ValidationError
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
 from cli.apply import apply, read_config, tool_warnings
 from cli.bus import bus_address, connected, query
+from cli.commands import WAITING, live_calls
 from cli.config_files import Problem
 from cli.errors import CliError, NotRunning
 from cli.render import EventLines
@@ -25,9 +24,7 @@ from cli.settings import CliSettings
 from cli.show import print_conversation
 from cli.state import running
 from cli.tap import ALL, call_meant, lasting_events, require_known
-from libs.contracts import subjects
 from libs.contracts.events import CallEnded
-from libs.contracts.heartbeat import CallEntry
 from libs.contracts.wire import event_decoder
 
 errors = Console(stderr=True, highlight=False)
@@ -101,19 +98,9 @@ def _warn(console: Console, warnings: list[Problem]) -> None:
 
 
 async def list_calls(console: Console, settings: CliSettings, nats: str | None, as_json: bool) -> None:
-    """`callbus calls`: the gateway's copy in KV `calls`."""
-    entries: list[CallEntry] = []
+    """`callbus calls`: what is going on; calls that wait for a person stand out."""
     async with connected(bus_address(nats, settings)) as client:
-        try:
-            store = await client.jetstream().key_value(subjects.KV_CALLS)
-            keys = await store.keys()
-        except (BucketNotFoundError, NoKeysError):
-            keys = []
-        for key in sorted(keys):
-            try:
-                entries.append(CallEntry.model_validate_json((await store.get(key)).value or b""))
-            except (KeyNotFoundError, ValidationError):
-                continue  # it ended in between
+        entries = await live_calls(client)
     if as_json:
         return print_json([entry.model_dump(mode="json") for entry in entries])
     if not entries:
@@ -122,8 +109,16 @@ async def list_calls(console: Console, settings: CliSettings, nats: str | None, 
     for entry in entries:
         worker = entry.wk[-6:] if entry.wk else "none"
         since = local_time(entry.offered_at)[-5:]
-        rows.add_row(entry.call, since, entry.phase, entry.caller, entry.agent, worker, str(entry.epoch))
-    return print_table(console, rows)
+        waits = entry.phase == WAITING
+        phase = f"{entry.phase} (accept?)" if waits else entry.phase
+        cells = (entry.call, since, phase, entry.caller, entry.agent, worker, str(entry.epoch))
+        rows.add_row(*cells, style="bold yellow" if waits else None)
+    print_table(console, rows)
+    if any(entry.phase == WAITING for entry in entries):
+        console.print(
+            "`callbus accept CALL` lets a waiting call through to its agent, `callbus reject CALL` refuses it"
+        )
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from rich.text import Text
 from libs.contracts import events as ev
 
 MOST_CHARACTERS = 110
-_QUIET = (ev.AgentText, ev.CallerSpoke, ev.UsageReported)
+_QUIET = (ev.AgentText, ev.CallerSpoke, ev.UsageReported, ev.SipTraced)
 
 
 class EventLines:
@@ -19,26 +19,39 @@ class EventLines:
     def __init__(self, *, show_call: bool = False, verbose: bool = False) -> None:
         self._show_call = show_call
         self._verbose = verbose
+        self._placed: set[str] = set()  # outbound calls: the other side is the callee there
 
     def line(self, event: ev.Event) -> Text | None:
         """The line for an event, or None for one that says nothing new to a reader."""
+        if isinstance(event, ev.CallOffered) and event.direction == "outbound":
+            self._placed.add(event.call)
+        other = "Callee" if event.call in self._placed else "Caller"
+        if isinstance(event, ev.CallEnded):
+            self._placed.discard(event.call)
         if isinstance(event, _QUIET) and not self._verbose:
             return None
         text = Text(f"{event.at.astimezone():%H:%M:%S.%f}"[:12] + "  ", style="dim")
         if self._show_call:
             text.append(f"{event.call[-6:]}  ", style="dim")
-        said, style = _said(event)
+        said, style = _quiet(event) if isinstance(event, _QUIET) else _said(event, other)
         if said.startswith(("\N{RIGHTWARDS ARROW}", "\N{LEFTWARDS ARROW}", "⏱")):
             said = f"  {said}"
         text.append(said, style=style)
         return text
 
 
-def _said(event: ev.Event) -> tuple[str, str]:
+def _quiet(event: ev.Event) -> tuple[str, str]:
+    if isinstance(event, ev.SipTraced):
+        arrow = "◀" if event.direction == "in" else "▶"
+        return f"SIP {arrow} {event.peer} {_short(event.text.partition(chr(10))[0].strip())}", "dim"
+    return f"{event.kind} {_details(event)}", "dim"
+
+
+def _said(event: ev.Event, other: str) -> tuple[str, str]:
     match event:
         case ev.CallerTurn():
             words = event.text if not event.failed else "(could not be transcribed)"
-            return f"Caller  {words}", "bold cyan"
+            return f"{other}  {words}", "bold cyan"
         case ev.AgentTurn() if event.interrupted:
             return f"Agent   {event.heard_text or '…'} ✂ interrupted after {event.heard_ms:.0f} ms", "bold yellow"
         case ev.AgentTurn():
@@ -55,33 +68,56 @@ def _said(event: ev.Event) -> tuple[str, str]:
             return f"order {event.number}: {lines}; {event.total_eur} €", "bold"
         case ev.SessionTrouble():
             return f"trouble with the model: {event.code} {event.detail}", "red"
-        case ev.AgentText() | ev.CallerSpoke() | ev.UsageReported():
-            return f"{event.kind} {_details(event)}", "dim"
+        case ev.DtmfReceived():
+            return f"{other.lower()} pressed {event.digit}", "cyan"
+        case ev.CallHeld() | ev.CallTransfer() | ev.CallTakenOver() | ev.CallMuted() | ev.DtmfSent():
+            return _control(event)
         case _:
             return _lifecycle(event)
 
 
 def _lifecycle(event: ev.Event) -> tuple[str, str]:
     match event:
+        case ev.CallOffered() if event.direction == "outbound":
+            return f"call {event.call} to {event.callee} as {event.caller}, agent {event.agent or 'none'}", "bold"
         case ev.CallOffered():
             return f"call {event.call} from {event.caller} to {event.callee}, agent {event.agent or 'none'}", "bold"
         case ev.CallClaimed():
             after = f" ({event.cause}, before: {event.previous_wk})" if event.previous_wk else ""
             return f"worker {event.wk} has the call, epoch {event.epoch}{after}", "dim"
+        case ev.CallWaiting():
+            until = f"{event.until.astimezone():%H:%M:%S}"
+            return f"waits for a person until {until}: `callbus accept {event.call}`, or reject", "bold yellow"
+        case ev.CallRinging():
+            return f"ringing ({event.status}{', early media' if event.early_media else ''})", "bold"
         case ev.CallAnswered():
             return f"answered, {event.codec} at {event.rate_hz} Hz", "dim"
         case ev.WorkerLost():
             return f"worker {event.wk} lost ({event.cause}) {event.detail}".rstrip(), "red"
-        case ev.CallMuted():
-            return "agent muted" if event.muted else "agent unmuted", "dim"
-        case ev.DtmfReceived():
-            return f"caller pressed {event.digit}", "cyan"
         case ev.CallEnded():
             why = f"{event.termination.reason} ({event.termination.result})"
             detail = f": {event.termination.detail}" if event.termination.detail else ""
             return f"ended after {event.talk_ms / 1000:.1f} s: {why}{detail}", "bold"
         case _:
             return f"{event.kind} {_details(event)}", "dim"
+
+
+def _control(event: ev.CallHeld | ev.CallTransfer | ev.CallTakenOver | ev.CallMuted | ev.DtmfSent) -> tuple[str, str]:
+    match event:
+        case ev.CallHeld():
+            by = "by the other side" if event.by == "remote" else "by command"
+            return f"{'put on hold' if event.held else 'taken back from hold'} {by}", "dim"
+        case ev.CallTransfer():
+            answer = f" {event.status}" if event.status else ""
+            detail = f": {event.detail}" if event.detail else ""
+            style = {"done": "bold", "failed": "red"}.get(event.state, "dim")
+            return f"transfer to {event.target} by {event.mode}: {event.state}{answer}{detail}", style
+        case ev.CallTakenOver():
+            return f"{event.by} has taken the call from the agent, epoch {event.epoch}", "bold"
+        case ev.CallMuted():
+            return "agent muted" if event.muted else "agent unmuted", "dim"
+        case ev.DtmfSent():
+            return f"keys pressed towards the other side: {event.digits}", "dim"
 
 
 def _latency(event: ev.LatencyMeasured) -> str:

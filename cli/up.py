@@ -214,7 +214,7 @@ def notes(settings: CliSettings, options: UpOptions) -> list[str]:
         )
         said.append(f"no OPENAI_API_KEY: {without}")
     if settings.sip_server:
-        said.append(f"SIP_SERVER is {settings.sip_server}, but registering there comes with a later release")
+        said.append(f"the gateway registers with {settings.sip_server}; `callbus doctor` tells whether it succeeded")
     else:
         said.append("no SIP_SERVER: no trunk is registered, calls come from the local network")
     if settings.sip_allowed_sources:
@@ -234,8 +234,8 @@ def own_address() -> str:
         return str(probe.getsockname()[0])
 
 
-def detach(settings: CliSettings, arguments: list[str], console: Console) -> None:
-    """Start `up` in a session of its own and wait until it is ready.
+def detach(settings: CliSettings, arguments: list[str], console: Console) -> ProcessIdentity:
+    """Start `up` in a session of its own and wait until it is ready; Ctrl-C meanwhile ends it again.
 
     Raises:
         CliError: it ended instead; what it said is in the message.
@@ -254,13 +254,18 @@ def detach(settings: CliSettings, arguments: list[str], console: Console) -> Non
             stderr=output,
             start_new_session=True,
         )
-    while process.poll() is None:
-        state = running(settings.state_file)
-        if state is not None and state.ready and state.supervisor.pid == process.pid:
-            console.print(_said(log), highlight=False, markup=False, soft_wrap=True)
-            log.replace(log.with_name("up.log"))
-            return
-        time.sleep(0.1)
+    try:
+        while process.poll() is None:
+            state = running(settings.state_file)
+            if state is not None and state.ready and state.supervisor.pid == process.pid:
+                console.print(_said(log), highlight=False, markup=False, soft_wrap=True)
+                log.replace(log.with_name("up.log"))
+                return state.supervisor
+            time.sleep(0.1)
+    except KeyboardInterrupt:  # it has a session of its own and did not hear it
+        process.terminate()
+        process.wait()
+        raise
     said = _said(log)
     log.unlink()
     raise CliError(said)
