@@ -1,0 +1,57 @@
+"""Starts the browser gateway: `python -m services.browser_gateway`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from libs.call_leg.gateway import CallLegs
+from libs.runtime.config_copy import ConfigCopy
+from libs.runtime.log import get_logger
+from libs.runtime.metrics import export_counters, export_gauge
+from libs.runtime.service import Service, run
+from services.browser_gateway.gateway import BrowserGateway
+from services.browser_gateway.settings import Settings
+from services.browser_gateway.web import PageServer
+
+log = get_logger()
+
+
+async def main(service: Service, settings: Settings) -> None:
+    """Wire the gateway, serve until told to stop, let the calls finish."""
+    legs = CallLegs(service.id, service.bus, service.outbox, capacity=settings.browser_max_calls)
+    config = ConfigCopy(service.bus)
+    gateway = BrowserGateway(settings, service.bus, legs, config)
+    server = PageServer(settings, gateway, config)
+    await legs.start()
+    export_counters("callbus_browser", "Pages, calls, take-overs, tokens and refusals", "what",
+                    lambda: gateway.counters + server.counters + gateway.tokens.counters)  # fmt: skip
+    export_counters("callbus_media", "Frames of ended calls; see MediaStatistics", "what", lambda: gateway.media)
+    export_gauge("callbus_taken_calls", "Calls that a person has taken over here", lambda: len(gateway.taken))
+    export_gauge(
+        "callbus_ticker_worst_lateness_seconds", "Latest tick since the start", lambda: gateway.ticker.worst_lateness_s
+    )
+    service.health.checks["workers"] = lambda: None if len(legs.roster) else "no AI worker is alive"
+    service.health.checks["config"] = lambda: None if config.loaded.is_set() else "configuration not read yet"
+    async with asyncio.TaskGroup() as tasks:
+        background = [tasks.create_task(legs.run()), tasks.create_task(config.run())]
+        async with asyncio.timeout(10):
+            await config.loaded.wait()
+        await server.start()
+        await gateway.listen()
+        await service.bus.subscribed()
+        log.info("serving browsers", url=gateway.url)
+        service.is_up()
+        await service.stopping.wait()
+        log.info("draining", calls=len(legs), taken=len(gateway.taken), timeout_s=settings.browser_drain_timeout_s)
+        legs.draining = True
+        await gateway.give_everything_back()
+        await legs.drain(settings.browser_drain_timeout_s)
+        await server.stop()
+        for task in background:
+            task.cancel()
+    gateway.ticker.close()
+
+
+if __name__ == "__main__":
+    sys.exit(run("browser_gateway", "gw", Settings, main))

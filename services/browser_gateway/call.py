@@ -1,0 +1,178 @@
+"""One test call from a browser as an entrance of a call leg."""
+
+from __future__ import annotations
+
+import asyncio
+import audioop
+import base64
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+from libs.audio.resample import Resampler
+from libs.call_leg.audio import CallAudio
+from libs.contracts.commands import LegCommand, Transfer
+from libs.contracts.config import Fallback
+from libs.contracts.events import MediaStatistics
+from libs.contracts.termination import Reason, Termination
+from libs.runtime.log import get_logger
+from services.browser_gateway.messages import (
+    Answered,
+    Flush,
+    FromPage,
+    HandBackPressed,
+    HangUpPressed,
+    Hello,
+    KeyPressed,
+    MutePressed,
+    PageFlushed,
+    PageStatistics,
+    Refused,
+    TransferPressed,
+)
+from services.browser_gateway.page_playout import PagePlayout
+from services.browser_gateway.page_stream import FRAME_BYTES, RATE_HZ, downlink
+
+if TYPE_CHECKING:
+    from libs.call_leg.shell import LegShell
+    from services.browser_gateway.connection import Connection
+
+log = get_logger()
+
+FRAME_SAMPLES = FRAME_BYTES // 2
+ULAW_RATE_HZ = 8000
+
+
+class BrowserCall:
+    """Implements `libs.call_leg.ports.Entrance`; `shell` is set as soon as the leg exists."""
+
+    def __init__(self, connection: Connection, org: str, gw: str, call: str, publish: Callable[[str, bytes], bool],
+                 ) -> None:  # fmt: skip
+        self._connection = connection
+        self._call = call
+        self._loop = asyncio.get_running_loop()
+        self.audio = CallAudio(org, gw, call, publish, rate_hz=RATE_HZ)
+        self.playout = PagePlayout(FRAME_BYTES, self._flush)
+        self.audio.playout = self.playout
+        self.shell: LegShell | None = None
+        self.fallback_pcm: bytes | None = None
+        self.page = PageStatistics(type="statistics")
+
+    # -- the leg's verbs -----------------------------------------------------------------------------------
+
+    def objection(self, command: LegCommand) -> str | None:
+        """A page can be spoken with, and no more."""
+        return f"'{command.kind}' is not possible on a call from a browser"
+
+    def dial(self) -> None:
+        """Never asked: see `objection`."""
+
+    def answer(self) -> None:
+        """The agent is there."""
+        self._connection.send(Answered(call=self._call, rate_hz=RATE_HZ))
+
+    def reject(self, fallback: Fallback, termination: Termination) -> None:
+        """The route's message where it has one; the end is told by the gateway, once."""
+        if fallback.kind == "message" and fallback.message_ulaw_b64:
+            pcm = audioop.ulaw2lin(base64.b64decode(fallback.message_ulaw_b64), 2)
+            self.fallback_pcm = Resampler(ULAW_RATE_HZ, RATE_HZ).process(pcm)
+
+    def hang_up(self, termination: Termination) -> None:
+        """Nothing here: the gateway tells every end, whoever's doing it was."""
+
+    def transfer(self, command: Transfer) -> Literal["refer", "bridge", "dial"]:
+        """Never asked: see `objection`."""
+        return "refer"
+
+    def cancel_transfer(self) -> None:
+        """Nothing runs."""
+
+    def send_dtmf(self, digits: str) -> None:
+        """Never asked: see `objection`."""
+
+    def hold(self, held: bool) -> None:
+        """Never asked: see `objection`."""
+
+    def send_now(self) -> None:
+        """A talkspurt begins."""
+        self._send_next()
+
+    def statistics(self) -> MediaStatistics:
+        """Counters of the call so far; `rtp_*` are the frames that came from and went to the page."""
+        audio, playout, stream = self.audio, self.playout.counters, self._connection.stream.counters
+        uplink = audio.uplink.counters
+        return MediaStatistics(
+            rtp_received=audio.published + audio.unpublished - uplink["filled"] + uplink["overrun"] + uplink["unowned"],
+            rtp_late=stream["dropped"],
+            rtp_malformed=stream["malformed"],
+            rtp_sent=self._connection.counters["audio_sent"],
+            rtp_unsent=self._connection.counters["audio_dropped"],
+            up_filled=uplink["filled"],
+            up_published=audio.published,
+            up_dropped=audio.unpublished + uplink["overrun"] + uplink["unowned"],
+            dn_received=playout["received"],
+            dn_control=playout["control"],
+            dn_stale=playout["stale"],
+            dn_fenced=playout["fenced"] - playout["discarded"] + audio.foreign,
+            dn_malformed=audio.malformed,
+            dn_lost=playout["lost"],
+            dn_played=playout["played"],
+            dn_trimmed=playout["trimmed"],
+            dn_flushed=playout["flushed"],
+            dn_discarded=playout["discarded"],
+            dn_waiting=audio.playout.depth,
+            dn_underrun=playout["underrun"] + self.page.underruns,
+        )
+
+    # -- time and media ------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """20 ms have passed."""
+        self.audio.fill(now)
+        self.playout.expire(now)
+        self._send_next()
+
+    def media_failed(self) -> None:
+        """A defect in this call's media."""
+        if self.shell is not None:
+            self.shell.end(Termination.of(Reason.INTERNAL_ERROR, "a defect in the gateway's media; see its log"))
+
+    def _send_next(self) -> None:
+        if not self.playout.has_room:
+            return
+        pcm = self.audio.tick()
+        if pcm is not None:
+            self._connection.send_audio(downlink(self.playout.hand_over(len(pcm) // 2), pcm))
+
+    def _flush(self, generation: int) -> None:
+        self._connection.drop_audio()
+        self._connection.send(Flush(generation=generation))
+
+    def heard(self, frames: list[bytes]) -> None:
+        """Audio from the page."""
+        self.playout.page_played(self._connection.stream.position)
+        now = self._loop.time()
+        for pcm in frames:
+            self.audio.received(pcm, now)
+
+    def told(self, message: FromPage) -> None:
+        """A message from the page."""
+        match message:
+            case PageFlushed():
+                self.playout.page_flushed(message.generation, message.position)
+            case PageStatistics():
+                self.page = message
+            case MutePressed():
+                self._connection.stream.muted = message.muted
+            case KeyPressed() if self.shell is not None:
+                self.shell.dtmf(message.digit)
+            case HandBackPressed() | TransferPressed():
+                self._connection.send(Refused(what=message.type, error="only an operator who took a call over can"))
+            case Hello() | HangUpPressed() | KeyPressed():
+                pass  # Hello came before; hanging up is the reader's business
+
+    def counted(self) -> Counter[str]:
+        """For the metrics of ended calls."""
+        page = self.page
+        return Counter({**self.statistics().model_dump(exclude={"schema_version"}), "page_trimmed": page.trimmed,
+                        "page_underruns": page.underruns, "page_unsent": page.unsent})  # fmt: skip

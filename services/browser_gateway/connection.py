@@ -1,0 +1,109 @@
+"""A page's WebSocket: what goes out waits in one short queue, so that nobody who sends ever waits for the network."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from contextlib import suppress
+
+from aiohttp import WSCloseCode, WSMsgType, web
+
+from services.browser_gateway.messages import FromPage, ToPage
+from services.browser_gateway.page_stream import PageStream
+
+MAX_AUDIO = 25  # half a second; beyond it the oldest goes
+MAX_TEXT = 200  # a page that does not read what it is told is not there
+FINISH_S = 2.0
+
+NOT_UNDERSTOOD, NOT_ACCEPTED, NO_HELLO, REFUSED = 4400, 4401, 4408, 4409  # RFC 6455 §7.4.2: private use
+
+
+class Connection:
+    """`write()` is a task; `send` and `send_audio` return at once."""
+
+    def __init__(self, socket: web.WebSocketResponse) -> None:
+        self._socket = socket
+        self._text: deque[str] = deque()
+        self._audio: deque[bytes] = deque(maxlen=MAX_AUDIO)
+        self._wanted = asyncio.Event()
+        self._written = asyncio.Event()
+        self.stream = PageStream()
+        self.counters: Counter[str] = Counter()
+        self.close_code: int | None = None
+
+    # -- out -----------------------------------------------------------------------------------------------
+
+    def send(self, message: ToPage) -> None:
+        """Say something; it overtakes audio that still waits here."""
+        if len(self._text) < MAX_TEXT:
+            self._text.append(message.model_dump_json())
+            self._wanted.set()
+        else:
+            self.counters["text_dropped"] += 1
+
+    def send_audio(self, data: bytes) -> None:
+        """20 ms."""
+        if len(self._audio) == MAX_AUDIO:
+            self.counters["audio_dropped"] += 1
+        self._audio.append(data)
+        self._wanted.set()
+
+    def drop_audio(self) -> None:
+        """A flush: what waits here goes the way of what waits in the page."""
+        self._audio.clear()
+
+    async def write(self) -> None:
+        """Send until cancelled or until the page is gone."""
+        socket = self._socket
+        with suppress(ConnectionError):  # the reader reports how the connection ended
+            while True:
+                self._wanted.clear()
+                while self._text or self._audio:
+                    if self._text:
+                        await socket.send_str(self._text.popleft())
+                    else:
+                        await socket.send_bytes(self._audio.popleft())
+                        self.counters["audio_sent"] += 1
+                self._written.set()
+                await self._wanted.wait()
+                self._written.clear()
+
+    async def finish(self, code: int, reason: str) -> None:
+        """Send what waits, then close; waits `FINISH_S` at most for each."""
+        with suppress(TimeoutError, ConnectionError):
+            async with asyncio.timeout(FINISH_S):
+                while self._text and not self._socket.closed:
+                    self._written.clear()
+                    await self._written.wait()
+        await close(self._socket, code, reason)
+
+    # -- in ------------------------------------------------------------------------------------------------
+
+    async def receive(self) -> FromPage | list[bytes] | None:
+        """The next message, or frames of audio; None when the connection is over (`close_code` says how)."""
+        while True:
+            msg = await self._socket.receive()
+            if msg.type is WSMsgType.BINARY:
+                frames = self.stream.audio(msg.data)
+                if not self.stream.is_hopeless:
+                    return frames
+            elif msg.type is WSMsgType.TEXT:
+                message = self.stream.text(msg.data)
+                if message is not None:
+                    return message
+            else:
+                self.close_code = self._socket.close_code
+                return None
+            if self.stream.is_hopeless:
+                await close(self._socket, NOT_UNDERSTOOD, "not understood")
+                self.close_code = NOT_UNDERSTOOD
+                return None
+
+
+async def close(socket: web.WebSocketResponse, code: int, reason: str) -> None:
+    """Close with a reason; RFC 6455 §5.5.1 leaves 123 bytes for it."""
+    with suppress(ConnectionError):
+        await socket.close(code=code, message=reason.encode()[:123].decode(errors="ignore").encode())
+
+
+LEFT = (WSCloseCode.OK, WSCloseCode.GOING_AWAY)  # the person closed the page or left it

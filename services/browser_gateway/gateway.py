@@ -1,0 +1,244 @@
+"""The application between pages and call legs: runs a page's call, or its take-over, from hello to the end."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections import Counter
+from typing import Any
+
+from nats.aio.msg import Msg
+from pydantic import ValidationError
+
+from libs.call_leg.gateway import CallLegs, RefusedAttempt
+from libs.call_leg.ports import NewCall
+from libs.contracts import subjects
+from libs.contracts.config import DEFAULT_ORG
+from libs.contracts.ids import is_token, new_call_id, new_process_id
+from libs.contracts.offer import CallState
+from libs.contracts.rpc import RpcReply, RpcRequest
+from libs.contracts.termination import Reason, Termination
+from libs.runtime.bus import Bus
+from libs.runtime.config_copy import ConfigCopy
+from libs.runtime.log import get_logger
+from libs.runtime.respond import respond
+from services.browser_gateway.call import BrowserCall
+from services.browser_gateway.connection import LEFT, REFUSED, Connection
+from services.browser_gateway.messages import Ended, HangUpPressed, Refused, Ringing
+from services.browser_gateway.page_stream import RATE_HZ
+from services.browser_gateway.settings import Settings
+from services.browser_gateway.takeover import TakenCall, TakeOverRefused
+from services.browser_gateway.ticker import Ticker
+from services.browser_gateway.tokens import Grant, Tokens
+from services.browser_gateway.transcript import TranscriptFeed
+
+log = get_logger()
+
+SERVICE = "browser_gateway"
+STATE = CallState(codec="L16", rate_hz=RATE_HZ)
+FALLBACK_TAIL_S = 0.3  # what the page's own buffer may hold
+
+
+class BrowserGateway:
+    """`serve_call` and `serve_take_over` are awaited by the WebSocket that they belong to."""
+
+    def __init__(self, settings: Settings, bus: Bus, legs: CallLegs, config: ConfigCopy) -> None:
+        self._bus = bus
+        self._legs = legs
+        self._config = config
+        self._most = settings.browser_max_calls
+        secret = settings.browser_token_secret
+        key = secret.get_secret_value().encode() if secret else secrets.token_bytes(32)
+        self.tokens = Tokens(key, legs.gw, ttl_s=settings.browser_token_ttl_s, new_id=lambda: secrets.token_hex(12))
+        self.ticker = Ticker(legs.roster.ticked)
+        self.taken: set[TakenCall] = set()
+        self.url = ""  # where browsers reach the page; set when it listens
+        self.counters: Counter[str] = Counter()
+        self.media: Counter[str] = Counter()
+        """Media statistics of all calls that ended."""
+
+    async def listen(self) -> None:
+        """Answer requests for tokens on the bus."""
+        await self._bus.control.subscribe(subjects.rpc(SERVICE, "token"), SERVICE, cb=self._on_token_wanted)
+
+    def has_room(self) -> bool:
+        """Whether one more page may be served."""
+        return self._legs.refusal() is None and len(self._legs) + len(self.taken) < self._most
+
+    # -- tokens --------------------------------------------------------------------------------------------
+
+    async def _on_token_wanted(self, msg: Msg) -> None:
+        """`token`: `{"kind": "call", "to": …, "caller"?}` or `{"kind": "take_over", "call": …}`.
+
+        `data` is `{"token", "kind", "expires_in_s", "url"}`; `url` opens the page with the token in its fragment,
+        which no server and no log of one gets to see.
+        """
+        try:
+            reply = self._minted(RpcRequest.model_validate_json(msg.data))
+        except ValidationError as error:
+            wrong = error.errors(include_url=False)[0]
+            reply = RpcReply(ok=False, error=f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}")
+        await respond(self._bus, msg, reply)
+
+    def _minted(self, request: RpcRequest) -> RpcReply:
+        org, wanted, now = request.org or DEFAULT_ORG, request.parameters, time.time()
+        kind = wanted.get("kind")
+        if kind == "call" and isinstance(to := wanted.get("to"), str) and to:
+            token, grant = self.tokens.mint_call(org, to, now, caller=str(wanted.get("caller") or "browser"))
+        elif kind == "take_over" and isinstance(call := wanted.get("call"), str) and is_token(call):
+            token, grant = self.tokens.mint_take_over(org, call, now)
+        else:
+            return RpcReply(ok=False, error="kind is 'call' with 'to', or 'take_over' with 'call'")
+        url = f"{self.url}/#{grant.kind}={token}"
+        left_s = round(grant.expires_at - now, 3)
+        return RpcReply(ok=True, data={"token": token, "kind": grant.kind, "expires_in_s": left_s, "url": url})
+
+    # -- a test call ---------------------------------------------------------------------------------------
+
+    async def serve_call(self, connection: Connection, grant: Grant) -> None:
+        """Run the call that a token allows, to its end."""
+        new = self._admitted(grant)
+        if isinstance(new, Termination):
+            connection.send(Ended(termination=new))
+            async with asyncio.TaskGroup() as tasks:
+                writing = tasks.create_task(connection.write())
+                await connection.finish(REFUSED, new.reason)
+                writing.cancel()
+            return
+        call = BrowserCall(connection, new.org, self._legs.gw, new.call, self._bus.send_frame)
+        call.shell = self._legs.open(new, call)
+        log.info("call offered", call=new.call, caller=new.caller, callee=new.callee, agent=new.agent.name)
+        connection.send(Ringing(call=new.call))
+        feed = TranscriptFeed(self._bus, connection, new.org, new.call)
+        self.ticker.add(call)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                beside = [
+                    tasks.create_task(connection.write()),
+                    tasks.create_task(self._listen_to_page(connection, call)),
+                ]
+                await feed.start()
+                await self._legs.serve(call.shell)
+                termination = call.shell.leg.termination
+                if call.fallback_pcm is not None and connection.close_code is None:
+                    termination = await self._play_fallback(call)
+                connection.send(Ended(termination=termination))
+                await connection.finish(1000, termination.reason if termination else "ended")
+                for task in beside:
+                    task.cancel()
+        finally:
+            self.ticker.remove(call)
+            await feed.stop()
+            self.media.update(call.counted())
+
+    def _admitted(self, grant: Grant) -> NewCall | Termination:
+        """The call, its agent found; or why there is none, which is on record then."""
+        route = self._config.route(grant.to)
+        if route is not None and route.org != grant.org:
+            route = None  # another organisation's number: for this caller it does not exist
+        agent = self._config.agent(route.org, route.agent) if route is not None else None
+        refusal = self._legs.refusal()
+        if refusal is None and route is None:
+            refusal = Termination.of(Reason.NO_ROUTE, f"no route serves {grant.to}")
+        elif refusal is None and agent is None and route is not None:
+            detail = f"route {route.name} names the agent {route.agent}, which is not published"
+            refusal = Termination.of(Reason.UNKNOWN_AGENT, detail)
+        if refusal is not None or route is None or agent is None:
+            assert refusal is not None
+            self.counters[f"refused_{refusal.reason}"] += 1
+            log.warning("call refused", callee=grant.to, reason=refusal.reason, detail=refusal.detail)
+            self._legs.record_refused(
+                RefusedAttempt(
+                    org=grant.org, entrance="browser", caller=grant.caller, callee=grant.to,
+                    route=route.name if route else None, agent=route.agent if route else None, termination=refusal,
+                )
+            )  # fmt: skip
+            return refusal
+        self.counters["calls"] += 1
+        return NewCall(call=new_call_id(), org=grant.org, entrance="browser", direction="inbound", caller=grant.caller,
+                       callee=grant.to, agent=agent, route=route.name, fallback=route.fallback,
+                       state=STATE)  # fmt: skip
+
+    async def _listen_to_page(self, connection: Connection, call: BrowserCall) -> None:
+        shell = call.shell
+        assert shell is not None
+        while (received := await connection.receive()) is not None:
+            if isinstance(received, list):
+                call.heard(received)
+            elif isinstance(received, HangUpPressed):
+                break
+            else:
+                call.told(received)
+        ringing = shell.leg.answered_at is None
+        if connection.close_code is None or connection.close_code in LEFT:
+            shell.caller_gone(Reason.CALLER_CANCELLED if ringing else Reason.CALLER_HUNG_UP)
+        else:  # no pong, a reset, or nonsense: the person did not hang up
+            shell.caller_gone(Reason.RTP_TIMEOUT, f"the connection to the page was lost ({connection.close_code})")
+        call.fallback_pcm = None
+
+    async def _play_fallback(self, call: BrowserCall) -> Termination:
+        """No agent came: the route's message."""
+        pcm = call.fallback_pcm or b""
+        call.audio.set_filler(pcm + bytes(int(2 * RATE_HZ * FALLBACK_TAIL_S)))
+        call.answer()
+        await asyncio.sleep(len(pcm) / (2 * RATE_HZ) + FALLBACK_TAIL_S)
+        call.audio.set_filler(b"")
+        return Termination.of(Reason.FALLBACK_PLAYED)
+
+    # -- a take-over ---------------------------------------------------------------------------------------
+
+    async def serve_take_over(self, connection: Connection, grant: Grant) -> None:
+        """Let the person at this page speak in place of the agent, until the call is over or in other hands."""
+        taken = TakenCall(self._bus, connection, grant.org, grant.call, new_process_id("op"))
+        self.taken.add(taken)
+        feed = TranscriptFeed(self._bus, connection, grant.org, grant.call)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                beside = [tasks.create_task(connection.write()), tasks.create_task(taken.beat())]
+                end, code = await self._take_over(connection, taken, feed, tasks)
+                connection.send(end)
+                await connection.finish(code, end.termination.reason if end.termination else end.detail)
+                for task in beside:
+                    task.cancel()
+        finally:
+            self.ticker.remove(taken)
+            self.taken.discard(taken)
+            await taken.close()
+            await feed.stop()
+
+    async def _take_over(
+        self, connection: Connection, taken: TakenCall, feed: TranscriptFeed, tasks: asyncio.TaskGroup
+    ) -> tuple[Ended, int]:
+        try:
+            await taken.take()
+        except TakeOverRefused as refused:
+            self.counters["take_over_refused"] += 1
+            connection.send(Refused(what="take_over", error=str(refused)))
+            return Ended(termination=None, detail=str(refused)), REFUSED
+        self.counters["taken_over"] += 1
+        taken.answered()
+        await feed.start()
+        self.ticker.add(taken)
+        reading = tasks.create_task(self._listen_to_operator(connection, taken))
+        either: list[asyncio.Future[Any]] = [reading, taken.ended]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not taken.ended.done():  # the page is gone: the caller must not sit in silence
+            await taken.give_back()
+        reading.cancel()
+        if taken.ended.done():
+            return taken.ended.result(), 1000
+        return Ended(termination=None, detail="given back"), 1000
+
+    async def _listen_to_operator(self, connection: Connection, taken: TakenCall) -> None:
+        while (received := await connection.receive()) is not None:
+            if isinstance(received, list):
+                taken.heard(received)
+            elif isinstance(received, HangUpPressed):
+                await taken.hang_up()
+            else:
+                await taken.told(received)
+
+    async def give_everything_back(self) -> None:
+        """Drain: every call that a person holds here goes to an agent; its page hears of it by the release."""
+        await asyncio.gather(*(taken.give_back() for taken in tuple(self.taken)))
