@@ -512,7 +512,7 @@ class Leg:
         return _DONE, self._replace("failed", command.detail or command.reason, now)
 
     def _hand_over(self, now: float) -> tuple[CommandReply, list[Action]]:
-        if self.phase is not Phase.TALKING or self.wk is None:
+        if self.phase not in (Phase.TALKING, Phase.RINGING) or self.wk is None:
             return _refuse(f"the call is {self.phase}"), []
         if self.transfer.is_pending:
             return _refuse("a transfer is under way: ask again after its end"), []

@@ -21,7 +21,7 @@ from libs.contracts.events import (
     UsageReported,
 )
 from libs.contracts.frame import AudioFrame, Codec, Flag, pack
-from libs.contracts.offer import Offer
+from libs.contracts.offer import CallState, Offer
 from services.ai_session.actions import (
     Action,
     CancelResponse,
@@ -58,6 +58,7 @@ from services.ai_session.playout import Drained, OutFrame, Part, Playout
 from services.ai_session.speech_text import SpeechText
 from services.ai_session.turn import TurnMachine, TurnRules
 
+HOLD_SILENCE_FRAMES = 100  # 2 s: the model's voice detection ends a turn that the hold cut off
 RING_FRAMES = 10  # 200 ms: what may wait while the model connection is behind or not open yet
 
 Escalation = RunTool | HangUp | HandOver | Fail | Lost
@@ -89,7 +90,11 @@ class Bridge:
         self._backend: SpeechBackend | None = None
         self._ring: deque[bytes] = deque()
         self.playout = Playout(rate_hz, continuous=capabilities.continuous_output)
+        self.state = offer.state
         self.playout.paused = offer.state.held
+        self._silence = bytes(2 * self._codec.frame_samples)
+        self._held_frames = 0
+        self._is_continuous = capabilities.continuous_output
         self.turn = TurnMachine(rules, capabilities, self._text, rate_hz)
         self.drained = asyncio.Event()
         self.last_up_at = 0.0
@@ -109,6 +114,12 @@ class Bridge:
         """From now on audio goes to this open backend, or waits."""
         self._backend = backend
 
+    def set_state(self, state: CallState) -> None:
+        """The leg's state: nothing is heard or said before the answer, and nothing while the call is held."""
+        self.state = state
+        self.playout.paused = state.held
+        self._held_frames = 0
+
     # -- up ------------------------------------------------------------------------------------------
 
     def uplink(self, frame: AudioFrame, now: float) -> None:
@@ -122,8 +133,8 @@ class Bridge:
             self._send(self.playout.claim_frame())  # the first one may have come before the gateway listened to us
         if frame.codec != self._codec:
             self.counters["up_other_codec"] += 1
-        elif frame.payload:
-            self._feed(frame.payload)
+        elif frame.payload and self.state.answered:
+            self._feed_live(frame.payload)
         playout = self.playout
         for event in playout.heard(frame.played, flushed=bool(frame.flags & Flag.FLUSHED)):
             self.do(self.turn.on_playout(event, now), now)
@@ -135,6 +146,13 @@ class Bridge:
                 self._send(again)
         else:
             self._pump(now)
+
+    def _feed_live(self, pcm: bytes) -> None:
+        if not self.state.held:
+            self._feed(pcm)
+        elif self._is_continuous or self._held_frames < HOLD_SILENCE_FRAMES:  # no model listens to waiting music
+            self._held_frames += 1
+            self._feed(self._silence)
 
     def _feed(self, pcm: bytes) -> None:
         ring, backend = self._ring, self._backend
@@ -158,7 +176,7 @@ class Bridge:
                     self._pump(now)
                 else:
                     self.counters["delta_of_dead_response"] += 1
-            case ContinuousAudio(pcm):
+            case ContinuousAudio(pcm) if self.state.answered:
                 self._send(self.playout.passthrough(pcm))
             case TextDelta(response, item, content_index, text):
                 if not self.turn.is_dead(response):

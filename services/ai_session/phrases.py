@@ -16,6 +16,11 @@ _ASK_TO_REPEAT = (
     "The line was interrupted while the caller was speaking and their words were lost. Apologise briefly "
     "and ask them to repeat the last thing they said. Do not greet again."
 )
+_TRANSFER_FAILED = (
+    "The attempt to connect the caller with somebody else has failed: nobody answered there, or the line was busy. "
+    "Tell the caller so in one short sentence in the language of the conversation, apologise, and go on helping "
+    "them yourself. Do not greet again."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +31,7 @@ class Phrases:
     goodbye: str = _GOODBYE
     carry_on: str = _CARRY_ON
     ask_to_repeat: str = _ASK_TO_REPEAT
+    transfer_failed: str = _TRANSFER_FAILED
 
     @classmethod
     def of(cls, greeting: str | None, goodbye: str | None) -> Phrases:

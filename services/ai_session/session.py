@@ -28,7 +28,7 @@ from libs.contracts.commands import (
 )
 from libs.contracts.events import SessionTrouble, ToolCalled, ToolReturned
 from libs.contracts.frame import AudioFrame
-from libs.contracts.offer import Offer
+from libs.contracts.offer import CallState, Offer
 from libs.contracts.termination import Reason
 from libs.contracts.wire import agent_command_decoder
 from libs.runtime.bus import Bus
@@ -44,7 +44,7 @@ from services.ai_session.backends.port import (
     UsageCounted,
 )
 from services.ai_session.bridge import Bridge, Escalation
-from services.ai_session.history import Conversation, render
+from services.ai_session.history import Conversation, GoOn, render
 from services.ai_session.journal import Journal, Outbox
 from services.ai_session.leg_link import LegLink
 from services.ai_session.model_link import ModelLink
@@ -97,7 +97,8 @@ class Session:
         self._over = asyncio.Event()
         self._link_lost_at: float | None = None
         self._reconnecting = False
-        self._ready = False
+        self._ready = False  # the model's session is open, and the leg wants it
+        self._go_on: GoOn | None = None  # how to begin once the call is answered
         self._drain_patience_s: float | None = None
         self._broken = self._failing = self._lingering = False
         self._settled = asyncio.Event()
@@ -199,13 +200,37 @@ class Session:
                 await subscription.unsubscribe()
 
     def _begin(self, conversation: Conversation) -> None:
-        resume, now = self.offer.resume, self._loop.time()
+        now = self._loop.time()
         self._ready = True
-        talked_s = resume.talk_ms / 1000 if resume is not None else 0.0
-        self.bridge.do(self.bridge.turn.begin(conversation.go_on, talked_s, now), now)
+        self._go_on = conversation.go_on
+        if self.bridge.state.answered:
+            self._talk(now)
         self.bridge.do(self.bridge.turn.spent(self._model.spent_usd, now), now)
         if self._drain_patience_s is not None:
             self.drain(self._drain_patience_s)
+
+    def _talk(self, now: float) -> None:
+        """Caller and agent hear each other from now on."""
+        resume, turn = self.offer.resume, self.bridge.turn
+        go_on, self._go_on = self._go_on, None
+        if go_on is None:
+            return
+        talked_s = resume.talk_ms / 1000 if resume is not None else 0.0
+        if self.bridge.state.transfer == "failed":  # while nobody had the call (R8): this comes before all else
+            self.bridge.do([*turn.begin(GoOn.LISTEN, talked_s, now), *turn.transfer_failed(now)], now)
+        else:
+            self.bridge.do(turn.begin(go_on, talked_s, now), now)
+
+    def _state_changed(self, state: CallState, now: float) -> None:
+        before = self.bridge.state
+        self.bridge.set_state(state)
+        if not self._ready:
+            return
+        if self._go_on is not None:
+            if state.answered:
+                self._talk(now)
+        elif state.transfer == "failed" != before.transfer:
+            self.bridge.do(self.bridge.turn.transfer_failed(now), now)
 
     async def _open_in_time(self) -> Conversation | None:
         limit_s = self.offer.agent.limits.ready_timeout_s
@@ -348,7 +373,9 @@ class Session:
             return
         self._reconnecting = False
         self._around.counters["reconnected"] += 1
-        if self._ready:
+        if self._go_on is not None:
+            self._go_on = conversation.go_on
+        elif self._ready:
             now = self._loop.time()
             bridge.do(bridge.turn.begin(conversation.go_on, 0.0, now), now)
 
@@ -378,12 +405,12 @@ class Session:
             case _ if command.epoch is not None and command.epoch != self.offer.epoch:
                 answer = CommandReply(ok=False, error=f"epoch {command.epoch} is not served here")
             case StateChanged():
-                self.bridge.playout.paused = command.state.held
+                self._state_changed(command.state, now)
                 answer = CommandReply(ok=True)
             case DtmfPressed():
                 self.bridge.do(self.bridge.turn.pressed(command.digit, now), now)
                 answer = CommandReply(ok=True)
-            case SayNow() if not self._ready or self._reconnecting:
+            case SayNow() if not self._ready or self._reconnecting or not self.bridge.state.answered:
                 answer = CommandReply(ok=False, error="the model's session is not open at the moment: try again")
             case SayNow():
                 self.bridge.do(self.bridge.turn.say(command.text, now), now)

@@ -132,6 +132,10 @@ class TurnMachine:
         """Somebody wants the agent to say this."""
         return self._respond(self._rules.phrases.verbatim(text), now)
 
+    def transfer_failed(self, now: float) -> list[Action]:
+        """The caller should have been connected with somebody else, and is back with the agent."""
+        return [] if self._end.is_near else self._respond(self._rules.phrases.transfer_failed, now)
+
     def pressed(self, digit: str, now: float) -> list[Action]:
         """The caller pressed a key; a group of keys is told to the model when it is complete."""
         self._digits += digit
