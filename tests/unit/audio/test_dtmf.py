@@ -1,9 +1,10 @@
 from itertools import groupby
 
+import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from libs.audio.dtmf import DtmfError, DtmfReceiver, TelephoneEvent, dtmf_packets
+from libs.audio.dtmf import DtmfError, DtmfReceiver, TelephoneEvent, dtmf_packets, tones
 
 
 def receive(packets, receiver=None):
@@ -83,3 +84,52 @@ def test_too_short_a_pause_is_lengthened_to_hold_the_end_packets():
 def test_only_dtmf_digits_can_be_sent():
     with pytest.raises(DtmfError, match="'x' is not a DTMF digit"):
         next(dtmf_packets("1x"))
+
+
+# -- tones ------------------------------------------------------------------------------------------------
+
+KEYPAD = {(low, high): key for low, row in zip((697, 770, 852, 941), ("123A", "456B", "789C", "*0#D"), strict=True)
+          for high, key in zip((1209, 1336, 1477, 1633), row, strict=True)}  # fmt: skip
+
+
+def goertzel_dbfs(pcm: bytes, hz: float, rate_hz: int) -> float:
+    """Level of one frequency."""
+    samples = np.frombuffer(pcm, "<i2") / 32768
+    product = np.exp(-2j * np.pi * hz / rate_hz * np.arange(len(samples))) @ samples
+    return 20 * np.log10(np.sqrt(2) * abs(product) / len(samples) + 1e-9)
+
+
+def keys(pcm: bytes, rate_hz: int, period_ms: int = 160, tone_ms: int = 100) -> str:
+    found = ""
+    for start in range(0, len(pcm), 2 * period_ms * rate_hz // 1000):
+        piece = pcm[start : start + 2 * tone_ms * rate_hz // 1000]
+        levels = {hz: goertzel_dbfs(piece, hz, rate_hz) for pair in KEYPAD for hz in pair}
+        low, high = max((h for h, _ in KEYPAD), key=levels.get), max((h for _, h in KEYPAD), key=levels.get)
+        others = [level for hz, level in levels.items() if hz not in (low, high)]
+        assert max(others) < min(levels[low], levels[high]) - 15
+        found += KEYPAD[low, high]
+    return found
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 16_000])
+def test_every_digit_is_told_by_its_two_tones(rate_hz):
+    pcm = tones("0123456789*#ABCD", rate_hz)
+    assert len(pcm) == 16 * 2 * 160 * rate_hz // 1000
+    assert keys(pcm, rate_hz) == "0123456789*#ABCD"
+
+
+def test_tones_are_as_loud_as_a_telephones_and_do_not_click():
+    pcm = tones("5", 8000)
+    assert goertzel_dbfs(pcm[:1600], 770, 8000) == pytest.approx(-15, abs=0.5)  # -9 dBm0
+    assert goertzel_dbfs(pcm[:1600], 1336, 8000) == pytest.approx(-13, abs=0.5)  # -7 dBm0
+    samples = np.frombuffer(pcm, "<i2")
+    assert abs(samples[0]) < 10
+    assert abs(samples[799]) < 500
+    assert not samples[800:].any()
+
+
+def test_letters_may_be_small_and_others_are_refused():
+    assert tones("a", 8000) == tones("A", 8000)
+    assert tones("", 8000) == b""
+    with pytest.raises(DtmfError, match="'x'"):
+        tones("1x", 8000)

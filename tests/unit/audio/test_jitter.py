@@ -203,3 +203,23 @@ def test_with_loss_and_reordering_every_frame_is_released_or_counted_as_missing(
     assert stream.duplicate == 0
     assert stream.late <= 3  # only what overtook the very first packet can be late
     assert len(out) == stream.released + stream.lost
+
+
+def test_comfort_noise_fills_its_place_in_the_order_and_none_in_the_timeline():
+    stream = InOrderRelease()
+    out = stream.push(packet(0), 0) + stream.push(packet(1, payload_type=13), 0.02) + stream.push(packet(9), 0.18)
+    assert stream.deadline() is not None  # number 2 to 8 are missing
+    out += stream.push(packet(2), 0.2)
+    assert [released.payload_type for released in out] == [0, 13, 0]
+    assert out[2].timestamp_gap_samples == FRAME
+    assert counters(stream)["received"] == 4
+
+
+@pytest.mark.parametrize("samples", [80, 240, 320])
+def test_what_is_lost_is_as_long_as_the_packets_around_it(samples):
+    stream = InOrderRelease()
+    for number in (0, 2):
+        stream.push(RtpPacket(0, number, number * samples, 1, bytes(samples)), 0)
+    lost, found = stream.expire(1)
+    assert (lost.payload, lost.samples, lost.timestamp) == (None, samples, samples)
+    assert found.timestamp_gap_samples == 0

@@ -1,7 +1,11 @@
+import base64
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, strategies as st
 
 from libs.sip.errors import NoCommonCodec, SdpError
+from libs.sip.sdes import SUITES, CryptoKey, usable_keys
 from libs.sip.sdp import (
     Direction,
     LocalMedia,
@@ -166,3 +170,179 @@ def test_a_name_in_the_connection_line_is_read_but_no_place_to_send_media_to(hos
     ours = make_offer(LOCAL)
     with pytest.raises(SdpError, match="is a name, not an address"):
         accept_answer(ours, SessionDescription.parse(make_offer(LocalMedia(host, 40000)).serialize()))
+
+
+# -- wideband, packet times, RTCP -------------------------------------------------------------------------------
+
+
+def test_g722_is_taken_in_the_offerers_order_when_we_speak_it():
+    agreed = negotiate(offer(), LocalMedia("192.0.2.20", 50000, ("PCMU", "G722")))
+    assert (agreed.codec, agreed.payload_type) == ("G722", 9)
+    assert ("rtpmap", "9 G722/8000") in agreed.answer.media[0].attributes
+
+
+def test_g722_is_offered_under_its_static_payload_type_and_its_absurd_clock():
+    wideband = make_offer(LocalMedia("192.0.2.20", 50000, ("G722", "PCMA")))
+    assert wideband.media[0].formats == ("9", "8", "101")
+    assert accept_answer(wideband, negotiate(wideband, LOCAL).answer).codec == "PCMA"
+    theirs = negotiate(wideband, LocalMedia("192.0.2.30", 6000, ("PCMA", "G722")))
+    assert accept_answer(wideband, theirs.answer).codec == "G722"
+
+
+def with_lines(*lines: str) -> SessionDescription:
+    return SessionDescription.parse(OPUS_FIRST + "".join(f"{line}\n" for line in lines))
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [((), 30), (("a=maxptime:10",), 10), (("a=maxptime:150",), 30), (("a=maxptime:x",), 30), (("a=maxptime:0",), 30)],
+)
+def test_no_packet_is_longer_than_maxptime(lines, expected):
+    assert negotiate(with_lines(*lines), LOCAL).ptime_ms == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("a=x", ("192.0.2.10", 40001)),
+        ("a=rtcp:53020", ("192.0.2.10", 53020)),
+        ("a=rtcp:53020 IN IP4 192.0.2.99", ("192.0.2.99", 53020)),
+        ("a=rtcp:53020 IN IP4 media.example.com", ("192.0.2.10", 53020)),
+        ("a=rtcp:99999", ("192.0.2.10", 40001)),
+        ("a=rtcp:", ("192.0.2.10", 40001)),
+    ],
+)
+def test_rtcp_goes_to_the_next_port_or_where_rfc_3605_says(line, expected):
+    assert negotiate(with_lines(line), LOCAL).remote_rtcp == expected
+
+
+def test_one_port_for_both_is_accepted_when_offered_and_used_when_accepted():
+    assert not negotiate(offer(), LOCAL).rtcp_mux
+    agreed = negotiate(with_lines("a=rtcp-mux"), LOCAL)
+    assert agreed.rtcp_mux
+    assert ("rtcp-mux", None) in agreed.answer.media[0].attributes
+    ours = make_offer(replace(LOCAL, rtcp_mux=True))
+    answer = negotiate(ours, LOCAL).answer
+    assert accept_answer(ours, answer).rtcp_mux
+    without = replace(answer.media[0], attributes=())
+    assert not accept_answer(ours, replace(answer, media=(without,))).rtcp_mux
+    assert not accept_answer(make_offer(LOCAL), answer).rtcp_mux
+
+
+# -- SRTP -------------------------------------------------------------------------------------------------------
+
+KEY, PEER_KEY = bytes(range(30)), bytes(range(100, 130))
+ENCODED = base64.b64encode(PEER_KEY).decode()
+SECURE = replace(LOCAL, srtp="required", srtp_key=KEY)
+
+
+def secure(*values: str) -> SessionDescription:
+    text = OPUS_FIRST.replace("RTP/AVP", "RTP/SAVP") + "".join(f"a=crypto:{value}\n" for value in values)
+    return SessionDescription.parse(text)
+
+
+def test_an_encrypted_offer_is_answered_with_the_first_key_we_can_serve_under_its_tag():
+    bad = f"1 AES_256_CM_HMAC_SHA1_80 inline:{ENCODED}"
+    good = f"7 AES_CM_128_HMAC_SHA1_32 inline:{ENCODED}|2^20"
+    for policy in ("optional", "required"):
+        agreed = negotiate(secure(bad, good), replace(SECURE, srtp=policy))
+        assert agreed.srtp.theirs == CryptoKey("AES_CM_128_HMAC_SHA1_32", PEER_KEY, 7)
+        assert agreed.srtp.ours == CryptoKey("AES_CM_128_HMAC_SHA1_32", KEY, 7)
+        (line,) = agreed.answer.media
+        assert line.protocol == "RTP/SAVP"
+        assert usable_keys(line.attributes) == [agreed.srtp.ours]
+
+
+@pytest.mark.parametrize(
+    ("policy", "encrypted", "taken"),
+    [
+        ("off", False, True), ("off", True, False), ("optional", False, True),
+        ("optional", True, True), ("required", False, False), ("required", True, True),
+    ],
+)  # fmt: skip
+def test_the_policy_says_what_is_taken(policy, encrypted, taken):
+    local = replace(SECURE, srtp=policy)
+    given_offer = secure(f"1 {SUITES[0]} inline:{ENCODED}") if encrypted else offer()
+    if not taken:
+        with pytest.raises(NoCommonCodec, match=f"SRTP is {policy} here"):
+            negotiate(given_offer, local)
+        return
+    agreed = negotiate(given_offer, local)
+    assert (agreed.srtp is not None) is encrypted
+    assert agreed.answer.media[0].is_secure is encrypted
+
+
+def test_of_two_lines_the_one_that_the_policy_allows_is_taken():
+    both = SessionDescription.parse(OPUS_FIRST + f"m=audio 40002 RTP/SAVP 0\na=crypto:1 {SUITES[0]} inline:{ENCODED}\n")
+    assert [line.port for line in negotiate(both, LOCAL).answer.media] == [50000, 0]
+    assert [line.port for line in negotiate(both, SECURE).answer.media] == [0, 50000]
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_both_ends_of_an_encrypted_offer_hold_the_same_keys(suite):
+    ours = make_offer(SECURE)
+    chosen = tuple(a for a in ours.media[0].attributes if a[0] != "crypto" or suite in a[1])
+    seen = replace(ours, media=(replace(ours.media[0], attributes=chosen),))
+    theirs = negotiate(SessionDescription.parse(seen.serialize()), replace(SECURE, srtp_key=PEER_KEY))
+    agreed = accept_answer(ours, SessionDescription.parse(theirs.answer.serialize()))
+    assert (agreed.srtp.ours, agreed.srtp.theirs) == (theirs.srtp.theirs, theirs.srtp.ours)
+    assert agreed.srtp.ours.suite == suite
+
+
+def test_an_answer_that_drops_the_encryption_or_its_key_is_no_answer():
+    ours = make_offer(SECURE)
+    answer = negotiate(ours, replace(SECURE, srtp_key=PEER_KEY)).answer
+    plain = replace(answer.media[0], protocol="RTP/AVP")
+    with pytest.raises(NoCommonCodec, match="RTP/AVP where RTP/SAVP was offered"):
+        accept_answer(ours, replace(answer, media=(plain,)))
+    with pytest.raises(NoCommonCodec, match="no key"):
+        accept_answer(ours, replace(answer, media=(replace(answer.media[0], attributes=()),)))
+    with pytest.raises(NoCommonCodec, match="RTP/SAVP where RTP/AVP was offered"):
+        accept_answer(make_offer(LOCAL), answer)
+
+
+def test_a_new_offer_within_the_call_keeps_our_key_and_cannot_drop_the_encryption():
+    agreed = negotiate(secure(f"1 {SUITES[0]} inline:{ENCODED}"), SECURE)
+    again = local_media(agreed.answer, ("PCMA",))
+    assert (again.srtp, again.srtp_key) == ("required", KEY)
+    with pytest.raises(NoCommonCodec):
+        negotiate(offer(), again)
+    renewed = base64.b64encode(KEY).decode()
+    assert negotiate(secure(f"1 {SUITES[0]} inline:{renewed}"), again).srtp.theirs.master == KEY
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        ("", "a tag, a suite and a key"),
+        (f"x {SUITES[0]} inline:{ENCODED}", "a tag, a suite and a key"),
+        (f"1 F8_128_HMAC_SHA1_80 inline:{ENCODED}", "none of AES_CM_128"),
+        (f"1 {SUITES[0]} inline:{ENCODED[:-4]}", "has 27 bytes, not 30"),
+        (f"1 {SUITES[0]} inline:?{ENCODED}", "not base64"),
+        (f"1 {SUITES[0]} uri:{ENCODED}", "one inline key"),
+        (f"1 {SUITES[0]} inline:{ENCODED}|2^20|1:4", "master key identifier"),
+        (f"1 {SUITES[0]} inline:{ENCODED};inline:{ENCODED}", "one inline key"),
+        (f"1 {SUITES[0]} inline:{ENCODED} UNENCRYPTED_SRTP", "session parameters"),
+    ],
+)
+def test_a_key_that_cannot_be_served_is_refused_without_repeating_it(value, sentence):
+    with pytest.raises(SdpError, match=sentence) as refused:
+        CryptoKey.parse(value)
+    assert ENCODED[:10] not in str(refused.value)
+
+
+def test_a_key_is_read_with_a_lifetime_and_a_window():
+    assert CryptoKey.parse(f"3 {SUITES[0]} inline:{ENCODED}|2^31 WSH=64") == CryptoKey(SUITES[0], PEER_KEY, 3)
+
+
+def test_no_repr_tells_a_key():
+    agreed = negotiate(secure(f"1 {SUITES[0]} inline:{ENCODED}"), SECURE)
+    told = repr((agreed, agreed.answer, SECURE, agreed.srtp, make_offer(SECURE)))
+    assert ENCODED[:10] not in told
+    assert base64.b64encode(KEY).decode()[:10] not in told
+    assert repr(KEY)[2:20] not in told
+
+
+def test_encryption_without_a_key_of_ours_is_a_mistake_of_the_caller():
+    with pytest.raises(ValueError, match="30 bytes"):
+        LocalMedia("192.0.2.20", 50000, srtp="optional")

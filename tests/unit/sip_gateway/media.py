@@ -9,6 +9,7 @@ from libs.audio.rtp import RtpPacket
 from libs.audio.tone import tone
 from libs.call_leg.audio import CallAudio
 from libs.contracts.frame import AudioFrame, Codec, pack, unpack
+from services.sip_gateway.rtp_ports import PortPool
 from services.sip_gateway.rtp_session import MediaFormat, RtpSession, RtpStart
 
 WK, EPOCH = "wk-1", 1
@@ -34,14 +35,20 @@ def everything(sock: socket.socket) -> list[bytes]:
 
 
 class Line:
-    """`caller` is the peer that SDP named; `frames` is what went up to the bus."""
+    """`caller` is the peer that SDP named; `frames` is what went up to the bus.
 
-    def __init__(self, media: MediaFormat = PCMU, start: RtpStart | None = None) -> None:
-        self.caller, ours = udp(), udp()
+    As a `pair`, both ends have a second port for RTCP.
+    """
+
+    def __init__(
+        self, media: MediaFormat = PCMU, start: RtpStart | None = None, *, rate_hz: int = 8000, pair: bool = False
+    ) -> None:
+        self.caller, ours = (PortPool(None).acquire("127.0.0.1") if pair else udp() for _ in range(2))
         self.sockets = [self.caller, ours]
+        self.rate_hz = rate_hz
         self.address = ours.getsockname()
         self.frames: list[AudioFrame] = []
-        self.audio = CallAudio("default", "gw-1", "call-1", self._publish)
+        self.audio = CallAudio("default", "gw-1", "call-1", self._publish, rate_hz=rate_hz)
         self.rtp = RtpSession(
             ours, media, self.caller.getsockname(), self.audio, start or RtpStart(0xCA11, 1000, 50_000)
         )
@@ -71,12 +78,17 @@ class Line:
             (sock or self.caller).sendto(data, self.address)
         self.rtp.read(self.now)
 
+    @property
+    def pcm(self) -> bytes:
+        """What went up, as one piece."""
+        return b"".join(frame.payload for frame in self.frames)
+
     # -- down -------------------------------------------------------------------------------------------
 
     def say(self, pcm: bytes, *, begins: bool = False) -> None:
         """A `dn` frame of the worker arrives; the gateway sends a talkspurt's first frame at once."""
         samples = len(pcm) // 2
-        frame = AudioFrame(Codec.PCM16_8000, 0, EPOCH, self._down, self._down * samples, pcm, 0)
+        frame = AudioFrame(Codec.of_rate(self.rate_hz), 0, EPOCH, self._down, self._down * samples, pcm, 0)
         self._down += 1
         starts = self.audio.heard_from_worker(WK, pack(frame))
         assert starts is begins
