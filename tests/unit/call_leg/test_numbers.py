@@ -45,6 +45,32 @@ from libs.call_leg.numbers import normalise
         ("Anonymous", "DE", "anonymous"),
         ("restricted", "DE", "anonymous"),
         ("unavailable", "DE", "anonymous"),
+        ("unknown", "DE", "anonymous"),
+        ("Private", "DE", "anonymous"),
+        ("tel:", "DE", "anonymous"),
+        ("+266696687", "DE", "anonymous"),  # the letters of ANONYMOUS on a keypad, as Twilio sends it
+        # telephone URIs (RFC 3966)
+        ("tel:+49-30-1234567", "DE", "+49301234567"),
+        ("TEL:+49(30)1234567;ext=12", "DE", "+49301234567"),
+        ("tel:4711;phone-context=example.com", "DE", "4711"),
+        # emergency and service numbers, extensions of a PBX
+        ("110", "DE", "110"),
+        ("115", "DE", "115"),
+        ("116117", "DE", "116117"),
+        ("11833", "DE", "11833"),
+        ("4711", "DE", "4711"),
+        ("911", "US", "911"),
+        ("0800 3302424", "DE", "+498003302424"),
+        # malformed and hostile: printable, bounded, never an exception
+        ("++49301234567", "DE", "++49301234567"),
+        ("+49\x0030\r\n1234567", "DE", "+49301234567"),
+        ("\u202e+49301234567", "DE", "+49301234567"),
+        ("\ud800", "DE", "anonymous"),
+        ("'; DROP TABLE calls; --", "DE", "'; DROP TABLE calls; --"),
+        ("9" * 1000, "DE", "9" * 64),
+        ("x" * 1000, "DE", "x" * 64),
+        ("0301234567", "XX", "0301234567"),
+        ("0301234567", "", "0301234567"),
     ],
 )
 def test_a_number_becomes_e164_and_a_name_stays(user, country, expected):
