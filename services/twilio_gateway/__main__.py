@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
+from libs.call_leg.admission_shell import Admission
 from libs.call_leg.gateway import CallLegs
 from libs.runtime.config_copy import ConfigCopy
 from libs.runtime.log import get_logger
@@ -16,6 +17,8 @@ from services.twilio_gateway.settings import Settings
 from services.twilio_gateway.web import WebServer
 
 log = get_logger()
+
+FLUSH_S = 2.0
 
 
 def rest_api(settings: Settings) -> TwilioApi:
@@ -42,14 +45,16 @@ async def main(service: Service, settings: Settings) -> None:
     legs = CallLegs(service.id, service.bus, service.outbox, capacity=settings.max_calls)
     config = ConfigCopy(service.bus)
     api = rest_api(settings)
-    gateway = TwilioGateway(settings, service.bus, legs, config, api)
+    admission = Admission(service.bus, legs, config)
+    gateway = TwilioGateway(settings, service.bus, legs, admission, api)
     web = WebServer(settings, gateway)
     await legs.start()
+    await admission.start()
     export(gateway, web)
     service.health.checks["workers"] = lambda: None if len(legs.roster) else "no AI worker is alive"
     service.health.checks["config"] = lambda: None if config.loaded.is_set() else "configuration not read yet"
     async with asyncio.TaskGroup() as tasks:
-        background = [tasks.create_task(legs.run()), tasks.create_task(config.run()), tasks.create_task(gateway.run())]
+        background = [tasks.create_task(part.run()) for part in (legs, config, admission, gateway)]
         async with asyncio.timeout(10):
             await config.loaded.wait()
         await web.start()
@@ -58,6 +63,7 @@ async def main(service: Service, settings: Settings) -> None:
         await service.stopping.wait()
         log.info("draining", calls=len(legs), timeout_s=settings.drain_timeout_s)
         await legs.drain(settings.drain_timeout_s)
+        await admission.flush(FLUSH_S)
         await web.stop()
         for task in background:
             task.cancel()

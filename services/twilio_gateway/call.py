@@ -37,7 +37,7 @@ decode = Law.PCMU.decode
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class NoAgent:
     """The caller gets the route's fallback."""
 
     fallback: Fallback
@@ -72,11 +72,12 @@ class TwilioCall:
         self.update: Callable[[], Coroutine[Any, Any, None]] | None = None
         self.call_sid = ""
         self.is_outbound = False
-        self.verdict: asyncio.Future[Refused | None] = self._loop.create_future()
+        self.verdict: asyncio.Future[NoAgent | None] = self._loop.create_future()
         self.line: Line | None = None
         self.next = Next.CONNECT
         self.transfer_command: Transfer | None = None
         self.last_words: bytes | None = None
+        self.forward_to: str | None = None
         self.is_answered = False
         self._is_released = False  # the caller is with the target of a transfer
         self._line_due_at: float | None = None
@@ -107,9 +108,12 @@ class TwilioCall:
 
     def reject(self, fallback: Fallback, termination: Termination) -> None:
         """Before the answer Twilio refuses; after the ringing time the caller hears the message on the stream."""
-        if self._decide(Refused(fallback, termination)) or self.line is None:
+        if self._decide(NoAgent(fallback, termination)) or self.line is None:
             return
-        if fallback.kind == "message" and fallback.message_ulaw_b64:
+        if fallback.kind == "transfer":
+            self.forward_to = fallback.number
+            self._close()
+        elif fallback.message_ulaw_b64:
             self.last_words = audioop.ulaw2lin(base64.b64decode(fallback.message_ulaw_b64), 2)
         else:
             self._close()
@@ -119,7 +123,7 @@ class TwilioCall:
         self.next = Next.HANG_UP
         if self._is_released:
             return
-        self._decide(Refused(Fallback(), termination))
+        self._decide(NoAgent(Fallback(), termination))
         if self.line is not None:
             self._close()
         elif self.complete is not None:  # no stream whose end Twilio would notice: it rings, or a transfer dials
@@ -234,7 +238,7 @@ class TwilioCall:
         """The other side has left."""
         self.next = Next.HANG_UP
         self._line_due_at = None
-        self._decide(Refused(Fallback(), Termination.of(Reason.CALLER_CANCELLED)))
+        self._decide(NoAgent(Fallback(), Termination.of(Reason.CALLER_CANCELLED)))
         if self.shell is not None:
             is_callee, talked = self.is_outbound, self.is_answered
             reason = (
@@ -339,7 +343,7 @@ class TwilioCall:
         if self.line is not None and self._closing_at is None:
             self.line.send(self.line.downlink.cut(self._loop.time()))
 
-    def _decide(self, verdict: Refused | None) -> bool:
+    def _decide(self, verdict: NoAgent | None) -> bool:
         if self.verdict.done():
             return False
         self.verdict.set_result(verdict)

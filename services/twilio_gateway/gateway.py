@@ -8,25 +8,27 @@ import secrets
 from collections import Counter
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import WSMsgType, web
 
 from libs.audio.g711 import Law
 from libs.audio.wav import write_wav
+from libs.call_leg.admission import Arrival, Refused
+from libs.call_leg.admission_shell import Admission
 from libs.call_leg.audio import CallAudio
-from libs.call_leg.gateway import CallLegs, RefusedAttempt
+from libs.call_leg.gateway import CallLegs
+from libs.call_leg.numbers import normalise
 from libs.call_leg.ports import NewCall
 from libs.call_leg.shell import LegShell
-from libs.contracts.config import DEFAULT_ORG, AgentConfig, Fallback, RouteConfig
+from libs.contracts.config import Fallback
 from libs.contracts.ids import new_call_id
 from libs.contracts.offer import CallState
 from libs.contracts.termination import Reason, Termination
 from libs.runtime.bus import Bus
-from libs.runtime.config_copy import ConfigCopy
 from libs.runtime.log import get_logger
 from services.twilio_gateway import twiml
-from services.twilio_gateway.call import RATE_HZ, Next, Refused, TwilioCall
+from services.twilio_gateway.call import RATE_HZ, Next, NoAgent, TwilioCall
 from services.twilio_gateway.callers import party
 from services.twilio_gateway.line import Line
 from services.twilio_gateway.media_stream import Close, MediaStream, Started
@@ -37,6 +39,7 @@ from services.twilio_gateway.ticker import Ticked, Ticker
 
 log = get_logger()
 
+T = TypeVar("T")
 Form = Mapping[str, str]
 TOKEN_VALID_S = 30.0  # from our TwiML to the stream; outbound the ringing comes before it
 START_WITHIN_S = 5.0
@@ -64,10 +67,10 @@ class _Ticket:
 class TwilioGateway:
     """Its coroutines and methods answer the web server; `run` serves the calls until cancelled."""
 
-    def __init__(self, settings: Settings, bus: Bus, legs: CallLegs, config: ConfigCopy, api: TwilioApi) -> None:
+    def __init__(self, settings: Settings, bus: Bus, legs: CallLegs, admission: Admission, api: TwilioApi) -> None:
         self._settings = settings
         self._legs = legs
-        self._config = config
+        self._admission = admission
         self._api = api
         self._send_frame = bus.send_frame
         self._loop = asyncio.get_running_loop()
@@ -76,6 +79,7 @@ class TwilioGateway:
         self._by_sid: dict[str, Live] = {}
         self._tickets: dict[str, _Ticket] = {}
         self._messages: dict[str, bytes] = {}
+        self._partings: dict[str, str] = {}  # what calls do that have ended here and go on elsewhere
         self.ticker = Ticker(self._ticked, self._media_failed)
         self.counters: Counter[str] = Counter()
         self.media: Counter[str] = Counter()
@@ -110,8 +114,8 @@ class TwilioGateway:
         sid = form.get("CallSid", "")
         live = self._by_sid.get(sid)
         if live is None:  # else Twilio repeats a request whose answer it did not get
-            accepted = self._accept(sid, form)
-            if isinstance(accepted, Refused):
+            accepted = await self._accept(sid, form)
+            if isinstance(accepted, NoAgent):
                 return self._refusal(accepted)
             live = accepted
         try:
@@ -121,37 +125,24 @@ class TwilioGateway:
             verdict = None  # Twilio waits 15 s for us: it answers, and the caller waits with a tone
         return self._connect(live) if verdict is None else self._refusal(verdict)
 
-    def _accept(self, sid: str, form: Form) -> Live | Refused:
-        country = self._settings.default_country
-        caller, callee = party(form.get("From", ""), country), party(form.get("To", ""), country)
-        route = self._config.route(callee)
-        found = self._agent(route, callee)
-        if isinstance(found, Termination):
-            attempt = RefusedAttempt(
-                org=route.org if route else DEFAULT_ORG, entrance="twilio", caller=caller, callee=callee,
-                route=route.name if route else None, agent=route.agent if route else None, termination=found,
-            )  # fmt: skip
-            self._legs.record_refused(attempt)
+    async def _accept(self, sid: str, form: Form) -> Live | NoAgent:
+        arrival = Arrival(new_call_id(), "twilio", party(form.get("From", "")), party(form.get("To", "")),
+                          country=self._settings.default_country)  # fmt: skip
+        admitted = await self._admission.admit(arrival)
+        if isinstance(admitted, Refused):
+            self._admission.record(arrival, admitted)
             self.counters["refused"] += 1
-            log.info("call refused", caller=caller, callee=callee, reason=found.reason, detail=found.detail)
-            return Refused(route.fallback if route else NO_FALLBACK, found)
-        assert route is not None
-        new = NewCall(call=new_call_id(), org=route.org, entrance="twilio", direction="inbound", caller=caller,
-                      callee=callee, agent=found, route=route.name, fallback=route.fallback,
-                      state=CallState(codec="PCMU", rate_hz=RATE_HZ))  # fmt: skip
+            end = admitted.termination
+            log.info("call refused", caller=admitted.caller, callee=admitted.callee, why=end.reason, detail=end.detail)
+            return NoAgent(admitted.fallback or NO_FALLBACK, end)
+        route = admitted.route
+        new = NewCall(
+            call=admitted.call, org=admitted.org, entrance="twilio", direction="inbound", caller=admitted.caller,
+            callee=admitted.callee, agent=admitted.agent, route=route.name, fallback=route.fallback,
+            state=CallState(codec="PCMU", rate_hz=RATE_HZ), needs_person=route.answer == "manual",
+            person_timeout_s=route.person_timeout_s, answer_delay_s=route.answer_delay_ms / 1000,
+        )  # fmt: skip
         return self._open(new, sid)
-
-    def _agent(self, route: RouteConfig | None, callee: str) -> AgentConfig | Termination:
-        refusal = self._legs.refusal()
-        if refusal is not None:
-            return refusal
-        if route is None:
-            return Termination.of(Reason.NO_ROUTE, f"no route serves {callee}")
-        agent = self._config.agent(route.org, route.agent)
-        if agent is None:
-            detail = f"route {route.name} names the agent {route.agent}, which is not published"
-            return Termination.of(Reason.UNKNOWN_AGENT, detail)
-        return agent
 
     def _open(self, new: NewCall, sid: str) -> Live:
         audio = CallAudio(new.org, self._legs.gw, new.call, self._send_frame, rate_hz=RATE_HZ)
@@ -181,6 +172,11 @@ class TwilioGateway:
             await self._legs.serve(live.shell)
             await call.finish()
         finally:
+            self._admission.release(live.shell.new.org, call.call)
+            if call.forward_to is not None:
+                self._keep(
+                    self._partings, call.call, twiml.forward(call.forward_to, self._settings.twilio_dial_timeout_s)
+                )
             self.ticker.remove(call)
             self.media.update(call.statistics().model_dump(exclude={"schema_version"}))
             del self._live[call.call]
@@ -199,15 +195,20 @@ class TwilioGateway:
         parameters = {"token": token, "number": new.callee, "agent": new.agent.name}
         return twiml.connect(f"{self._settings.stream_url}/media", parameters, self._url(f"/calls/{new.call}/after"))
 
-    def _refusal(self, refused: Refused) -> str:
+    def _refusal(self, refused: NoAgent) -> str:
         fallback, reason = refused.fallback, refused.termination.reason
-        if fallback.kind == "message" and fallback.message_ulaw_b64:
+        if fallback.kind == "transfer" and fallback.number:
+            return twiml.forward(fallback.number, self._settings.twilio_dial_timeout_s)
+        if fallback.kind != "reject" and fallback.message_ulaw_b64:
             token = secrets.token_urlsafe(24)
             pcm = Law.PCMU.decode(base64.b64decode(fallback.message_ulaw_b64))
-            self._messages[token] = write_wav(pcm, RATE_HZ)
-            self._loop.call_later(TOKEN_VALID_S, self._messages.pop, token, None)
+            self._keep(self._messages, token, write_wav(pcm, RATE_HZ))
             return twiml.play(self._url(f"/messages/{token}.wav"))
         return twiml.reject(reason)
+
+    def _keep(self, among: dict[str, T], key: str, value: T) -> None:
+        among[key] = value
+        self._loop.call_later(TOKEN_VALID_S, among.pop, key, None)
 
     def message(self, token: str) -> bytes | None:
         """The fallback's message as a WAV file, for Twilio's `<Play>`."""
@@ -217,7 +218,10 @@ class TwilioGateway:
         """A stream has ended: what the call does next."""
         live = self._live.get(call)
         if live is None or live.call.next is Next.HANG_UP:
-            return twiml.hang_up()
+            forward_to = live.call.forward_to if live is not None else None
+            if forward_to is not None:
+                return twiml.forward(forward_to, self._settings.twilio_dial_timeout_s)
+            return self._partings.get(call) or twiml.hang_up()
         if live.call.next is Next.DIAL:
             return self._dial(live)
         return self._connect(live)
@@ -227,7 +231,7 @@ class TwilioGateway:
         assert command is not None
         base = self._url(f"/calls/{new.call}")
         is_sip = command.target.lower().startswith(("sip:", "sips:"))
-        target = command.target if is_sip else party(command.target, self._settings.default_country)
+        target = command.target if is_sip else normalise(command.target, self._settings.default_country)
         announcement = f"{base}/announcement" if command.announcement else None
         plan = twiml.DialPlan(
             target, self._settings.twilio_dial_timeout_s, f"{base}/transfer", f"{base}/target", announcement

@@ -58,6 +58,15 @@ def language_of(languages: Sequence[str]) -> str:
     return SPOKEN.get(first, first)
 
 
+def forward(number: str, timeout_s: int) -> str:
+    """The fallback's number in place of an agent; the call ends with that conversation."""
+    response = VoiceResponse()
+    dialling = Dial(timeout=timeout_s)
+    dialling.number(number)
+    response.append(dialling)
+    return str(response)
+
+
 def say(text: str, language: str) -> str:
     """Words in Twilio's voice, to the target of a transfer before it is joined."""
     response = VoiceResponse()

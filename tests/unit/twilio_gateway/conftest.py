@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 import pytest_asyncio
 from nats.js.errors import NoKeysError
 
+from libs.call_leg.admission_shell import Admission
 from libs.call_leg.gateway import CallLegs
 from libs.contracts import events, subjects
 from libs.contracts.config import AgentConfig, RouteConfig
@@ -49,7 +50,8 @@ class World:
         self.legs = CallLegs(bus.process_id, bus, self.outbox, capacity=settings.max_calls)
         self.config = ConfigCopy(bus)
         self.api = rest_api(settings)
-        self.gateway = TwilioGateway(settings, bus, self.legs, self.config, self.api)
+        self.admission = Admission(bus, self.legs, self.config)
+        self.gateway = TwilioGateway(settings, bus, self.legs, self.admission, self.api)
         self.web = WebServer(settings, self.gateway)
         self.events: list[events.CallEvent] = []
         self._decoder = event_decoder()
@@ -95,7 +97,10 @@ async def world(server: NatsServer, *documents: AgentConfig | RouteConfig, **set
         made = World(bus, server.url, twilio, Settings(_env_file=None, **given))
         watching = await bus.js.subscribe(subjects.EVENTS_FILTER, cb=made.take, ordered_consumer=True)
         await made.legs.start()
-        tasks = [asyncio.create_task(it.run()) for it in (made.outbox, made.legs, made.config, made.gateway)]
+        await made.admission.start()
+        tasks = [
+            asyncio.create_task(it.run()) for it in (made.outbox, made.legs, made.config, made.admission, made.gateway)
+        ]
         try:
             await asyncio.wait_for(made.config.loaded.wait(), 5)
             await made.web.start()
