@@ -14,6 +14,7 @@ from cli.ports import free_port, is_free
 REHEARSAL_KEY = "rehearsal"  # the stand-in accepts any key; clients insist on one
 REHEARSAL_SCENARIO = "bestellung"
 NATS_PORT = 4222
+BROWSER_PORT = 8090
 NATS_USERS = ("gateway", "browser", "worker", "tools", "store", "local")  # as in deploy/nats/nats.conf
 # Whoever ends `up` wants it to end: calls get a moment, not the ten minutes of a rolling update.
 GATEWAY_DRAIN_S = "2"
@@ -45,6 +46,9 @@ class Options:
     sip_port: int = 5060
     rehearsal: bool = True
     nats_port: int | None = None  # None: 4222 when it is free, else any
+    browser: bool = True
+    browser_port: int | None = None  # None: 8090 when it is free, else any
+    twilio: bool = False  # once its account is set
     database_urls: Mapping[str, str] = field(default_factory=dict)  # by variable, where the person set them
     environment: Mapping[str, str] = field(default_factory=dict)  # for every service
     worker_environment: Mapping[str, str] = field(default_factory=dict)
@@ -110,6 +114,13 @@ def plan(options: Options) -> Plan:
     }
     address = f"udp {options.sip_host}:{options.sip_port}"
     services.append(_service("sip_gateway", common("gateway") | sip, phase=0, where=address))
+    if options.twilio:
+        services.append(_service("twilio_gateway", common("gateway") | {"DRAIN_TIMEOUT_S": GATEWAY_DRAIN_S}, phase=0))
+    if options.browser:
+        port = options.browser_port or (BROWSER_PORT if is_free(BROWSER_PORT, "127.0.0.1", "tcp") else free_port())
+        page = {"BROWSER_LISTEN_PORT": str(port), "BROWSER_DRAIN_TIMEOUT_S": GATEWAY_DRAIN_S}
+        url = f"http://127.0.0.1:{port}"
+        services.append(_service("browser_gateway", common("browser") | page, phase=0, where=url))
     return Plan(nats, tuple(services), nats_url, rehearsal_url)
 
 

@@ -28,6 +28,7 @@ class CliSettings(BaseSettings):
     sip_allowed_sources: str | None = Field(
         None, description="Networks that the gateway answers, as the gateway reads it"
     )
+    twilio_account_sid: str | None = Field(None, description="Set: the Twilio gateway runs, too")
     catalog_database_url: str | None = Field(None, description="Of catalog_tools; else a file under CALLBUS_VAR")
     transcript_database_url: str | None = Field(None, description="Of transcript_store; else a file under CALLBUS_VAR")
 

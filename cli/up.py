@@ -78,6 +78,7 @@ def make_plan(settings: CliSettings, options: UpOptions) -> Plan:
             sip_port=options.sip_port,
             rehearsal=rehearsed(settings, options.rehearsal),
             database_urls={name: url for name, url in own_databases.items() if url},
+            twilio=settings.twilio_account_sid is not None,
         )
     )
 

@@ -97,7 +97,7 @@ class _Demo:
 
     async def run(self) -> bool:
         sip_port = free_port(transport="udp")
-        chosen = plan(Options(var=self._var, workers=WORKERS, sip_port=sip_port, nats_port=free_port()))
+        chosen = plan(Options(var=self._var, workers=WORKERS, sip_port=sip_port, nats_port=free_port(), browser=False))
         async with Supervisor(
             environment=private_environment(), cwd=self._var, log_dir=self._var / "log", tell=self._tell
         ) as supervisor:

@@ -185,6 +185,7 @@ async def platform(
     catalog: bool = False,
     store: bool = False,
     rehearsal: bool = False,
+    browser: bool = False,
     environment: Mapping[str, str] | None = None,
     worker_environment: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Platform]:
@@ -203,6 +204,8 @@ async def platform(
                 workers=workers,
                 sip_port=sip_port,
                 rehearsal=rehearsal,
+                browser=browser,
+                browser_port=free_port(),
                 nats_port=free_port(),
                 environment={"LOG_FORMAT": "json", **(environment or {})},
                 worker_environment=worker_environment or {},
