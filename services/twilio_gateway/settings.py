@@ -38,7 +38,7 @@ class Settings(ServiceSettings):
         "https://api.twilio.com", description="The REST API; another region's, or a stand-in for tests"
     )
     twilio_listen_host: str = Field("127.0.0.1", description="Where webhooks and media streams are taken")
-    twilio_listen_port: Port = Field(8090, description="Port of the same; 0 picks a free one")
+    twilio_listen_port: Port = Field(8091, description="Port of the same; 0 picks a free one")
     public_url: str = Field(
         description="Where Twilio reaches this gateway through the reverse proxy or tunnel, as https://calls.example.com"
     )
