@@ -1,7 +1,8 @@
 """Agents, routes and organisations as YAML files: read strictly, every error with file, line and field.
 
-A file holds one or more documents separated by `---`, each with a `kind`. Two keys exist only in files:
-`prompt_file` (the agent's prompt in a text file beside) and `fallback.wav` (8 kHz mono, becomes u-law).
+A file holds one or more documents separated by `---`, each with a `kind`. Three keys exist only in files:
+`prompt_file` (the agent's prompt in a text file beside), `fallback.wav` and `after_hours.wav` (8 kHz mono, becoming
+u-law).
 """
 
 from __future__ import annotations
@@ -172,8 +173,25 @@ class _Document:
         if (other := self._reading.placed.get(key)) is not None:
             self._problem(self._node, f"{document.kind} {document.name!r} is also defined in {other.path}:{other.line}")
             return
+        if isinstance(document, RouteConfig):
+            self._warn_of_rivals(document)
         agent_line = _line(_node_at(self._node, ("agent",)))
         self._reading.placed[key] = Placed(document, str(self._path), line, agent_line)
+
+    def _warn_of_rivals(self, route: RouteConfig) -> None:
+        """Where two routes serve the same numbers alike, only the alphabet decides."""
+        for placed in self._reading.placed.values():
+            other = placed.document
+            if not isinstance(other, RouteConfig) or other.rivalry != route.rivalry:
+                continue
+            for pattern in sorted(set(route.match) & set(other.match)):
+                first = min(route, other, key=lambda each: (each.name, each.org))
+                text = (
+                    f"route.match: {pattern!r} is also served by route {other.name!r} ({placed.path}:{placed.line}); "
+                    f"{first.name!r} wins by its name alone, a precedence would tell"
+                )
+                at = _line(_node_at(self._node, ("match",)))
+                self._reading.warnings.append(Problem(str(self._path), at, text))
 
     def _include(self, data: dict[Any, Any], kind: str) -> None:
         """Replace the keys that exist only in files by what they name."""
@@ -186,15 +204,28 @@ class _Document:
                 data["prompt"] = (self._path.parent / str(name)).read_text("utf-8")
             except (OSError, ValueError) as error:  # not UTF-8, or no file name at all
                 self._problem(at, f"agent.prompt_file: cannot read {_shown(name)}: {_reason(error)}")
-        fallback = data.get("fallback")
-        if kind == "route" and isinstance(fallback, dict) and "wav" in fallback:
-            name = fallback.pop("wav")
+        if kind == "route":
+            self._include_fallback(data, "fallback")
+            self._include_fallback(data, "after_hours")
+
+    def _include_fallback(self, data: dict[Any, Any], name: str) -> None:
+        """The sound of a route's fallback; and nothing that no service does yet."""
+        fallback = data.get(name)
+        if not isinstance(fallback, dict):
+            return
+        if fallback.get("kind") == "voicemail":
+            at = _node_at(self._node, (name, "kind"))
+            text = "voicemail needs the recorder service, which this version does not have; use message, say"
+            self._problem(at, f"route.{name}.kind: {text}")
+            data.pop(name)
+        elif "wav" in fallback:
+            wav = fallback.pop("wav")
             try:
-                fallback["message_ulaw_b64"] = _message(self._path.parent / str(name))
+                fallback["message_ulaw_b64"] = _message(self._path.parent / str(wav))
             except (OSError, ValueError) as error:
-                at = _node_at(self._node, ("fallback", "wav"))
-                self._problem(at, f"route.fallback.wav: cannot use {_shown(name)}: {_reason(error)}")
-                data.pop("fallback")  # its other fields would only complain about the missing sound
+                at = _node_at(self._node, (name, "wav"))
+                self._problem(at, f"route.{name}.wav: cannot use {_shown(wav)}: {_reason(error)}")
+                data.pop(name)  # its other fields would only complain about the missing sound
 
     def _explain(self, kind: str, loc: tuple[int | str, ...], error: str, message: str) -> None:
         text = "unknown field" if error == "extra_forbidden" else message.removeprefix("Value error, ")

@@ -7,6 +7,7 @@ Keys: `agent.<org>.<name>`, `route.<org>.<name>`, `org.<name>`. Unknown fields a
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,7 @@ from libs.contracts.model import Message
 from libs.contracts.opening_hours import OpeningHours
 
 DEFAULT_ORG = "default"
+_E164 = re.compile(r"\+[1-9][0-9]{4,14}")
 
 
 class TurnTaking(Message):
@@ -104,8 +106,15 @@ class Fallback(Message):
     kind: Literal["reject", "message", "transfer", "voicemail"] = "reject"
     status: Annotated[int, Field(ge=400, le=699)] = 503
     message_ulaw_b64: str | None = None  # u-law, 8 kHz; `callbus apply` fills it from a WAV file
-    number: Annotated[str, Field(pattern=r"^\+[1-9][0-9]{4,14}$")] | None = None
+    number: str | None = None  # E.164
     max_recording_s: Annotated[int, Field(ge=5, le=600)] = 120
+
+    @field_validator("number")
+    @classmethod
+    def _e164(cls, value: str | None) -> str | None:
+        if value is not None and _E164.fullmatch(value) is None:
+            raise ValueError('is a number in E.164, like "+493012345678"')
+        return value
 
     @model_validator(mode="after")
     def _complete(self) -> Fallback:
@@ -171,6 +180,11 @@ class RouteConfig(Message):
         """How exactly this route names a dialled number or user; None when it does not serve it."""
         fitting = (number_patterns.specificity(pattern, callee) for pattern in self.match)
         return max((each for each in fitting if each is not None), default=None)
+
+    @property
+    def rivalry(self) -> tuple[int, str, str | None]:
+        """What decides between two routes besides their patterns; the same of both: only their names do."""
+        return self.precedence, self.entrance, self.trunk
 
     def serves(self, entrance: str, trunk: str | None) -> bool:
         """Tell whether calls from this entrance, and this trunk of it, take this route at all."""

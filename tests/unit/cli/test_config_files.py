@@ -216,3 +216,97 @@ def test_directories_hold_yaml_and_yml_and_nothing_else(tmp_path: Path) -> None:
     for name in ("b.yml", "a.yaml", "c.txt", "d.yaml~"):
         (tmp_path / name).write_text("", "utf-8")
     assert [path.name for path in yaml_files([tmp_path])] == ["a.yaml", "b.yml"]
+
+
+@pytest.mark.parametrize(
+    ("lines_of_it", "expected"),
+    [
+        ('match: ["~(30"]', "4: route.match: '~(30' is no regular expression: missing ), unterminated subpattern at"),
+        ('match: ["~(1+)+2"]', "4: route.match: '~(1+)+2' could take too long to match: at most two open ends"),
+        ('match: ["+49*3"]', "4: route.match: '+49*3' has a '*' before its end"),
+        ("match: [x]\nentrance: fax", "5: route.entrance: Input should be 'any', 'sip', 'twilio' or 'browser'"),
+        (
+            "match: [x]\nentrance: browser\ntrunk: a",
+            "1: route: trunk 'a' is one of the entrance sip; this route serves",
+        ),
+        ("match: [x]\nanswer: perhaps", "5: route.answer: Input should be 'auto' or 'manual'"),
+        ("match: [x]\nanswer_delay_ms: -1", "5: route.answer_delay_ms: Input should be greater than or equal to 0"),
+        ("match: [x]\nperson_timeout_s: 0", "5: route.person_timeout_s: Input should be greater than 0"),
+        ("match: [x]\nafter_hours: {kind: reject}", "1: route: after_hours without hours: this route is always open"),
+        (
+            "match: [x]\nhours:\n  timezone: Berlin\n  weekly: []",
+            "6: route.hours.timezone: there is no time zone 'Berl",
+        ),
+        (
+            "match: [x]\nhours:\n  timezone: Europe/Berlin\n  weekly: [mo 08:00-12:00]",
+            "7: route.hours.weekly: 'mo 08:00-12:00' is no weekly span; they are written like 'mon-fri 08:00-17:30'",
+        ),
+        (
+            "match: [x]\nhours:\n  timezone: Europe/Berlin\n  weekly: []\n  exceptions: {2026-13-01: closed}",
+            "8: route.hours.exceptions: '2026-13-01' is no date; they are written like 2026-12-24",
+        ),
+        ("match: [x]\nfallback: {kind: transfer}", "5: route.fallback: a fallback of kind 'transfer' needs a number"),
+        (
+            "match: [x]\nfallback:\n  kind: voicemail\n  wav: m.wav",
+            "6: route.fallback.kind: voicemail needs the recorder service, which this version does not have; use",
+        ),
+        (
+            "match: [x]\nhours: {timezone: UTC, weekly: []}\nafter_hours:\n  kind: message\n  wav: m.wav",
+            "8: route.after_hours.wav: cannot use m.wav: No such file or directory",
+        ),
+        (
+            'match: [x]\nfallback: {kind: transfer, number: "030123"}',
+            '5: route.fallback.number: is a number in E.164, like "+493012345678"',
+        ),
+    ],
+)
+def test_mistakes_in_routes_are_told_with_their_place(tmp_path: Path, lines_of_it: str, expected: str) -> None:
+    (line,) = lines(read(tmp_path, ROUTE + lines_of_it + "\n"))
+    assert line.startswith(expected)
+
+
+@pytest.mark.parametrize("field", ["max_calls: 0", "attempts_per_minute: 3001", "max_calls: many"])
+def test_limits_out_of_range_are_mistakes(tmp_path: Path, field: str) -> None:
+    (line,) = lines(read(tmp_path, f"kind: organisation\nname: acme\n{field}\n"))
+    assert line.startswith(f"3: organisation.{field.partition(':')[0]}: Input should be")
+
+
+def test_two_routes_that_only_their_names_tell_apart_are_a_warning(tmp_path: Path) -> None:
+    text = ROUTE + 'match: ["030", x]\n---\n' + ROUTE.replace("name: r", "name: a") + "match: [x]\n"
+    reading = read(tmp_path, text)
+    path = tmp_path / "a.yaml"
+    assert [str(warning) for warning in reading.warnings] == [
+        f"{path}:9: route.match: 'x' is also served by route 'r' ({path}:1); 'a' wins by its name alone, "
+        "a precedence would tell"
+    ]
+    assert read(tmp_path, text + "precedence: 1\n").warnings == []
+    assert read(tmp_path, text + "trunk: north\n").warnings == []
+
+
+def test_what_the_runbook_and_the_sample_show_can_be_published(tmp_path: Path) -> None:
+    (tmp_path / "m.wav").write_bytes(write_wav(bytes(320), 8000))
+    text = (
+        ROUTE
+        + r"""
+match: ["+493012345678", "+4930*", '~\+49(30|40)[0-9]{4,8}']
+entrance: sip
+trunk: north
+hours:
+  timezone: Europe/Berlin
+  weekly: ["mon-fri 08:00-12:00, 13:00-17:30", sat 09:00-13:00, fri 22:00-02:00]
+  exceptions: {2026-12-24: closed, 2026-12-31: "09:00-12:00"}
+after_hours: {kind: message, wav: m.wav}
+answer: manual
+answer_delay_ms: 500
+person_timeout_s: 30
+fallback: {kind: transfer, number: "+493087654321"}
+"""
+    )
+    reading = read(tmp_path, text)
+    assert lines(reading) == []
+    (route,) = reading.documents
+    assert isinstance(route, RouteConfig)
+    assert route.hours is not None
+    assert route.after_hours is not None
+    assert route.after_hours.kind == "message"
+    assert RouteConfig.model_validate_json(route.to_json()) == route
