@@ -8,7 +8,7 @@ from typing import Any
 
 import nats.errors
 from nats.aio.client import Client
-from nats.js.errors import ServiceUnavailableError
+from nats.js.errors import NotFoundError, ServiceUnavailableError
 from pydantic import ValidationError
 
 from cli.errors import CliError, NotRunning
@@ -89,6 +89,19 @@ def explained(error: nats.errors.Error) -> str:
     if isinstance(error, nats.errors.TimeoutError):
         return "the bus did not answer in time"
     return f"the bus refused: {str(error) or type(error).__name__}"
+
+
+async def keys_of(client: Client, bucket: str) -> list[str]:
+    """The keys of a KV bucket, sorted; none where there is no such bucket. A key may have gone by the time it is read.
+
+    Not the client's own `keys()`: its watcher may take a bucket for empty whose entries are on their way.
+    """
+    prefix = f"$KV.{bucket}."
+    try:
+        info = await client.jetstream().stream_info(f"KV_{bucket}", subjects_filter=f"{prefix}>")
+    except NotFoundError:
+        return []
+    return sorted(subject.removeprefix(prefix) for subject in info.state.subjects or {})
 
 
 async def query(client: Client, service: str, verb: str, **parameters: Any) -> Any:

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import nats.errors
 from nats.aio.client import Client
-from nats.js.errors import BucketNotFoundError, KeyNotFoundError, NoKeysError
+from nats.js.errors import BucketNotFoundError, KeyNotFoundError
 from pydantic import ValidationError
 from rich.console import Console
 from ulid import ULID
 
 from cli import up
-from cli.bus import bus_address, connected, explained
+from cli.bus import bus_address, connected, explained, keys_of
 from cli.commands import send
 from cli.errors import CliError, NotRunning
 from cli.exit_codes import CODE_OF, ExitCode
@@ -95,7 +95,7 @@ def message_text(given: str | None) -> str | None:
     return text
 
 
-@contextmanager
+@contextlib.contextmanager
 def callbus_running(
     settings: CliSettings, nats_url: str | None, said: Console, *, keep_running: bool = False
 ) -> Iterator[str]:
@@ -160,12 +160,9 @@ async def check_agent(client: Client, options: CallOptions) -> None:
     try:
         value = (await store.get(f"agent.{options.org}.{options.agent}")).value or b""
     except KeyNotFoundError:
-        try:
-            keys = await store.keys()
-        except NoKeysError:
-            keys = []
         head = f"agent.{options.org}."
-        names = sorted(key.removeprefix(head) for key in keys if key.startswith(head))
+        keys = await keys_of(client, subjects.KV_CONFIG)
+        names = [key.removeprefix(head) for key in keys if key.startswith(head)]
         there = f"there are {', '.join(names)}" if names else "none is published: `callbus apply deploy/config`"
         raise CliError(f"there is no agent named {options.agent!r}: {there}", ExitCode.NO_AGENT) from None
     agent = config_decoder().decode(value)
@@ -257,7 +254,7 @@ class _Line:
             if call.done():
                 return call.result()
             hint = f": `callbus hangup {self._call}` ends it" if self._call else ""
-            self._said.print(f"left; the call may go on{hint}", style="yellow", soft_wrap=True)
+            self._tell(f"left; the call may go on{hint}", "yellow")
             return ExitCode.INTERRUPTED
         finally:
             for task in (call, leave):
@@ -272,10 +269,14 @@ class _Line:
         following, hanging_up = asyncio.create_task(self._follow()), asyncio.create_task(self._hang_up_when_asked())
         try:
             await asyncio.wait([following, hanging_up], return_when=asyncio.FIRST_COMPLETED)
+            if (
+                following.done() and following.exception() is not None
+            ):  # nobody watches any more: `| head`, a closed tty
+                await self._send_hang_up()
             if not following.done():  # hung up: the end is on its way
                 await asyncio.wait([following], timeout=ENDED_AFTER_HANG_UP_S)
             if not following.done():
-                self._said.print("hung up, but the call's end was not seen", style="yellow")
+                self._tell("hung up, but the call's end was not seen", "yellow")
                 return ExitCode.INTERRUPTED
             return CODE_OF[following.result().reason]
         finally:
@@ -285,7 +286,10 @@ class _Line:
 
     async def _hang_up_when_asked(self) -> None:
         await self._hang_up.wait()
-        self._said.print("hanging up … (Ctrl-C again leaves at once)", style="dim")
+        self._tell("hanging up … (Ctrl-C again leaves at once)", "dim")
+        await self._send_hang_up()
+
+    async def _send_hang_up(self) -> None:
         entry = CallEntry(
             call=self._call, org=self._options.org, gw=self._gw, wk=None, epoch=0, phase="", agent=self._options.agent
         )
@@ -296,7 +300,11 @@ class _Line:
                 await send(client, entry, HangUp())
         except (CliError, nats.errors.Error) as error:  # it ended by itself just now, or nobody is left to end it
             text = explained(error) if isinstance(error, nats.errors.Error) else str(error)
-            self._said.print(f"not hung up: {text}", style="yellow", markup=False, soft_wrap=True)
+            self._tell(f"not hung up: {text}", "yellow")
+
+    def _tell(self, text: str, style: str) -> None:
+        with contextlib.suppress(OSError):  # the terminal is gone; the call is hung up all the same
+            self._said.print(text, style=style, markup=False, soft_wrap=True)
 
     async def _follow(self) -> Termination:
         decoder, lines = event_decoder(), EventLines()
@@ -312,7 +320,7 @@ class _Line:
         raise CliError("the call's events ended before the call did")  # never: `lasting_events` is endless
 
     def _gone(self) -> None:
-        self._said.print("the bus went away; waiting for it …", style="dim")
+        self._tell("the bus went away; waiting for it …", "dim")
 
 
 def changes_of(  # noqa: PLR0913  one parameter per option

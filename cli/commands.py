@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import nats.errors
 from nats.aio.client import Client
-from nats.js.errors import BucketNotFoundError, KeyNotFoundError, NoKeysError
+from nats.js.errors import KeyNotFoundError
 from pydantic import ValidationError
 from rich.console import Console
 
-from cli.bus import bus_address, connected
+from cli.bus import bus_address, connected, keys_of
 from cli.errors import CliError
 from cli.settings import CliSettings
 from cli.tap import LAST
@@ -26,12 +26,11 @@ WAITING = "waiting"  # the phase of a call that rings until a person accepts it
 async def live_calls(client: Client) -> list[CallEntry]:
     """The calls that are going on, the oldest first: the gateways' copy in KV `calls` (R4)."""
     entries: list[CallEntry] = []
-    try:
-        store = await client.jetstream().key_value(subjects.KV_CALLS)
-        keys = await store.keys()
-    except (BucketNotFoundError, NoKeysError):
-        keys = []
-    for key in sorted(keys):
+    keys = await keys_of(client, subjects.KV_CALLS)
+    if not keys:
+        return entries
+    store = await client.jetstream().key_value(subjects.KV_CALLS)
+    for key in keys:
         try:
             entries.append(CallEntry.model_validate_json((await store.get(key)).value or b""))
         except (KeyNotFoundError, ValidationError):

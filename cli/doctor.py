@@ -15,13 +15,13 @@ import aiohttp
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.js.errors import BucketNotFoundError, KeyNotFoundError, NoKeysError, NotFoundError
+from nats.js.errors import BucketNotFoundError, KeyNotFoundError, NotFoundError
 from pydantic import ValidationError
 from rich.console import Console
 from rich.text import Text
 
 from cli.apply import offered_tools
-from cli.bus import bus_address, connected, explained, query
+from cli.bus import bus_address, connected, explained, keys_of, query
 from cli.errors import CliError, NotRunning
 from cli.ports import complaint
 from cli.queries import CATALOG_TOOLS, TRANSCRIPT_STORE, print_json
@@ -109,10 +109,10 @@ def show(console: Console, finding: Finding) -> None:
     """One line, and its remedy below."""
     sign, style = {"ok": ("✔", "green"), "warn": ("!", "yellow"), "fail": ("✘", "red")}[finding.state]
     console.print(
-        Text(f"{sign} ", style).append(f"{finding.check:13}", "bold").append(finding.text, ""), soft_wrap=True
+        Text(f"{sign} ", style).append(f"{finding.check:15}", "bold").append(finding.text, ""), soft_wrap=True
     )
     if finding.remedy:
-        console.print(Text(f"{'':15}→ {finding.remedy}", "dim"), soft_wrap=True)
+        console.print(Text(f"{'':17}→ {finding.remedy}", "dim"), soft_wrap=True)
 
 
 def _shown(client: Client) -> str:
@@ -314,12 +314,11 @@ async def _published(client: Client) -> tuple[list[ConfigDocument], list[str]]:
     decoder = config_decoder()
     documents: list[ConfigDocument] = []
     unreadable: list[str] = []
-    try:
-        store = await client.jetstream().key_value(subjects.KV_CONFIG)
-        keys = await store.keys()
-    except (BucketNotFoundError, NoKeysError):
+    keys = await keys_of(client, subjects.KV_CONFIG)
+    if not keys:
         return documents, unreadable
-    for key in sorted(keys):
+    store = await client.jetstream().key_value(subjects.KV_CONFIG)
+    for key in keys:
         try:
             value = (await store.get(key)).value or b""
         except KeyNotFoundError:

@@ -183,6 +183,22 @@ async def test_nobody_who_places_calls_is_told() -> None:
         assert refused.value.code is ExitCode.TRUNK_FAILED
 
 
+async def test_a_call_that_nobody_watches_any_more_is_hung_up() -> None:
+    async with line() as one:
+        words = ["call", "030 111", "--agent", "bestellung", "--json", "--nats", one.server.url]
+        command = await asyncio.create_subprocess_exec(
+            *[sys.executable, "-m", "cli.main", *words], stdout=asyncio.subprocess.PIPE, cwd=ROOT
+        )
+        await one.gateway.asked.wait()
+        await one.gateway.offered()
+        assert command.stdout is not None
+        await command.stdout.readline()
+        command.stdout._transport.close()  # type: ignore[attr-defined]  # as `| head -1` does
+        await one.gateway.publish(ev.CallRinging)
+        await command.wait()
+        assert one.gateway.commands == [HangUp()]
+
+
 async def test_from_the_shell_json_is_events_alone_and_the_code_goes_out() -> None:
     async with line() as one:
         words = ["call", "030 111", "--agent", "bestellung", "--json", "--nats", one.server.url]

@@ -32,7 +32,8 @@ from libs.runtime.streams import provision
 from services.sip_gateway.settings import LOCAL_NETWORKS
 from tests.support.nats import nats_binary, nats_server
 
-COMMANDS = ["up", "down", "demo", "apply", "calls", "tap", "conversations", "show", "orders"]
+COMMANDS = ["up", "down", "doctor", "demo", "apply", "call", "calls", "tap", "trace", "conversations", "show", "orders"]
+LIVE = ["accept", "reject", "hangup", "transfer", "dtmf", "hold", "mute", "unmute", "say"]
 
 
 @pytest.fixture
@@ -42,14 +43,23 @@ def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> CliRunner:
     return CliRunner()
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, *LIVE])
 def test_every_command_explains_itself_with_an_example(cli: CliRunner, command: str) -> None:
-    result = cli.invoke(app, [command, "--help"])
+    result = cli.invoke(app, [command, "--help"], env={"COLUMNS": "120"})
     assert result.exit_code == 0
     assert f"callbus {command}" in result.output.split("Example")[-1]
 
 
-@pytest.mark.parametrize("command", [["calls"], ["tap", "last"], ["conversations"], ["show"], ["orders"]])
+def test_the_help_groups_all_commands(cli: CliRunner) -> None:
+    shown = cli.invoke(app, ["--help"], env={"COLUMNS": "120"}).output
+    panels = re.findall(r"─ (\S[^─]*?) ─", shown)
+    assert panels == ["Options", "Operation", "Configuration", "Calls", "A live call"]
+    assert [name for name in (*COMMANDS, *LIVE, "catalog") if f"│ {name} " not in shown] == []
+
+
+@pytest.mark.parametrize(
+    "command", [["calls"], ["tap", "last"], ["trace"], ["hangup"], ["conversations"], ["show"], ["orders"]]
+)
 def test_when_nothing_runs_one_sentence_says_what_to_do(cli: CliRunner, command: list[str]) -> None:
     result = cli.invoke(app, command)
     assert result.exit_code == 3

@@ -57,6 +57,18 @@ def line(event: ev.Event, **options: bool) -> str | None:
             "ended after 12.3 s: caller_hung_up (success)",
         ),
         (ev.CallClaimed(wk="wk-1", epoch=1, **COMMON), "worker wk-1 has the call, epoch 1"),
+        (ev.CallRinging(**COMMON), "ringing (180)"),
+        (ev.CallHeld(held=True, by="remote", **COMMON), "put on hold by the other side"),
+        (ev.CallHeld(held=False, by="command", **COMMON), "taken back from hold by command"),
+        (
+            ev.CallTransfer(state="failed", target="+49301", mode="bridge", status=486, detail="busy", **COMMON),
+            "transfer to +49301 by bridge: failed 486: busy",
+        ),
+        (
+            ev.CallTakenOver(by="op-anna", **(COMMON | {"epoch": 3})),
+            "op-anna has taken the call from the agent, epoch 3",
+        ),
+        (ev.DtmfSent(digits="12#", **COMMON), "keys pressed towards the other side: 12#"),
         (ev.DtmfReceived(digit="5", **COMMON), "caller pressed 5"),
     ],
 )
@@ -105,3 +117,35 @@ def test_a_stored_conversation_reads_in_the_order_of_its_time() -> None:
         "Agent   Gern. ✂ Was noch?",
         "talked 12000 ms",
     ]
+
+
+def test_the_other_side_of_a_call_that_we_placed_is_the_callee() -> None:
+    lines = EventLines()
+    offered = {"entrance": "sip", "gw": "g", "caller": "+491", "callee": "+492", "agent": "a"}
+    said = [
+        lines.line(event)
+        for event in (
+            ev.CallOffered(direction="outbound", **offered, **COMMON),
+            ev.CallerTurn(item="i", text="Ja?", **COMMON),
+            ev.DtmfReceived(digit="1", **COMMON),
+            ev.CallerTurn(item="i", text="Hallo.", **(COMMON | {"call": "other"})),
+        )
+    ]
+    assert [text.plain[14:] for text in said if text] == [
+        "call 01JCABCDEF to +492 as +491, agent a",
+        "Callee  Ja?",
+        "callee pressed 1",
+        "Caller  Hallo.",
+    ]
+
+
+def test_a_call_that_waits_says_how_it_is_accepted() -> None:
+    text = line(ev.CallWaiting(until=COMMON["at"], **COMMON)) or ""
+    assert text.startswith("waits for a person until ")
+    assert text.endswith(": `callbus accept 01JCABCDEF`, or reject")
+
+
+def test_sip_messages_are_shown_when_asked_for_alone() -> None:
+    event = ev.SipTraced(direction="in", local="a:1", peer="b:2", text="BYE sip:a SIP/2.0\r\nVia: x\r\n\r\n", **COMMON)
+    assert line(event) is None
+    assert line(event, verbose=True) == "SIP ◀ b:2 BYE sip:a SIP/2.0"
