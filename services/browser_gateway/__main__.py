@@ -16,6 +16,8 @@ from services.browser_gateway.web import PageServer
 
 log = get_logger()
 
+FLUSH_S = 2.0
+
 
 async def main(service: Service, settings: Settings) -> None:
     """Wire the gateway, serve until told to stop, let the calls finish."""
@@ -24,6 +26,7 @@ async def main(service: Service, settings: Settings) -> None:
     gateway = BrowserGateway(settings, service.bus, legs, config)
     server = PageServer(settings, gateway, config)
     await legs.start()
+    await gateway.admission.start()
     export_counters("callbus_browser", "Pages, calls, take-overs, tokens and refusals", "what",
                     lambda: gateway.counters + server.counters + gateway.tokens.counters)  # fmt: skip
     export_counters("callbus_media", "Frames of ended calls; see MediaStatistics", "what", lambda: gateway.media)
@@ -34,7 +37,8 @@ async def main(service: Service, settings: Settings) -> None:
     service.health.checks["workers"] = lambda: None if len(legs.roster) else "no AI worker is alive"
     service.health.checks["config"] = lambda: None if config.loaded.is_set() else "configuration not read yet"
     async with asyncio.TaskGroup() as tasks:
-        background = [tasks.create_task(legs.run()), tasks.create_task(config.run())]
+        background = [tasks.create_task(legs.run()), tasks.create_task(config.run()),
+                      tasks.create_task(gateway.admission.run())]  # fmt: skip
         async with asyncio.timeout(10):
             await config.loaded.wait()
         await server.start()
@@ -48,6 +52,7 @@ async def main(service: Service, settings: Settings) -> None:
         await gateway.give_everything_back()
         await legs.drain(settings.browser_drain_timeout_s)
         await server.stop()
+        await gateway.admission.flush(FLUSH_S)
         for task in background:
             task.cancel()
     gateway.ticker.close()

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import audioop
-import base64
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
-from libs.audio.resample import Resampler
 from libs.call_leg.audio import CallAudio
 from libs.contracts.commands import LegCommand, Transfer
 from libs.contracts.config import Fallback
 from libs.contracts.events import MediaStatistics
 from libs.contracts.termination import Reason, Termination
 from libs.runtime.log import get_logger
+from services.browser_gateway.announcement import message_of
 from services.browser_gateway.messages import (
     Answered,
     Flush,
@@ -25,9 +23,9 @@ from services.browser_gateway.messages import (
     Hello,
     KeyPressed,
     MutePressed,
+    NotDone,
     PageFlushed,
     PageStatistics,
-    Refused,
     TransferPressed,
 )
 from services.browser_gateway.page_playout import PagePlayout
@@ -38,9 +36,6 @@ if TYPE_CHECKING:
     from services.browser_gateway.connection import Connection
 
 log = get_logger()
-
-FRAME_SAMPLES = FRAME_BYTES // 2
-ULAW_RATE_HZ = 8000
 
 
 class BrowserCall:
@@ -55,7 +50,7 @@ class BrowserCall:
         self.playout = PagePlayout(FRAME_BYTES, self._flush)
         self.audio.playout = self.playout
         self.shell: LegShell | None = None
-        self.fallback_pcm: bytes | None = None
+        self.message_pcm = b""
         self.page = PageStatistics(type="statistics")
 
     # -- the leg's verbs -----------------------------------------------------------------------------------
@@ -73,9 +68,7 @@ class BrowserCall:
 
     def reject(self, fallback: Fallback, termination: Termination) -> None:
         """The route's message where it has one; the end is told by the gateway, once."""
-        if fallback.kind == "message" and fallback.message_ulaw_b64:
-            pcm = audioop.ulaw2lin(base64.b64decode(fallback.message_ulaw_b64), 2)
-            self.fallback_pcm = Resampler(ULAW_RATE_HZ, RATE_HZ).process(pcm)
+        self.message_pcm = message_of(fallback)
 
     def hang_up(self, termination: Termination) -> None:
         """Nothing here: the gateway tells every end, whoever's doing it was."""
@@ -167,7 +160,7 @@ class BrowserCall:
             case KeyPressed() if self.shell is not None:
                 self.shell.dtmf(message.digit)
             case HandBackPressed() | TransferPressed():
-                self._connection.send(Refused(what=message.type, error="only an operator who took a call over can"))
+                self._connection.send(NotDone(what=message.type, error="only an operator who took a call over can"))
             case Hello() | HangUpPressed() | KeyPressed():
                 pass  # Hello came before; hanging up is the reader's business
 

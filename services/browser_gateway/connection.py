@@ -99,6 +99,11 @@ class Connection:
                 self.close_code = NOT_UNDERSTOOD
                 return None
 
+    async def read_on(self) -> None:
+        """Read and forget, so that pings are answered and the page's leaving is seen, while nobody listens to it."""
+        while await self.receive() is not None:
+            pass
+
 
 async def close(socket: web.WebSocketResponse, code: int, reason: str) -> None:
     """Close with a reason; RFC 6455 §5.5.1 leaves 123 bytes for it."""

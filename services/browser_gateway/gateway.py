@@ -11,7 +11,9 @@ from typing import Any
 from nats.aio.msg import Msg
 from pydantic import ValidationError
 
-from libs.call_leg.gateway import CallLegs, RefusedAttempt
+from libs.call_leg.admission import Admitted, Arrival, Refused
+from libs.call_leg.admission_shell import Admission
+from libs.call_leg.gateway import CallLegs
 from libs.call_leg.ports import NewCall
 from libs.contracts import subjects
 from libs.contracts.config import DEFAULT_ORG
@@ -23,9 +25,10 @@ from libs.runtime.bus import Bus
 from libs.runtime.config_copy import ConfigCopy
 from libs.runtime.log import get_logger
 from libs.runtime.respond import respond
+from services.browser_gateway.announcement import Announcement, message_of
 from services.browser_gateway.call import BrowserCall
 from services.browser_gateway.connection import LEFT, REFUSED, Connection
-from services.browser_gateway.messages import Ended, HangUpPressed, Refused, Ringing
+from services.browser_gateway.messages import Answered, Ended, HangUpPressed, NotDone, Ringing
 from services.browser_gateway.page_stream import RATE_HZ
 from services.browser_gateway.settings import Settings
 from services.browser_gateway.takeover import TakenCall, TakeOverRefused
@@ -37,7 +40,7 @@ log = get_logger()
 
 SERVICE = "browser_gateway"
 STATE = CallState(codec="L16", rate_hz=RATE_HZ)
-FALLBACK_TAIL_S = 0.3  # what the page's own buffer may hold
+ANNOUNCEMENT_GRACE_S = 5.0
 
 
 class BrowserGateway:
@@ -46,7 +49,7 @@ class BrowserGateway:
     def __init__(self, settings: Settings, bus: Bus, legs: CallLegs, config: ConfigCopy) -> None:
         self._bus = bus
         self._legs = legs
-        self._config = config
+        self.admission = Admission(bus, legs, config)
         self._most = settings.browser_max_calls
         secret = settings.browser_token_secret
         key = secret.get_secret_value().encode() if secret else secrets.token_bytes(32)
@@ -98,67 +101,84 @@ class BrowserGateway:
 
     async def serve_call(self, connection: Connection, grant: Grant) -> None:
         """Run the call that a token allows, to its end."""
-        new = self._admitted(grant)
-        if isinstance(new, Termination):
-            connection.send(Ended(termination=new))
-            async with asyncio.TaskGroup() as tasks:
-                writing = tasks.create_task(connection.write())
-                await connection.finish(REFUSED, new.reason)
-                writing.cancel()
+        arrival = Arrival(new_call_id(), "browser", grant.caller, grant.to)
+        admitted = await self._admitted(arrival, grant.org)
+        if isinstance(admitted, Refused):
+            await self._refuse(connection, arrival, admitted)
             return
+        try:
+            await self._serve(connection, admitted)
+        finally:
+            self.admission.release(admitted.org, admitted.call)
+
+    async def _admitted(self, arrival: Arrival, org: str) -> Admitted | Refused:
+        decided = self.admission.decide(arrival)
+        if decided.org != org:  # another organisation's number: for this caller it does not exist
+            why = Termination.of(Reason.NO_ROUTE, f"no route serves {arrival.callee}")
+            return Refused(arrival.call, org, decided.caller, decided.callee, why)
+        return decided if isinstance(decided, Refused) else await self.admission.secure(decided)
+
+    async def _refuse(self, connection: Connection, arrival: Arrival, refused: Refused) -> None:
+        """The route's message where there is one, then the end; every attempt leaves a record."""
+        why = refused.termination
+        self.counters[f"refused_{why.reason}"] += 1
+        log.warning("call refused", callee=refused.callee, reason=why.reason, detail=why.detail)
+        self.admission.record(arrival, refused)
+        async with asyncio.TaskGroup() as tasks:
+            beside = [tasks.create_task(connection.write()), tasks.create_task(connection.read_on())]
+            if message := message_of(refused.fallback):
+                connection.send(Answered(call=refused.call))
+                await self._announce(connection, message, 0)
+            connection.send(Ended(termination=why))
+            await connection.finish(REFUSED, why.reason)
+            for task in beside:
+                task.cancel()
+
+    async def _serve(self, connection: Connection, admitted: Admitted) -> None:
+        route = admitted.route
+        new = NewCall(call=admitted.call, org=admitted.org, entrance="browser", direction="inbound",
+                      caller=admitted.caller, callee=admitted.callee, agent=admitted.agent, route=route.name,
+                      fallback=route.fallback, state=STATE, needs_person=route.answer == "manual",
+                      person_timeout_s=route.person_timeout_s,
+                      answer_delay_s=route.answer_delay_ms / 1000)  # fmt: skip
         call = BrowserCall(connection, new.org, self._legs.gw, new.call, self._bus.send_frame)
-        call.shell = self._legs.open(new, call)
+        shell = call.shell = self._legs.open(new, call)
+        self.counters["calls"] += 1
         log.info("call offered", call=new.call, caller=new.caller, callee=new.callee, agent=new.agent.name)
         connection.send(Ringing(call=new.call))
         feed = TranscriptFeed(self._bus, connection, new.org, new.call)
         self.ticker.add(call)
         try:
             async with asyncio.TaskGroup() as tasks:
-                beside = [
-                    tasks.create_task(connection.write()),
-                    tasks.create_task(self._listen_to_page(connection, call)),
-                ]
+                writing = tasks.create_task(connection.write())
+                reading = tasks.create_task(self._listen_to_page(connection, call))
                 await feed.start()
-                await self._legs.serve(call.shell)
-                termination = call.shell.leg.termination
-                if call.fallback_pcm is not None and connection.close_code is None:
-                    termination = await self._play_fallback(call)
+                await self._legs.serve(shell)
+                termination = shell.leg.termination
+                if call.message_pcm and not reading.done():
+                    self.ticker.remove(call)
+                    connection.send(Answered(call=new.call))
+                    await self._announce(connection, call.message_pcm, call.playout.sent)
+                    termination = Termination.of(Reason.FALLBACK_PLAYED)
                 connection.send(Ended(termination=termination))
                 await connection.finish(1000, termination.reason if termination else "ended")
-                for task in beside:
-                    task.cancel()
+                reading.cancel()
+                writing.cancel()
         finally:
             self.ticker.remove(call)
             await feed.stop()
             self.media.update(call.counted())
 
-    def _admitted(self, grant: Grant) -> NewCall | Termination:
-        """The call, its agent found; or why there is none, which is on record then."""
-        route = self._config.route(grant.to)
-        if route is not None and route.org != grant.org:
-            route = None  # another organisation's number: for this caller it does not exist
-        agent = self._config.agent(route.org, route.agent) if route is not None else None
-        refusal = self._legs.refusal()
-        if refusal is None and route is None:
-            refusal = Termination.of(Reason.NO_ROUTE, f"no route serves {grant.to}")
-        elif refusal is None and agent is None and route is not None:
-            detail = f"route {route.name} names the agent {route.agent}, which is not published"
-            refusal = Termination.of(Reason.UNKNOWN_AGENT, detail)
-        if refusal is not None or route is None or agent is None:
-            assert refusal is not None
-            self.counters[f"refused_{refusal.reason}"] += 1
-            log.warning("call refused", callee=grant.to, reason=refusal.reason, detail=refusal.detail)
-            self._legs.record_refused(
-                RefusedAttempt(
-                    org=grant.org, entrance="browser", caller=grant.caller, callee=grant.to,
-                    route=route.name if route else None, agent=route.agent if route else None, termination=refusal,
-                )
-            )  # fmt: skip
-            return refusal
-        self.counters["calls"] += 1
-        return NewCall(call=new_call_id(), org=grant.org, entrance="browser", direction="inbound", caller=grant.caller,
-                       callee=grant.to, agent=agent, route=route.name, fallback=route.fallback,
-                       state=STATE)  # fmt: skip
+    async def _announce(self, connection: Connection, pcm: bytes, position: int) -> None:
+        announcement = Announcement(connection, pcm, position)
+        self.ticker.add(announcement)
+        try:
+            async with asyncio.timeout(len(pcm) / (2 * RATE_HZ) + ANNOUNCEMENT_GRACE_S):
+                await announcement.done.wait()
+        except TimeoutError:
+            log.warning("a message was not played to its end")
+        finally:
+            self.ticker.remove(announcement)
 
     async def _listen_to_page(self, connection: Connection, call: BrowserCall) -> None:
         shell = call.shell
@@ -175,16 +195,6 @@ class BrowserGateway:
             shell.caller_gone(Reason.CALLER_CANCELLED if ringing else Reason.CALLER_HUNG_UP)
         else:  # no pong, a reset, or nonsense: the person did not hang up
             shell.caller_gone(Reason.RTP_TIMEOUT, f"the connection to the page was lost ({connection.close_code})")
-        call.fallback_pcm = None
-
-    async def _play_fallback(self, call: BrowserCall) -> Termination:
-        """No agent came: the route's message."""
-        pcm = call.fallback_pcm or b""
-        call.audio.set_filler(pcm + bytes(int(2 * RATE_HZ * FALLBACK_TAIL_S)))
-        call.answer()
-        await asyncio.sleep(len(pcm) / (2 * RATE_HZ) + FALLBACK_TAIL_S)
-        call.audio.set_filler(b"")
-        return Termination.of(Reason.FALLBACK_PLAYED)
 
     # -- a take-over ---------------------------------------------------------------------------------------
 
@@ -214,7 +224,7 @@ class BrowserGateway:
             await taken.take()
         except TakeOverRefused as refused:
             self.counters["take_over_refused"] += 1
-            connection.send(Refused(what="take_over", error=str(refused)))
+            connection.send(NotDone(what="take_over", error=str(refused)))
             return Ended(termination=None, detail=str(refused)), REFUSED
         self.counters["taken_over"] += 1
         taken.answered()

@@ -115,7 +115,7 @@ class Transcript(ToPage):
     text: str
 
 
-class Refused(ToPage):
+class NotDone(ToPage):
     """What was asked during the call cannot be done; the call goes on."""
 
     type: Literal["refused"] = "refused"

@@ -33,8 +33,8 @@ from services.browser_gateway.messages import (
     HandBackPressed,
     KeyPressed,
     MutePressed,
+    NotDone,
     PageFlushed,
-    Refused,
     TransferPressed,
 )
 from services.browser_gateway.page_playout import PagePlayout
@@ -236,4 +236,4 @@ class TakenCall:
         self._answer(what, None if reply.ok else reply.error)
 
     def _answer(self, what: str, objection: str | None) -> None:
-        self._connection.send(Done(what=what) if objection is None else Refused(what=what, error=objection))
+        self._connection.send(Done(what=what) if objection is None else NotDone(what=what, error=objection))
