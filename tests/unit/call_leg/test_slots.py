@@ -1,6 +1,8 @@
 """Places within limits on a real server: gateways that race, die, lose the bucket and the bus."""
 
 import asyncio
+import os
+import signal
 
 import nats.errors
 import pytest
@@ -46,8 +48,6 @@ class Gateway:
 
 @pytest.fixture
 async def gateways(server, monkeypatch):
-    monkeypatch.setattr("libs.call_leg.slots.export_counters", lambda *_: None)  # one registry, two gateways
-    monkeypatch.setattr("libs.call_leg.slots.export_gauge", lambda *_: None)
     monkeypatch.setattr("libs.call_leg.slot_document.GONE_S", 0.4)
     monkeypatch.setattr(shell, "RECONCILE_S", shell.CHECK_S)
     monkeypatch.setattr(shell, "TAKE_S", 2.0)  # a loaded machine is no reason to count locally here
@@ -191,3 +191,22 @@ async def test_freeing_what_was_never_taken_is_no_matter(gateways):
     one.slots.free("default", "nobody")
     one.slots.free("other", "nobody")
     assert one.slots.held() == 0
+
+
+async def test_a_bus_that_hangs_delays_a_call_by_a_quarter_of_a_second_and_refuses_none(gateways, server, monkeypatch):
+    one, _ = gateways
+    monkeypatch.setattr(shell, "TAKE_S", 0.25)
+    os.kill(server._process.pid, signal.SIGSTOP)
+    try:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        verdicts = await asyncio.gather(*(one.take(f"c{n}", Limits(2)) for n in range(3)))
+        assert 0.2 < loop.time() - began < 1.0
+    finally:
+        os.kill(server._process.pid, signal.SIGCONT)
+    assert verdicts == [Verdict.TAKEN, Verdict.TAKEN, Verdict.FULL]
+
+    async def complete():
+        return await listed(one) == {"gw-1": ("c0", "c1")}
+
+    await until(complete)

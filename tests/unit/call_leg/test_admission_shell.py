@@ -1,0 +1,110 @@
+"""Admission as entrances ask for it: published configuration, the gateway's room, places on a real bus."""
+
+import asyncio
+
+import pytest
+
+from libs.call_leg.admission import Admitted, Arrival, Refused
+from libs.call_leg.admission_shell import Admission
+from libs.call_leg.gateway import CallLegs
+from libs.contracts import subjects
+from libs.contracts.config import AgentConfig, Fallback, OrgConfig, RouteConfig
+from libs.contracts.events import CallEnded, CallOffered
+from libs.contracts.termination import Reason
+from libs.contracts.wire import event_decoder
+from libs.runtime.bus import Bus
+from libs.runtime.config_copy import ConfigCopy
+from libs.runtime.outbox import EventOutbox
+from libs.runtime.streams import bucket, provision
+from tests.support.nats import nats_server
+
+NUMBER = "+49301234567"
+DOCUMENTS = (
+    AgentConfig(name="ada"),
+    AgentConfig(name="ada", org="acme"),
+    OrgConfig(name="acme", max_calls=1),
+    RouteConfig(name="free", match=("free",), agent="ada"),
+    RouteConfig(name="r", org="acme", match=(NUMBER,), agent="ada", fallback=Fallback(status=486)),
+)
+
+
+@pytest.fixture
+async def bus():
+    async with nats_server() as server:
+        made = await Bus.connect(server.url, "gw-test")
+        await provision(made.js)
+        yield made
+        await made.close()
+
+
+@pytest.fixture
+async def gateway(bus, monkeypatch):
+    monkeypatch.setattr("libs.call_leg.slots.TAKE_S", 2.0)  # a loaded machine is no reason to count locally here
+    store = await bucket(bus.js, subjects.KV_CONFIG)
+    for document in DOCUMENTS:
+        await store.put(document.key, document.to_json())
+    outbox, config = EventOutbox(bus), ConfigCopy(bus)
+    legs = CallLegs("gw-test", bus, outbox, capacity=2)
+    admission = Admission(bus, legs, config)
+    await legs.start()
+    await admission.start()
+    tasks = [asyncio.create_task(each.run()) for each in (outbox, config, legs, admission)]
+    await asyncio.wait_for(config.loaded.wait(), 5)
+    await asyncio.sleep(0)
+    yield admission, legs
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def arrival(call, callee="030 1234567", **more):
+    return Arrival(call, "sip", "0171 2345678", callee, **more)
+
+
+async def test_a_place_is_taken_refused_and_given_back(gateway, bus):
+    admission, _ = gateway
+    first = await admission.admit(arrival("a"))
+    assert isinstance(first, Admitted)
+    second = await admission.admit(arrival("b"))
+    assert isinstance(second, Refused)
+    assert (second.termination.reason, second.fallback) == (Reason.AT_CAPACITY, Fallback(status=486))
+    admission.release("acme", "a")
+    admission.release("acme", "a")
+    assert isinstance(await admission.admit(arrival("c")), Admitted)
+    await admission.flush(2)
+    entry = await (await bucket(bus.js, subjects.KV_SLOTS)).get("acme")
+    assert b'"calls":["c"]' in entry.value
+
+
+async def test_an_organisation_without_limits_is_answered_at_once_and_leaves_nothing_on_the_bus(gateway, bus):
+    admission, _ = gateway
+    decision = admission.admit(arrival("a", "free"))
+    with pytest.raises(StopIteration) as done:  # it never suspends
+        decision.send(None)
+    assert isinstance(done.value.value, Admitted)
+    admission.release("default", "a")
+    assert (await (await bucket(bus.js, subjects.KV_SLOTS)).status()).values == 0
+
+
+async def test_a_gateway_that_goes_down_refuses_before_it_asks_for_a_place(gateway):
+    admission, legs = gateway
+    legs.draining = True
+    refused = admission.decide(arrival("a"))
+    assert isinstance(refused, Refused)
+    assert refused.termination.reason is Reason.DRAINING
+
+
+async def test_a_refused_call_leaves_its_record(gateway, bus):
+    admission, _ = gateway
+    unknown = arrival("a", "0000")
+    refused = admission.decide(unknown)
+    assert isinstance(refused, Refused)
+    heard, decoder = asyncio.Queue(), event_decoder()
+    await bus.control.subscribe(subjects.EVENTS_FILTER, cb=heard.put)
+    await bus.subscribed()
+    admission.record(unknown, refused)
+    offered, ended = [decoder.decode((await asyncio.wait_for(heard.get(), 5)).data) for _ in range(2)]
+    assert isinstance(offered, CallOffered)
+    assert isinstance(ended, CallEnded)
+    assert (offered.caller, offered.callee, offered.route) == ("+491712345678", "0000", None)
+    assert ended.termination.reason is Reason.NO_ROUTE
