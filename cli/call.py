@@ -142,7 +142,7 @@ async def place(console: Console, said: Console, address: str, options: CallOpti
     async with connected(address) as client:
         await check_agent(client, options)
         if options.entrance == "sip":
-            await wait_for_trunk(client, options.trunk, options.reg_timeout_s, said)
+            await wait_for_trunk(client, options.org, options.trunk, options.reg_timeout_s, said)
         line = _Line(client, address, console, said, options)
         return await line.run()
 
@@ -176,15 +176,15 @@ async def check_agent(client: Client, options: CallOptions) -> None:
         why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise CliError(f"agent {options.agent!r} cannot be changed so: {why}") from error
     if problem := not_built(changed.backend, changed.recording):
-        raise CliError(problem)
+        raise CliError(problem, ExitCode.NO_AGENT)
 
 
 def not_built(backend: str | None, recording: str | None) -> str | None:
-    """Why this cannot be had yet; the gateway refuses it likewise."""
+    """Why this cannot be had yet, in the gateway's words, which refuses it likewise."""
     if backend in {"live", "pipeline"}:
-        return f"backend '{backend}' is not available in this version: use 'realtime'"
+        return f"the backend '{backend}' is not available in this version: use realtime or scripted"
     if recording not in {None, "off"}:
-        return "recording is not available in this version: leave it off"
+        return "this version of callbus has no recorder: call with recording 'off'"
     return None
 
 

@@ -274,7 +274,7 @@ async def check_trunks(site: Site) -> list[Finding]:
         ]  # fmt: skip
     made = []
     for trunk in every:
-        if not trunk.registers:
+        if not trunk.registers and trunk.usable:
             made.append(Finding("trunks", "ok", f"{trunk.name} works without a registration"))
         elif trunk.usable:
             made.append(Finding("trunks", "ok", trunk.shown))

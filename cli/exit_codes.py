@@ -41,7 +41,7 @@ MEANING: dict[ExitCode, str] = {
     ExitCode.NOT_ALLOWED: "this number may not be called, or too many calls were placed",
     ExitCode.CANCELLED: "given up before it was answered",
     ExitCode.TRUNK_FAILED: "the trunk refused or failed",
-    ExitCode.NOT_REGISTERED: "no trunk registered within --reg-timeout",
+    ExitCode.NOT_REGISTERED: "no trunk was registered, or found, within --reg-timeout",
     ExitCode.NO_MEDIA: "both sides could not agree on media, or the audio stopped",
     ExitCode.NO_AGENT: "no agent, or no worker was there to take the call",
     ExitCode.MODEL_FAILED: "the model refused, failed or could not be reached",

@@ -15,8 +15,8 @@ from libs.contracts.events import SipTraced
 
 WIDTH = 44  # of an arrow, its label included
 _COMPACT = {"v": "via", "f": "from", "t": "to", "i": "call-id", "c": "content-type", "l": "content-length"}
-_SECRET_HEADER = re.compile(r"(?im)^((?:proxy-)?authorization[ \t]*:[ \t]*\w*)[^\r\n]*(?:\r?\n[ \t]+[^\r\n]*)*")
-_SDES_KEY = re.compile(r"(?im)^(a=crypto:[^\r\n]*?inline:)([^\s|;]+)")
+_SECRET_HEADER = re.compile(r"(?im)^((?:proxy-)?authorization[ \t]*:)[^\r\n]*(?:\r?\n[ \t]+[^\r\n]*)*")
+_SDES_KEY = re.compile(r"(?im)^(a=crypto:[^\r\n]*?inline:)(?!\[)([^\s|;]+)")
 _SDP_KEY = re.compile(r"(?im)^(k=(?:clear|base64|uri):)([^\r\n]+)")
 _URI_PASSWORD = re.compile(r"(?i)(sips?:[^\s:@<>;]+:)([^\s@<>]+)(@)")
 
@@ -27,7 +27,7 @@ def without_credentials(text: str) -> str:
     The body keeps its length, so that Content-Length stays true.
     """
     head, blank, body = _parts(text)
-    head = _URI_PASSWORD.sub(r"\1***\3", _SECRET_HEADER.sub(r"\1 (removed)", head))
+    head = _URI_PASSWORD.sub(r"\1***\3", _SECRET_HEADER.sub(r"\1 [removed]", head))
     for pattern in (_SDES_KEY, _SDP_KEY):
         body = pattern.sub(lambda match: match[1] + "*" * len(match[2]), body)
     return head + blank + body

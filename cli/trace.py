@@ -180,8 +180,15 @@ def _print_json(trace: Trace, options: TraceOptions) -> None:
 
 # -- statistics ---------------------------------------------------------------------------------------------------
 
-_GROUPS = (("rtp_", "RTP"), ("rtcp_", "RTCP"), ("remote_", "the other side says"), ("up_", "to the agent"),
-           ("dn_", "from the agent"))  # fmt: skip
+_GROUPS = (
+    ("rtp_", "RTP"),
+    ("rtcp_", "RTCP"),
+    ("round_trip", "RTCP"),
+    ("remote_", "the other side says"),
+    ("up_", "to the agent"),
+    ("dn_", "from the agent"),
+    ("bridge_", "bridge"),
+)
 
 
 def media_lines(media: dict[str, Any]) -> list[Text]:
@@ -196,22 +203,21 @@ def media_lines(media: dict[str, Any]) -> list[Text]:
         if not value and name not in always:
             continue
         prefix, title = next(((p, t) for p, t in _GROUPS if name.startswith(p)), ("", "media"))
-        groups.setdefault(title, []).append(f"{_label(name.removeprefix(prefix))} {_quantity(name, value, media)}")
+        label = _label(name.removeprefix(prefix) if prefix.endswith("_") else name)
+        groups.setdefault(title, []).append(f"{label} {_quantity(name, value, media)}")
     return [Text(f"{title:>20}  ", style="bold").append(", ".join(parts), "default") for title, parts in groups.items()]
 
 
 def _label(name: str) -> str:
-    for unit in ("_ms", "_hz", "_percent", "_fraction"):
-        name = name.removesuffix(unit)
-    return name.replace("_", " ")
+    return name.removesuffix("_ms").removeprefix("fraction_").replace("_", " ")
 
 
 def _quantity(name: str, value: float, media: dict[str, Any]) -> str:
     shown = f"{value:.1f}" if isinstance(value, float) else str(value)
     if name.endswith("_ms"):
         return f"{shown} ms"
-    if name.endswith("_fraction"):
-        return f"{value * 100:.1f} %"
+    if "fraction_" in name:
+        return f"{value * 100:.1f} % lately"
     if name == "rtp_lost" and value and (expected := value + media.get("rtp_received", 0)):
         return f"{shown} ({value / expected * 100:.1f} %)"
     return shown

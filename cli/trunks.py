@@ -15,11 +15,13 @@ from cli.exit_codes import ExitCode
 
 SIP_GATEWAY = "sip_gateway"
 REGISTERED = "registered"
+UNRESOLVED = "unresolved"
 LOOK_AGAIN_S = 0.2
 
 
 class TrunkState(BaseModel):
-    """One trunk: `state` is its registration's (`registered`, `registering`, `failed`, `unregistered`)."""
+    """One trunk: `state` is its registration's (`registered`, `registering`, `failed`, `unregistered` …); without
+    one it is `ready`, or `unresolved` while its server's name is not known."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -27,18 +29,22 @@ class TrunkState(BaseModel):
     state: str = ""
     registers: bool = True  # False: it takes and places calls without a registration
     server: str = ""
+    organisation: str = ""
     problem: str = ""
+    next_try_in_s: float | None = None
 
     @property
     def usable(self) -> bool:
         """Whether calls can be placed through it now."""
-        return not self.registers or self.state == REGISTERED
+        return self.state == REGISTERED if self.registers else self.state != UNRESOLVED
 
     @property
     def shown(self) -> str:
         """For a sentence."""
         at = f" at {self.server}" if self.server else ""
-        return f"{self.name}{at} is {self.state or 'unknown'}" + (f" ({self.problem})" if self.problem else "")
+        again = f"next try in {self.next_try_in_s:.0f} s" if self.next_try_in_s is not None and not self.usable else ""
+        more = ", ".join(part for part in (self.problem, again) if part)
+        return f"{self.name}{at} is {self.state or 'unknown'}" + (f" ({more})" if more else "")
 
 
 _TRUNKS = TypeAdapter(list[TrunkState])
@@ -57,8 +63,8 @@ async def trunks(client: Client) -> list[TrunkState]:
         raise CliError(f"sip_gateway's list of trunks cannot be read: {error}") from error
 
 
-async def wait_for_trunk(client: Client, name: str | None, timeout_s: float, said: Console) -> None:
-    """Return when the trunk, or without a name any, can place calls.
+async def wait_for_trunk(client: Client, org: str, name: str | None, timeout_s: float, said: Console) -> None:
+    """Return when the trunk, or without a name any of the organisation, can place calls.
 
     Raises:
         CliError: there is no such trunk, or it did not register in time.
@@ -67,7 +73,7 @@ async def wait_for_trunk(client: Client, name: str | None, timeout_s: float, sai
     deadline_at = loop.time() + timeout_s
     is_told = False
     while True:
-        every = await trunks(client)
+        every = [trunk for trunk in await trunks(client) if trunk.organisation in {"", org}]
         chosen = [trunk for trunk in every if name in (None, trunk.name)]
         if not every:
             raise CliError(
@@ -83,11 +89,11 @@ async def wait_for_trunk(client: Client, name: str | None, timeout_s: float, sai
         states = "; ".join(trunk.shown for trunk in chosen)
         if loop.time() >= deadline_at:
             raise CliError(
-                f"no trunk registered within {timeout_s:g} s: {states}. Check SIP_SERVER, SIP_USERNAME and "
-                "SIP_PASSWORD, or give it longer with --reg-timeout",
+                f"no trunk was ready within {timeout_s:g} s: {states}. Check its server, user and password, "
+                "or give it longer with --reg-timeout",
                 ExitCode.NOT_REGISTERED,
             )
         if not is_told:
-            said.print(f"waiting for the registration: {states}", style="dim", markup=False, soft_wrap=True)
+            said.print(f"waiting for the trunk: {states}", style="dim", markup=False, soft_wrap=True)
             is_told = True
         await asyncio.sleep(LOOK_AGAIN_S)

@@ -139,12 +139,12 @@ async def test_a_trunk_that_is_still_registering_is_waited_for() -> None:
         await one.gateway.offered()
         await one.gateway.ended(Reason.CALLEE_NO_ANSWER)
         assert await call is ExitCode.NO_ANSWER
-    assert one.said.getvalue().strip() == "waiting for the registration: provider at sip.example.net is registering"
+    assert one.said.getvalue().strip() == "waiting for the trunk: provider at sip.example.net is registering"
 
 
 async def test_a_trunk_without_registration_needs_no_wait() -> None:
     async with line() as one:
-        one.gateway.trunks = [[{"name": "pbx", "state": "unregistered", "registers": False}]]
+        one.gateway.trunks = [[{"name": "pbx", "state": "ready", "registers": False}]]
         one.gateway.reply = OriginateReply(ok=False, error="+4930 may not be called", reason=Reason.NUMBER_NOT_ALLOWED)
         with pytest.raises(CliError, match=r"^the call was not placed: \+4930 may not be called$") as refused:
             await one.call()
@@ -153,10 +153,18 @@ async def test_a_trunk_without_registration_needs_no_wait() -> None:
 
 async def test_trunks_that_cannot_be_used_are_sentences_with_codes_of_their_own() -> None:
     async with line() as one:
-        failed = {"name": "provider", "state": "failed", "problem": "403 Forbidden"}
+        failed = {"name": "provider", "state": "failed", "problem": "403 Forbidden", "next_try_in_s": 60}
+        unresolved = {"name": "pbx", "state": "unresolved", "registers": False}
         cases = [
-            ([failed], {}, "within 0 s: provider is failed (403 Forbidden)", ExitCode.NOT_REGISTERED),
+            ([failed], {}, "within 0 s: provider is failed (403 Forbidden, next try in 60 s)", ExitCode.NOT_REGISTERED),
             ([], {}, "there is no SIP trunk to call through: set SIP_SERVER", ExitCode.TRUNK_FAILED),
+            (
+                [{"name": "pbx", "state": "unresolved", "registers": False}],
+                {},
+                "pbx is unresolved",
+                ExitCode.NOT_REGISTERED,
+            ),
+            ([failed | {"organisation": "other"}], {}, "there is no SIP trunk", ExitCode.TRUNK_FAILED),
             ([failed], {"trunk": "other"}, "no trunk named 'other': there are provider", ExitCode.TRUNK_FAILED),
         ]
         for trunks, changed, said, code in cases:
@@ -220,9 +228,9 @@ async def test_from_the_shell_json_is_events_alone_and_the_code_goes_out() -> No
     [
         (["030x"], 13, "'030x' is no phone number"),
         (["030", "--from", "me"], 13, "--from 'me' is no phone number"),
-        (["030", "--backend", "live"], 2, "backend 'live' is not available in this version"),
-        (["030", "--backend", "pipeline"], 2, "backend 'pipeline' is not available in this version"),
-        (["030", "--save-recordings"], 2, "recording is not available in this version"),
+        (["030", "--backend", "live"], 2, "the backend 'live' is not available in this version"),
+        (["030", "--backend", "pipeline"], 2, "the backend 'pipeline' is not available in this version"),
+        (["030", "--save-recordings"], 2, "this version of callbus has no recorder"),
         (["030", "--vad-threshold", "1.5"], 2, "less than or equal to 1"),
         (["030", "--silence-duration", "50"], 2, "greater than or equal to 100"),
         (["030", "--system-message", "@/nowhere.md"], 1, "/nowhere.md cannot be read: No such file"),

@@ -77,12 +77,11 @@ async def test_a_live_call_tells_its_statistics_itself() -> None:
         gateway = await FakeGateway(client).start()
         await gateway.entry()
         await gateway.sip("in", INVITE)
-        media = {"rtp_received": 5, "rtp_lost": 0, "jitter_ms": 1.25, "rtcp_round_trip_ms": 30.0}
+        media = {"rtp_received": 5, "rtp_lost": 0, "rtp_jitter_ms": 1.25, "round_trip_ms": 30.0, "remote_lost": None}
         gateway.command_reply = CommandReply(ok=True, details={"phase": "talking", "media": media})
         rows = (await asyncio.to_thread(shown, server.url, CALL)).splitlines()
-        assert [row.strip() for row in rows[-3:]] == [
-            "RTP  received 5, lost 0",
-            "media  jitter 1.2 ms",
+        assert [row.strip() for row in rows[-2:]] == [
+            "RTP  received 5, lost 0, jitter 1.2 ms",
             "RTCP  round trip 30.0 ms",
         ]
         gateway.command_reply = CommandReply(ok=False, error="not available in this version")
@@ -141,10 +140,10 @@ async def test_a_call_without_sip_and_one_without_events_are_sentences() -> None
 
 
 def test_counters_of_newer_gateways_are_shown_too() -> None:
-    lines = media_lines({"rtp_received": 0, "remote_lost_fraction": 0.015, "dn_played": 7, "surprise": 3, "text": "x"})
+    lines = media_lines({"rtp_received": 0, "remote_fraction_lost": 0.015, "dn_played": 7, "surprise": 3, "text": "x"})
     assert [line.plain.strip() for line in lines] == [
         "RTP  received 0",
-        "the other side says  lost 1.5 %",
+        "the other side says  lost 1.5 % lately",
         "from the agent  played 7",
         "media  surprise 3",
     ]
