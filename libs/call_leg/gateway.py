@@ -46,6 +46,7 @@ class RefusedAttempt:
     route: str | None
     agent: str | None
     termination: Termination
+    direction: Literal["inbound", "outbound"] = "inbound"
 
 
 class CallLegs:
@@ -140,7 +141,8 @@ class CallLegs:
         call, now, org = new_call_id(), datetime.now(UTC), attempt.org
         offered = events.CallOffered(
             event_id=events.event_id(call, SOURCE, 1), org=org, call=call, at=now, entrance=attempt.entrance,
-            gw=self.gw, caller=attempt.caller, callee=attempt.callee, agent=attempt.agent, route=attempt.route,
+            direction=attempt.direction, gw=self.gw, caller=attempt.caller, callee=attempt.callee,
+            agent=attempt.agent, route=attempt.route,
         )  # fmt: skip
         ended = events.CallEnded(
             event_id=events.event_id(call, SOURCE, 2), org=org, call=call, at=now, termination=attempt.termination
