@@ -126,6 +126,11 @@ class DialogLayer:
         self._contact = ("Contact", f"<{config.contact}>")
 
     @property
+    def transport(self) -> Transport:
+        """What this user agent speaks."""
+        return self._config.transport
+
+    @property
     def active_dialogs(self) -> int:
         """Dialogs whose end was not yet told."""
         return sum(dialog.state is not DialogState.ENDED for dialog in self._dialogs.values())

@@ -6,14 +6,15 @@
         await call.play(pcm).wait()
         await call.hang_up()
 
-The SIP side is one datagram endpoint that feeds the core, acts on what it returns and arms one timer. The audio side is
-one socket per call; all calls of an event loop share one 20 ms ticker.
+The SIP side is one datagram endpoint, or the connections of `stream`; it feeds the core, acts on what that returns and
+arms one timer. The audio side is one socket per call; all calls of an event loop share one 20 ms ticker.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
+import ssl
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
@@ -35,13 +36,14 @@ from libs.sip.events import (
 )
 from libs.sip.registration import RegistrationEvent
 from libs.sip.sdp import SessionDescription, accept_answer, make_offer
-from libs.sip.uri import SipUri
+from libs.sip.uri import DEFAULT_PORTS, SipUri, Transport
 from libs.sip.user_agent import OutgoingCall, UaConfig, UserAgent
 from libs.softphone.call import CallEnd, CallOptions, CallRejected, PhoneCall
 from libs.softphone.endpoint import RtpEndpoint
+from libs.softphone.stream import PhoneStreams, PhoneTls
 from libs.softphone.talker import PlayHandle, RtpStart
 
-__all__ = ["CallEnd", "CallOptions", "CallRejected", "PhoneCall", "PlayHandle", "RtpStart", "Softphone"]
+__all__ = ["CallEnd", "CallOptions", "CallRejected", "PhoneCall", "PhoneTls", "PlayHandle", "RtpStart", "Softphone"]
 
 # How long `close` waits for the answers to its last BYEs.
 _LINGER_S = 1.0
@@ -56,20 +58,33 @@ class Softphone(asyncio.DatagramProtocol):
         self._loop = asyncio.get_running_loop()
         self._agent: UserAgent | None = None
         self._transport: asyncio.DatagramTransport | None = None
+        self.streams: PhoneStreams | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._settled = asyncio.Event()
 
     @classmethod
     async def open(
-        cls, local_host: str = "127.0.0.1", local_port: int = 0, user_agent: str = "callbus-phone"
-    ) -> Softphone:
-        """Bind the SIP socket; port 0 takes a free one. Raises OSError when the port is busy."""
+        cls, local_host: str = "127.0.0.1", local_port: int = 0, user_agent: str = "callbus-phone",
+        transport: Transport = "udp", tls: PhoneTls | None = None,
+    ) -> Softphone:  # fmt: skip
+        """Bind the SIP socket; port 0 takes a free one. Over TLS `tls` says whom to trust.
+
+        Raises OSError when the port is busy.
+        """
         loop = asyncio.get_running_loop()
-        transport, phone = await loop.create_datagram_endpoint(cls, (local_host, local_port))
-        host, port = transport.get_extra_info("sockname")[:2]
-        phone.address = (host, port)
-        phone._transport = transport
-        config = UaConfig(host, port, user_agent=user_agent, contact_user="phone")
+        if transport == "udp":
+            endpoint, phone = await loop.create_datagram_endpoint(cls, (local_host, local_port))
+            phone.address = endpoint.get_extra_info("sockname")[:2]
+            phone._transport = endpoint
+        else:
+            phone = cls()
+            if transport == "tls":
+                tls = tls or PhoneTls(ssl.create_default_context())
+            phone.streams = PhoneStreams(
+                local_host, tls if transport == "tls" else None, phone._received, phone._connection_lost
+            )
+            phone.address = (local_host, await phone.streams.listen(local_port) or DEFAULT_PORTS["tls"])
+        config = UaConfig(*phone.address, user_agent=user_agent, contact_user="phone", transport=transport)
         phone._agent = UserAgent(config, lambda: secrets.token_hex(8))
         return phone
 
@@ -141,7 +156,8 @@ class Softphone(asyncio.DatagramProtocol):
     async def _resolve(self, uri: SipUri) -> tuple[str, int]:
         if uri.scheme not in ("sip", "sips") or not uri.host:
             raise ValueError(f"{uri} names no host to call")
-        found = await self._loop.getaddrinfo(uri.host.strip("[]"), uri.port or 5060)
+        default_port = DEFAULT_PORTS[self.agent.transport]
+        found = await self._loop.getaddrinfo(uri.host.strip("[]"), uri.port or default_port)
         host, port = found[0][4][:2]
         return str(host), int(port)
 
@@ -155,7 +171,9 @@ class Softphone(asyncio.DatagramProtocol):
 
     def send_raw(self, data: bytes, destination: tuple[str, int]) -> None:
         """Send any bytes from the SIP socket, for tests with damaged messages."""
-        if self._transport is not None:
+        if self.streams is not None:
+            self.streams.send(data, destination)
+        elif self._transport is not None:
             self._transport.sendto(data, destination)
 
     async def close(self) -> None:
@@ -164,7 +182,7 @@ class Softphone(asyncio.DatagramProtocol):
             self.hang_up(dialog)
         try:
             async with asyncio.timeout(_LINGER_S):
-                while self._transport is not None and self.agent.unanswered_requests:
+                while self._is_open and self.agent.unanswered_requests:
                     self._settled.clear()
                     await self._settled.wait()
         except TimeoutError:
@@ -177,12 +195,25 @@ class Softphone(asyncio.DatagramProtocol):
         if self._transport is not None:
             self._transport.close()
             self._transport = None
+        if self.streams is not None:
+            self.streams.close()
+            self.streams = None
+
+    @property
+    def _is_open(self) -> bool:
+        return self._transport is not None or self.streams is not None
 
     # -- the shell of the SIP core ------------------------------------------------------------------------------
 
     def datagram_received(self, data: bytes, addr: tuple[str | Any, int]) -> None:
+        self._received(data, (str(addr[0]), addr[1]))
+
+    def _received(self, data: bytes, source: tuple[str, int]) -> None:
         if self._agent is not None:  # None for an instant while `open` is under way
-            self._act(self._agent.receive(data, (str(addr[0]), addr[1]), self._now()))
+            self._act(self._agent.receive(data, source, self._now()))
+
+    def _connection_lost(self, peer: tuple[str, int]) -> None:
+        self._act(self.agent.connection_lost(peer, self._now()))
 
     def error_received(self, exc: Exception) -> None:
         """ICMP errors: the timers of the core find out by themselves."""
@@ -205,7 +236,7 @@ class Softphone(asyncio.DatagramProtocol):
             if self._timer.when() == at:
                 return
             self._timer.cancel()
-        self._timer = None if at is None or self._transport is None else self._loop.call_at(at, self._expire)
+        self._timer = None if at is None or not self._is_open else self._loop.call_at(at, self._expire)
 
     def _expire(self) -> None:
         self._timer = None
