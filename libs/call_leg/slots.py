@@ -128,6 +128,9 @@ class Slots:
                     verdict = await waiting.told
             except TimeoutError:
                 verdict = self._locally(org, place, waiting.ask)
+            except asyncio.CancelledError:  # the caller hung up in the very moment in which a place was given
+                self.free(org, call)
+                raise
         self.counters[verdict.value] += 1
         return verdict
 

@@ -175,6 +175,23 @@ async def test_a_caller_who_hangs_up_while_waiting_leaves_no_place_behind(gatewa
     assert (await stored(one)).sections["gw-1"].calls == ("b",)
 
 
+async def test_a_caller_who_hangs_up_in_the_moment_of_the_answer_leaves_no_place_behind(gateways, monkeypatch):
+    one, _ = gateways
+    waiting = asyncio.create_task(one.take("a"))
+    tell = Slots._tell
+
+    def tell_and_hang_up(self, *arguments):
+        tell(self, *arguments)
+        waiting.cancel()
+
+    monkeypatch.setattr(Slots, "_tell", tell_and_hang_up)
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await one.slots.flush(2)
+    assert one.slots.held() == 0
+    assert await listed(one) == {"gw-1": ()}  # the attempt stays counted
+
+
 async def test_a_document_that_nobody_can_read_is_written_anew(gateways):
     one, _ = gateways
     store = await bucket(one.bus.js, subjects.KV_SLOTS)
