@@ -1,0 +1,170 @@
+"""Outbound calls asked for on the bus: judged, placed once, and recorded when they are refused."""
+
+import asyncio
+
+import pytest
+
+from libs.call_leg.fences import OutboundFence, OutboundRules
+from libs.call_leg.originate import Originations
+from libs.contracts import subjects
+from libs.contracts.config import AgentConfig
+from libs.contracts.originate import AgentChanges, Originate, OriginateReply
+from libs.contracts.termination import Reason, Termination
+
+AGENT = AgentConfig(name="demo", backend="scripted")
+NUMBER = "+493012345678"
+
+
+class Config:
+    """What `ConfigCopy` shows of itself."""
+
+    def __init__(self, *agents):
+        self.loaded = asyncio.Event()
+        self.loaded.set()
+        self._agents = {(agent.org, agent.name): agent for agent in agents}
+
+    def agent(self, org, name):
+        return self._agents.get((org, name))
+
+
+class Bench:
+    """Originations beside real legs, with an entrance that writes down what it should place."""
+
+    def __init__(self, gateway, trunks=None, agents=(AGENT,)):
+        self.legs = gateway.legs
+        self.config = Config(*agents)
+        self.trunks = trunks or {"main": OutboundFence(OutboundRules())}
+        self.placed = []
+        self.answer = None
+        self.originations = Originations("sip", gateway.legs, self.config, lambda: self.trunks, self.place)
+
+    async def place(self, placement):
+        self.placed.append(placement)
+        return self.answer or f"call-{len(self.placed)}"
+
+    async def ask(self, to=NUMBER, **fields):
+        return await self.originations.originate("default", Originate(to=to, agent="demo", **fields))
+
+
+@pytest.fixture
+def bench(gateway):
+    return Bench(gateway)
+
+
+async def test_a_call_is_placed_over_the_bus(gateway, bench):
+    await bench.originations.start(gateway.bus)
+    await gateway.bus.control.flush()
+    request = Originate(to="030 12345678", agent="demo", changes=AgentChanges(voice="cedar", silence_ms=700))
+    data = await gateway.bus.request(subjects.originate("default", "sip"), request.to_json(), 1)
+    assert OriginateReply.model_validate_json(data) == OriginateReply(ok=True, call="call-1", gw=gateway.gw)
+    [placement] = bench.placed
+    assert (placement.number, placement.trunk, placement.org) == (NUMBER, "main", "default")
+    assert (placement.agent.voice, placement.agent.turn_taking.silence_ms) == ("cedar", 700)
+
+
+async def test_the_organisation_is_the_subjects(gateway, bench):
+    await bench.originations.start(gateway.bus)
+    await gateway.bus.control.flush()
+    data = await gateway.bus.request(subjects.originate("acme", "sip"), Originate(to=NUMBER, agent="demo").to_json(), 1)
+    reply = OriginateReply.model_validate_json(data)
+    assert (reply.ok, reply.reason) == (False, Reason.UNKNOWN_AGENT)
+    assert "acme" in reply.error
+
+
+async def test_nonsense_is_answered_and_the_next_request_served(gateway, bench):
+    await bench.originations.start(gateway.bus)
+    await gateway.bus.control.flush()
+    data = await gateway.bus.request(subjects.originate("default", "sip"), b'{"to": 7', 1)
+    assert "not understood" in OriginateReply.model_validate_json(data).error
+    data = await gateway.bus.request(
+        subjects.originate("default", "sip"), Originate(to=NUMBER, agent="demo").to_json(), 1
+    )
+    assert OriginateReply.model_validate_json(data).ok
+
+
+async def test_the_same_request_again_is_the_same_call(bench):
+    first = await bench.ask(request_id="r1")
+    assert await bench.ask(request_id="r1") == first
+    assert (await bench.ask(request_id="r2")).call != first.call
+    assert len(bench.placed) == 2
+
+
+async def test_a_refused_request_may_be_repeated(bench):
+    assert not (await bench.ask("0900 1234567", request_id="r1")).ok
+    assert (await bench.ask(request_id="r1")).ok
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason", "word"),
+    [
+        ({"to": "0900 1234567"}, Reason.NUMBER_NOT_ALLOWED, "special-rate"),
+        ({"to": "hallo"}, Reason.NUMBER_INVALID, "hallo"),
+        ({"trunk": "other"}, Reason.TRUNK_FAILED, "main"),
+        ({"changes": AgentChanges(backend="live")}, Reason.UNKNOWN_AGENT, "not available in this version"),
+        ({"changes": AgentChanges(backend="pipeline")}, Reason.UNKNOWN_AGENT, "not available in this version"),
+        ({"changes": AgentChanges(recording="on")}, Reason.UNKNOWN_AGENT, "recorder"),
+    ],
+)
+async def test_what_cannot_be_placed_is_told_in_a_sentence_and_recorded(gateway, bench, fields, reason, word):
+    reply = await bench.ask(**fields)
+    assert (reply.ok, reply.reason) == (False, reason)
+    assert word in reply.error
+    assert bench.placed == []
+    assert await gateway.outbox.flush(2)
+    async with asyncio.timeout(2):
+        subscription = await gateway.bus.js.subscribe(subjects.events_of("*"), ordered_consumer=True)
+        offered = (await subscription.next_msg()).data
+        ended = (await subscription.next_msg()).data
+    assert b'"direction":"outbound"' in offered
+    assert reason.value.encode() in ended
+
+
+async def test_an_unknown_agent_and_a_missing_configuration(bench):
+    reply = await bench.originations.originate("default", Originate(to=NUMBER, agent="nobody"))
+    assert (reply.reason, "callbus apply" in reply.error) == (Reason.UNKNOWN_AGENT, True)
+    bench.config.loaded.clear()
+    assert (await bench.ask()).reason is Reason.NOT_READY
+
+
+async def test_changes_that_do_not_fit_are_named(gateway):
+    bench = Bench(gateway, agents=(AGENT.model_copy(update={"max_output_tokens": 0}),))
+    reply = await bench.ask(changes=AgentChanges(voice="cedar"))
+    assert "max_output_tokens" in reply.error
+
+
+async def test_the_first_trunk_that_may_call_the_number_places_it(gateway):
+    rules = {"home": OutboundRules(), "world": OutboundRules(allowed_prefixes=("+",), attempts_per_hour=1)}
+    bench = Bench(gateway, {name: OutboundFence(rule) for name, rule in rules.items()})
+    await bench.ask()
+    await bench.ask("+431513580")
+    assert [placement.trunk for placement in bench.placed] == ["home", "world"]
+    assert (await bench.ask("+431513580")).reason is Reason.TOO_MANY_ATTEMPTS
+    assert (await bench.ask()).ok
+    assert (await bench.ask("+431513580", trunk="home")).reason is Reason.NUMBER_NOT_ALLOWED
+
+
+async def test_a_gateway_without_trunks_says_so(gateway):
+    bench = Bench(gateway)
+    bench.trunks = {}
+    assert (await bench.ask()).reason is Reason.TRUNK_FAILED
+
+
+async def test_a_draining_gateway_places_nothing(gateway, bench):
+    gateway.legs.draining = True
+    assert (await bench.ask()).reason is Reason.DRAINING
+
+
+async def test_the_entrances_own_objection_is_recorded_too(bench):
+    bench.answer = Termination.of(Reason.AT_CAPACITY, "no RTP port is free")
+    reply = await bench.ask()
+    assert (reply.reason, reply.error) == (Reason.AT_CAPACITY, "no RTP port is free")
+
+
+async def test_a_defect_refuses_one_request(bench):
+    async def broken(placement):
+        raise KeyError("x")
+
+    bench.originations._place = broken
+    assert (await bench.ask()).reason is Reason.INTERNAL_ERROR
+    bench.originations._place = bench.place
+    assert (await bench.ask()).ok
