@@ -7,6 +7,7 @@ import sys
 
 from libs.call_leg.admission_shell import Admission
 from libs.call_leg.gateway import CallLegs
+from libs.call_leg.originate import Originations
 from libs.runtime.config_copy import ConfigCopy
 from libs.runtime.log import get_logger
 from libs.runtime.metrics import export_counters, export_gauge
@@ -33,7 +34,7 @@ def rest_api(settings: Settings) -> TwilioApi:
 def export(gateway: TwilioGateway, web: WebServer) -> None:
     """The gateway's numbers, for `/metrics`."""
     export_counters("callbus_twilio", "Webhooks, streams, calls and refusals", "what",
-                    lambda: gateway.counters + web.counters)  # fmt: skip
+                    lambda: gateway.counters + web.counters + gateway.streams.counters)  # fmt: skip
     export_counters("callbus_media", "Frames of ended calls; see MediaStatistics", "what", lambda: gateway.media)
     export_gauge(
         "callbus_ticker_worst_lateness_seconds", "Latest slot since the start", lambda: gateway.ticker.worst_lateness_s
@@ -47,6 +48,7 @@ async def main(service: Service, settings: Settings) -> None:
     api = rest_api(settings)
     admission = Admission(service.bus, legs, config)
     gateway = TwilioGateway(settings, service.bus, legs, admission, api)
+    originations = Originations("twilio", legs, config, gateway.fences, gateway.place)
     web = WebServer(settings, gateway)
     await legs.start()
     await admission.start()
@@ -59,9 +61,11 @@ async def main(service: Service, settings: Settings) -> None:
             await config.loaded.wait()
         await web.start()
         log.info("answering Twilio", address=f"{settings.twilio_listen_host}:{web.port}", public=settings.public_url)
+        await originations.start(service.bus)
         service.is_up()
         await service.stopping.wait()
         log.info("draining", calls=len(legs), timeout_s=settings.drain_timeout_s)
+        await originations.stop()
         await legs.drain(settings.drain_timeout_s)
         await admission.flush(FLUSH_S)
         await web.stop()

@@ -55,7 +55,8 @@ class Next(StrEnum):
 class TwilioCall:
     """Implements `libs.call_leg.ports.Entrance`; `tick` is called every 20 ms from set-up to end.
 
-    The gateway sets `shell`, `place` (outbound: ask Twilio to call), `complete` and `update` (the REST API).
+    The gateway sets `shell`, `may_reach` (transfers), `place` (outbound: ask Twilio to call), `complete` and
+    `update` (the REST API).
     """
 
     def __init__(self, call: str, audio: CallAudio, spawn: Callable[[Coroutine[Any, Any, None]], None]) -> None:
@@ -70,6 +71,7 @@ class TwilioCall:
         self.place: Callable[[], Coroutine[Any, Any, None]] | None = None
         self.complete: Callable[[], Coroutine[Any, Any, None]] | None = None
         self.update: Callable[[], Coroutine[Any, Any, None]] | None = None
+        self.may_reach: Callable[[str], str | None] | None = None
         self.call_sid = ""
         self.is_outbound = False
         self.verdict: asyncio.Future[NoAgent | None] = self._loop.create_future()
@@ -93,6 +95,8 @@ class TwilioCall:
         """REFER is SIP's; everything else can be done."""
         if isinstance(command, Transfer) and command.mode == "refer":
             return "Twilio calls are transferred by <Dial>: ask for mode 'auto' or 'bridge'"
+        if isinstance(command, Transfer) and self.may_reach is not None:
+            return self.may_reach(command.target)
         return None
 
     def dial(self) -> None:
@@ -195,6 +199,11 @@ class TwilioCall:
         )
 
     # -- what happens at Twilio --------------------------------------------------------------------------------
+
+    def rang_enough(self) -> NoAgent | None:
+        """The ringing time is over: whatever comes of the call now, it comes by the stream."""
+        self._decide(None)
+        return self.verdict.result()
 
     def expect_line(self) -> None:
         """TwiML that asks for a stream is on its way."""

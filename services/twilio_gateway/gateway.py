@@ -7,20 +7,18 @@ import base64
 import secrets
 from collections import Counter
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeVar
-
-from aiohttp import WSMsgType, web
 
 from libs.audio.g711 import Law
 from libs.audio.wav import write_wav
 from libs.call_leg.admission import Arrival, Refused
 from libs.call_leg.admission_shell import Admission
 from libs.call_leg.audio import CallAudio
+from libs.call_leg.fences import NotAllowedError, OutboundFence
 from libs.call_leg.gateway import CallLegs
 from libs.call_leg.numbers import normalise
+from libs.call_leg.originate import Placement
 from libs.call_leg.ports import NewCall
-from libs.call_leg.shell import LegShell
 from libs.contracts.config import Fallback
 from libs.contracts.ids import new_call_id
 from libs.contracts.offer import CallState
@@ -30,38 +28,19 @@ from libs.runtime.log import get_logger
 from services.twilio_gateway import twiml
 from services.twilio_gateway.call import RATE_HZ, Next, NoAgent, TwilioCall
 from services.twilio_gateway.callers import party
-from services.twilio_gateway.line import Line
-from services.twilio_gateway.media_stream import Close, MediaStream, Started
 from services.twilio_gateway.outcomes import end_of_attempt, end_of_dial, end_of_request
 from services.twilio_gateway.rest import TwilioApi, TwilioError
 from services.twilio_gateway.settings import Settings
+from services.twilio_gateway.streams import Live, Streams
 from services.twilio_gateway.ticker import Ticked, Ticker
 
 log = get_logger()
 
 T = TypeVar("T")
 Form = Mapping[str, str]
-TOKEN_VALID_S = 30.0  # from our TwiML to the stream; outbound the ringing comes before it
-START_WITHIN_S = 5.0
-POLICY, TOO_LARGE = 1008, 1009
+KEPT_S = 30.0  # what Twilio fetches after a call has ended here
 NO_FALLBACK = Fallback()
-
-
-@dataclass(slots=True)
-class Live:
-    """A call while it lasts."""
-
-    shell: LegShell
-    call: TwilioCall
-    task: asyncio.Task[None] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Ticket:
-    """What lets one stream in: bound to a call, for a short time, once."""
-
-    live: Live
-    valid_until: float
+TRUNK = "twilio"
 
 
 class TwilioGateway:
@@ -77,9 +56,10 @@ class TwilioGateway:
         self._tasks: asyncio.TaskGroup | None = None
         self._live: dict[str, Live] = {}  # by our call id
         self._by_sid: dict[str, Live] = {}
-        self._tickets: dict[str, _Ticket] = {}
         self._messages: dict[str, bytes] = {}
         self._partings: dict[str, str] = {}  # what calls do that have ended here and go on elsewhere
+        self.streams = Streams(self._knows, self._answered)
+        self._fence = OutboundFence(settings.outbound_rules)
         self.ticker = Ticker(self._ticked, self._media_failed)
         self.counters: Counter[str] = Counter()
         self.media: Counter[str] = Counter()
@@ -89,6 +69,11 @@ class TwilioGateway:
         """Serve calls; each is a task of one group."""
         async with asyncio.TaskGroup() as self._tasks:
             await asyncio.Event().wait()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether any call lasts, or has not quite left."""
+        return bool(self._live)
 
     def _ticked(self, lateness_s: float, now: float) -> None:
         self._legs.roster.ticked(lateness_s, now)
@@ -122,7 +107,7 @@ class TwilioGateway:
             async with asyncio.timeout(self._settings.twilio_ring_s):
                 verdict = await asyncio.shield(live.call.verdict)
         except TimeoutError:
-            verdict = None  # Twilio waits 15 s for us: it answers, and the caller waits with a tone
+            verdict = live.call.rang_enough()  # Twilio waits 15 s for us: it answers, the caller waits with a tone
         return self._connect(live) if verdict is None else self._refusal(verdict)
 
     async def _accept(self, sid: str, form: Form) -> Live | NoAgent:
@@ -147,6 +132,7 @@ class TwilioGateway:
     def _open(self, new: NewCall, sid: str) -> Live:
         audio = CallAudio(new.org, self._legs.gw, new.call, self._send_frame, rate_hz=RATE_HZ)
         call = TwilioCall(new.call, audio, self._spawn)
+        call.may_reach = self._may_reach
         call.is_outbound = new.direction == "outbound"
         live = Live(self._legs.open(new, call), call)
         call.shell = live.shell
@@ -159,6 +145,14 @@ class TwilioGateway:
         assert self._tasks is not None
         live.task = self._tasks.create_task(self._serve(live))
         return live
+
+    def _may_reach(self, target: str) -> str | None:
+        """Why nobody is transferred there; None when it is allowed. An agent's word opens no costly numbers."""
+        try:
+            self._fence.number(target)
+        except NotAllowedError as objection:
+            return str(objection)
+        return None
 
     def _knows(self, live: Live, sid: str) -> None:
         live.call.call_sid = sid
@@ -182,14 +176,12 @@ class TwilioGateway:
             del self._live[call.call]
             if self._by_sid.get(call.call_sid) is live:
                 del self._by_sid[call.call_sid]
-            for token in [token for token, ticket in self._tickets.items() if ticket.live is live]:
-                del self._tickets[token]
+            self.streams.forget(live)
 
     # -- what Twilio is to do --------------------------------------------------------------------------------------
 
     def _connect(self, live: Live, ringing_s: float = 0) -> str:
-        token, new = secrets.token_urlsafe(24), live.shell.new
-        self._tickets[token] = _Ticket(live, self._loop.time() + ringing_s + TOKEN_VALID_S)
+        token, new = self.streams.ticket(live, ringing_s), live.shell.new
         if not ringing_s:
             live.call.expect_line()
         parameters = {"token": token, "number": new.callee, "agent": new.agent.name}
@@ -208,7 +200,7 @@ class TwilioGateway:
 
     def _keep(self, among: dict[str, T], key: str, value: T) -> None:
         among[key] = value
-        self._loop.call_later(TOKEN_VALID_S, among.pop, key, None)
+        self._loop.call_later(KEPT_S, among.pop, key, None)
 
     def message(self, token: str) -> bytes | None:
         """The fallback's message as a WAV file, for Twilio's `<Play>`."""
@@ -230,8 +222,7 @@ class TwilioGateway:
         command, new = live.call.transfer_command, live.shell.new
         assert command is not None
         base = self._url(f"/calls/{new.call}")
-        is_sip = command.target.lower().startswith(("sip:", "sips:"))
-        target = command.target if is_sip else normalise(command.target, self._settings.default_country)
+        target = self._fence.number(command.target)
         announcement = f"{base}/announcement" if command.announcement else None
         plan = twiml.DialPlan(
             target, self._settings.twilio_dial_timeout_s, f"{base}/transfer", f"{base}/target", announcement
@@ -279,11 +270,24 @@ class TwilioGateway:
 
     # -- outbound, and the course of a call ----------------------------------------------------------------------
 
-    def place(self, new: NewCall) -> Live:
+    def fences(self) -> dict[str, OutboundFence]:
+        """Our one trunk, where a number of ours is named as its caller id."""
+        return {TRUNK: self._fence} if self._settings.twilio_from else {}
+
+    async def place(self, placement: Placement) -> str | Termination:
         """Begin an outbound call; its number is dialled once the agent is ready."""
+        request, ours = placement.request, self._settings.twilio_from
+        caller = ours[0] if request.caller is None else normalise(request.caller, self._settings.default_country)
+        if caller not in ours:
+            return Termination.of(Reason.NUMBER_NOT_ALLOWED, f"{caller} is none of TWILIO_FROM ({', '.join(ours)})")
+        new = NewCall(
+            call=new_call_id(), org=placement.org, entrance="twilio", direction="outbound", caller=caller,
+            callee=placement.number, agent=placement.agent, route=placement.trunk, fallback=NO_FALLBACK,
+            state=CallState(codec="PCMU", rate_hz=RATE_HZ), ring_timeout_s=request.ring_timeout_s,
+        )  # fmt: skip
         live = self._open(new, "")
         live.call.place = lambda: self._place(live)
-        return live
+        return new.call
 
     async def _place(self, live: Live) -> None:
         new, call = live.shell.new, live.call
@@ -344,64 +348,3 @@ class TwilioGateway:
         except TwilioError as error:
             log.info("call not changed", call=live.call.call, problem=str(error))
             live.call.gone("the call has ended at Twilio")
-
-    # -- media streams -----------------------------------------------------------------------------------------------
-
-    async def stream(self, socket: web.WebSocketResponse) -> None:
-        """Serve one WebSocket: whose is it, then its messages to the end."""
-        core = MediaStream()
-        live = await self._introduced(socket, core)
-        if live is None:
-            self.counters["streams_refused"] += 1
-            await socket.close(code=POLICY, message=b"not expected here")
-            return
-        line = Line(socket, core, self._loop.time())
-        live.call.attach(line)
-        self._answered(live)
-        async with asyncio.TaskGroup() as tasks:
-            writing = tasks.create_task(line.write())
-            by = await self._read(socket, live.call, line)
-            live.call.detach(line, by=by)
-            if by == "refused":
-                await writing  # the close with its reason goes out
-            writing.cancel()
-
-    async def _introduced(self, socket: web.WebSocketResponse, core: MediaStream) -> Live | None:
-        """The call that the stream proves to belong to."""
-        try:
-            async with asyncio.timeout(START_WITHIN_S):
-                while True:
-                    message = await socket.receive()
-                    if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
-                        return None
-                    for action in core.receive(message.data, self._loop.time()):
-                        if isinstance(action, Started):
-                            return self._admitted(action)
-                        if isinstance(action, Close):
-                            return None
-        except TimeoutError:
-            return None
-
-    def _admitted(self, started: Started) -> Live | None:
-        ticket = self._tickets.pop(started.parameters.get("token", ""), None)
-        if ticket is None or self._loop.time() > ticket.valid_until:
-            return None
-        live = ticket.live
-        if not live.call.call_sid:  # outbound: the stream is faster than the answer to our request
-            self._knows(live, started.call_sid)
-        return live if live.call.call_sid == started.call_sid else None
-
-    async def _read(self, socket: web.WebSocketResponse, call: TwilioCall, line: Line) -> str:
-        while True:
-            message = await socket.receive()
-            now = self._loop.time()
-            if message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
-                line.received_at = now
-                by = call.take(line, line.stream.receive(message.data, now), now)
-            elif socket.close_code == TOO_LARGE:
-                by = "refused"
-            else:
-                in_order = socket.close_code not in (None, 1006)  # RFC 6455 §7.1.5: 1006 is a close without a frame
-                by = call.take(line, line.stream.closed(in_order=in_order), now) or "closed"
-            if by is not None:
-                return by

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode
 
+from libs.call_leg.fences import OutboundRules
 from libs.runtime.settings import Port, ServiceSettings
 
 SCHEMES = {"https": "wss", "http": "ws"}
@@ -34,6 +35,12 @@ class Settings(ServiceSettings):
     twilio_from: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Our numbers in E.164, separated by commas; the first one is the caller id of outbound calls"
     )
+    twilio_allowed_prefixes: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="What may be called, as +49,+43; unset: the numbers of DEFAULT_COUNTRY, nothing that costs extra",
+    )
+    twilio_denied_prefixes: Annotated[tuple[str, ...], NoDecode] = Field((), description="What may not be called")
+    twilio_attempts_per_hour: int = Field(60, ge=0, description="Outbound calls within any hour")
     twilio_api_base_url: str = Field(
         "https://api.twilio.com", description="The REST API; another region's, or a stand-in for tests"
     )
@@ -53,7 +60,7 @@ class Settings(ServiceSettings):
     drain_timeout_s: float = Field(600, ge=0, description="How long SIGTERM lets calls finish")
     default_country: str = Field("DE", pattern=r"^[A-Z]{2}$", description="Country of numbers without a prefix")
 
-    @field_validator("twilio_from", mode="before")
+    @field_validator("twilio_from", "twilio_allowed_prefixes", "twilio_denied_prefixes", mode="before")
     @classmethod
     def _numbers(cls, value: object) -> object:
         if isinstance(value, str):
@@ -79,6 +86,14 @@ class Settings(ServiceSettings):
         if (self.twilio_api_key is None) is not (self.twilio_api_secret is None):
             raise ValueError("TWILIO_API_KEY and TWILIO_API_SECRET belong together")
         return self
+
+    @property
+    def outbound_rules(self) -> OutboundRules:
+        """The fence around outbound calls and the targets of transfers."""
+        return OutboundRules(
+            self.twilio_allowed_prefixes, self.twilio_denied_prefixes, self.twilio_attempts_per_hour,
+            self.default_country,
+        )  # fmt: skip
 
     @property
     def stream_url(self) -> str:

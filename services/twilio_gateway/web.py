@@ -127,5 +127,5 @@ class WebServer:
             return web.Response(status=400)
         await socket.prepare(request)
         self.counters["streams"] += 1
-        await self._gateway.stream(socket)
+        await self._gateway.streams.serve(socket)
         return socket

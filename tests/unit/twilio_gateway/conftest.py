@@ -11,9 +11,11 @@ from nats.js.errors import NoKeysError
 
 from libs.call_leg.admission_shell import Admission
 from libs.call_leg.gateway import CallLegs
+from libs.call_leg.originate import Originations
 from libs.contracts import events, subjects
 from libs.contracts.config import AgentConfig, RouteConfig
 from libs.contracts.ids import new_process_id
+from libs.contracts.originate import Originate, OriginateReply
 from libs.contracts.wire import event_decoder
 from libs.runtime.bus import Bus
 from libs.runtime.config_copy import ConfigCopy
@@ -52,6 +54,7 @@ class World:
         self.api = rest_api(settings)
         self.admission = Admission(bus, self.legs, self.config)
         self.gateway = TwilioGateway(settings, bus, self.legs, self.admission, self.api)
+        self.originations = Originations("twilio", self.legs, self.config, self.gateway.fences, self.gateway.place)
         self.web = WebServer(settings, self.gateway)
         self.events: list[events.CallEvent] = []
         self._decoder = event_decoder()
@@ -60,6 +63,12 @@ class World:
         worker = await self.stack.enter_async_context(FakeWorker(self.url, **behaviour))
         await self.until(lambda: self.legs.roster.is_alive(worker.wk))
         return worker
+
+    async def originate(self, to: str = "+49301111111", **request) -> OriginateReply:
+        """Ask for an outbound call on the bus."""
+        wanted = Originate(to=to, agent="bestellung", **request)
+        data = await self.bus.request(subjects.originate("default", "twilio"), wanted.to_json(), 2)
+        return OriginateReply.model_validate_json(data)
 
     async def take(self, msg) -> None:
         event = self._decoder.decode(msg.data)
@@ -104,6 +113,7 @@ async def world(server: NatsServer, *documents: AgentConfig | RouteConfig, **set
         try:
             await asyncio.wait_for(made.config.loaded.wait(), 5)
             await made.web.start()
+            await made.originations.start(bus)
             twilio.connect_url = f"http://127.0.0.1:{made.web.port}"
             yield made
             await made.outbox.flush(2)
@@ -128,3 +138,12 @@ async def _keys(store) -> list[str]:
         return await store.keys()
     except NoKeysError:
         return []
+
+
+async def streaming(here: World, worker: FakeWorker):
+    """A call with its stream, and its offer."""
+    call = here.twilio.incoming()
+    await call.ring()
+    offer = await worker.offers.get()
+    await call.until(lambda: call.socket is not None and call.marks)
+    return call, offer

@@ -140,6 +140,7 @@ class FakeCall:
         self.dialled = ""
         self.dial: ET.Element | None = None
         self.is_over = False
+        self.comes_back = True  # after a connection that broke off
         self.buffer: list[bytes | str] = []
         self.closed_with: tuple[int | None, str] | None = None
         self.changed = asyncio.Event()
@@ -252,7 +253,7 @@ class FakeCall:
         self.closed_with = (socket.close_code, "")
         self.changed.set()
         self.socket = None
-        return self.is_over
+        return self.is_over or not self.comes_back
 
     def _take(self, message: dict) -> None:
         assert message["streamSid"] == self.stream_sid
