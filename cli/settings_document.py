@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings
 from cli import checkout
 from libs.runtime.settings import ServiceSettings
 from services.ai_session.settings import Settings as AiSession
+from services.browser_gateway.settings import Settings as BrowserGateway
 from services.catalog_tools.settings import Settings as CatalogTools
 from services.rehearsal.settings import RehearsalSettings
 from services.sip_gateway.settings import Settings as SipGateway
@@ -23,6 +24,7 @@ Generated from the settings classes; do not edit (`make docs`). Names are read f
 CLASSES: dict[str, type[BaseSettings]] = {
     "Every service": ServiceSettings,
     "sip_gateway": SipGateway,
+    "browser_gateway": BrowserGateway,
     "ai_session": AiSession,
     "catalog_tools": CatalogTools,
     "transcript_store": TranscriptStore,

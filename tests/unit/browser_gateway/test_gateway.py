@@ -213,7 +213,7 @@ async def test_the_routes_message_is_played_when_no_agent_takes_the_call(server)
     said = tone(500, 400, 8000)
     fallback = Fallback(kind="message", message_ulaw_b64=base64.b64encode(Law.PCMU.encode(said)).decode())
     async with world(server, AGENT, ROUTE.model_copy(update={"fallback": fallback})) as here:
-        await here.worker(on_offer=lambda worker, offer: _failing(worker, offer))
+        await here.worker(on_offer=_failing)
         page = await here.call()
         assert (await page.end())["termination"]["reason"] == "fallback_played"
         assert best_correlation(tone(500, 300, 16000), bytes(page.heard))[0] > 0.95

@@ -3,8 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from services.browser_gateway.messages import Hello, KeyPressed, MutePressed, PageFlushed
 from services.browser_gateway.page_stream import (

@@ -1,4 +1,4 @@
-"""An operator takes a call over at a page: against the real leg of a browser call, and a leg of 8 kHz by the contract."""
+"""An operator takes a call over at a page: the real leg of a browser call, and a leg of 8 kHz by the contract."""
 
 import asyncio
 
