@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -33,6 +33,12 @@ def bus_address(given: str | None, settings: CliSettings) -> str:
     if state is None:
         raise NotRunning
     return state.nats_url
+
+
+def worth_waiting(given: str | None, settings: CliSettings) -> Callable[[], bool]:
+    """Whether a bus that went away may come back: one that was named, or that of an `up` which is alive."""
+    named = bool(given or settings.nats_url)
+    return lambda: named or running(settings.state_file) is not None
 
 
 @asynccontextmanager

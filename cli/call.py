@@ -7,7 +7,7 @@ import contextlib
 import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -111,7 +111,8 @@ def callbus_running(
     else:
         yield address
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ctrl-C's way out, from here on
+    signals = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, signal.default_int_handler) for number in signals]  # Ctrl-C's way out
     started = None
     try:
         said.print("callbus is not running here: starting it …", style="dim")
@@ -123,18 +124,26 @@ def callbus_running(
             said.print(f"  • {note}", style="dim", soft_wrap=True)
         yield bus_address(nats_url, settings)
     finally:
+        for number in signals:  # what was started is ended in order, even where the terminal has gone
+            signal.signal(number, signal.SIG_IGN)
         state = running(settings.state_file)
         ours = started is not None and state is not None and state.supervisor == started
-        if ours and keep_running:
-            said.print("callbus keeps running (--keep-running): end it with `callbus down`", style="dim")
-        elif ours:
-            said.print("ending what was started for this call …", style="dim")
+        with contextlib.suppress(OSError):
+            if ours and keep_running:
+                said.print("callbus keeps running (--keep-running): end it with `callbus down`", style="dim")
+            elif ours:
+                said.print("ending what was started for this call …", style="dim")
+        if ours and not keep_running:
             up.down(settings, Console(quiet=True))
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
 
 
-async def place(console: Console, said: Console, address: str, options: CallOptions) -> ExitCode:
-    """Place the call and follow it to its end; `said` is for what is not the transcript.
+async def place(
+    console: Console, said: Console, address: str, options: CallOptions, there: Callable[[], bool] = lambda: True
+) -> ExitCode:
+    """Place the call and follow it to its end; `said` is for what is not the transcript, `there` is asked whether a bus
+    that went away is worth waiting for.
 
     Raises:
         CliError: it could not be placed; its `code` tells why.
@@ -143,7 +152,7 @@ async def place(console: Console, said: Console, address: str, options: CallOpti
         await check_agent(client, options)
         if options.entrance == "sip":
             await wait_for_trunk(client, options.org, options.trunk, options.reg_timeout_s, said)
-        line = _Line(client, address, console, said, options)
+        line = _Line(client, address, console, said, options, there)
         return await line.run()
 
 
@@ -228,9 +237,17 @@ async def originate(client: Client, options: CallOptions) -> OriginateReply:
 class _Line:
     """One call of ours from the request to its end. Ctrl-C hangs up, the second one leaves at once."""
 
-    def __init__(self, client: Client, address: str, console: Console, said: Console, options: CallOptions) -> None:
+    def __init__(
+        self,
+        client: Client,
+        address: str,
+        console: Console,
+        said: Console,
+        options: CallOptions,
+        there: Callable[[], bool],
+    ) -> None:
         self._client, self._address, self._options = client, address, options
-        self._console, self._said = console, said
+        self._console, self._said, self._there = console, said, there
         self._leave = asyncio.Event()
         self._hang_up = asyncio.Event()
         self._call = ""
@@ -308,7 +325,7 @@ class _Line:
 
     async def _follow(self) -> Termination:
         decoder, lines = event_decoder(), EventLines()
-        async for message in lasting_events(self._address, self._call, self._gone, lambda: True):
+        async for message in lasting_events(self._address, self._call, self._gone, self._there):
             event = decoder.decode(message.data)
             if self._options.as_json:
                 sys.stdout.write(message.data.decode("utf-8", "replace") + "\n")

@@ -168,7 +168,7 @@ async def _unready(session: aiohttp.ClientSession, name: str, port: int) -> str:
 async def check_ports(site: Site) -> list[Finding]:
     """The SIP port is the gateway's, or free for it."""
     if site.up is not None:
-        return [Finding("ports", "ok", f"SIP is taken at udp {site.up.sip}")]
+        return [Finding("ports", "ok", f"the SIP gateway listens at udp {site.up.sip}")]
     port, host = site.settings.sip_listen_port, site.settings.sip_listen_host
     if problem := complaint(port, host, "udp", ""):
         return [

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 from pydantic import ValidationError
 
+from cli.bus import worth_waiting
 from cli.errors import CliError
 from cli.exit_codes import ExitCode, table_for_help
 from cli.invocation import CALLS, LIVE_CALL, Nats, console, errors, run, sentences, settings
@@ -110,7 +111,7 @@ def call(  # noqa: PLR0913  one parameter per option
         )
         found = settings()
         with outbound.callbus_running(found, bus, errors, keep_running=keep_running) as address:
-            code = run(outbound.place(console, errors, address, options))
+            code = run(outbound.place(console, errors, address, options, worth_waiting(bus, found)))
     raise typer.Exit(code)
 
 

@@ -15,14 +15,13 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.apply import apply, read_config, tool_warnings
-from cli.bus import bus_address, connected, query
+from cli.bus import bus_address, connected, query, worth_waiting
 from cli.commands import WAITING, live_calls
 from cli.config_files import Problem
 from cli.errors import CliError, NotRunning
 from cli.render import EventLines
 from cli.settings import CliSettings
 from cli.show import print_conversation
-from cli.state import running
 from cli.tap import ALL, call_meant, lasting_events, require_known
 from libs.contracts.events import CallEnded
 from libs.contracts.wire import event_decoder
@@ -144,10 +143,7 @@ async def follow(console: Console, settings: CliSettings, nats: str | None, want
     def gone() -> None:
         errors.print("the bus went away; waiting for it …", style="dim")
 
-    def there() -> bool:
-        return bool(nats or settings.nats_url) or running(settings.state_file) is not None
-
-    async for message in lasting_events(address, call, gone, there):
+    async for message in lasting_events(address, call, gone, worth_waiting(nats, settings)):
         event = decoder.decode(message.data)
         if options.as_json:
             sys.stdout.write(message.data.decode("utf-8", "replace") + "\n")

@@ -154,7 +154,6 @@ async def test_a_trunk_without_registration_needs_no_wait() -> None:
 async def test_trunks_that_cannot_be_used_are_sentences_with_codes_of_their_own() -> None:
     async with line() as one:
         failed = {"name": "provider", "state": "failed", "problem": "403 Forbidden", "next_try_in_s": 60}
-        unresolved = {"name": "pbx", "state": "unresolved", "registers": False}
         cases = [
             ([failed], {}, "within 0 s: provider is failed (403 Forbidden, next try in 60 s)", ExitCode.NOT_REGISTERED),
             ([], {}, "there is no SIP trunk to call through: set SIP_SERVER", ExitCode.TRUNK_FAILED),
