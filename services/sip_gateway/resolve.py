@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
@@ -26,6 +26,7 @@ import dns.resolver
 
 from libs.sip.uri import DEFAULT_PORTS, Transport
 
+SystemLookup = Callable[[str, int], Awaitable[list[tuple[Any, ...]]]]
 SRV_NAMES: dict[Transport, str] = {"udp": "_sip._udp", "tcp": "_sip._tcp", "tls": "_sips._tcp"}
 TIMEOUT_S = 5.0
 
@@ -100,7 +101,7 @@ def order(records: Iterable[SrvRecord], random_number: Callable[[], float]) -> l
     for _, group in sorted(by_priority.items()):
         left = sorted(group, key=lambda record: record.weight)
         while left:
-            drawn = random_number() * (sum(record.weight for record in left) + 1)
+            drawn = int(random_number() * (sum(record.weight for record in left) + 1))
             for record in left:
                 drawn -= record.weight
                 if drawn <= 0 or record is left[-1]:
@@ -127,14 +128,16 @@ def split_server(server: str) -> tuple[str, int | None]:
 
 
 class Resolver:
-    """Asks DNS. `nameserver` is for tests; without it the system's are used. `family` limits the addresses."""
+    """Asks DNS, then the system. `family` limits the addresses; `nameserver` and `system_lookup` are for tests."""
 
     def __init__(
         self, family: int = socket.AF_UNSPEC, *, nameserver: tuple[str, int] | None = None,
         timeout_s: float = TIMEOUT_S, random_number: Callable[[], float] = random.random,
+        system_lookup: SystemLookup | None = None,
     ) -> None:  # fmt: skip
         self._family = family
         self._random_number = random_number
+        self._system_lookup = system_lookup or _system_lookup
         self._dns: dns.asyncresolver.Resolver | None
         try:
             self._dns = dns.asyncresolver.Resolver(configure=nameserver is None)
@@ -196,9 +199,7 @@ class Resolver:
 
     async def _from_system(self, host: str, problem: str) -> tuple[list[str], str]:
         try:
-            entries = await asyncio.get_running_loop().getaddrinfo(
-                host, None, family=self._family, type=socket.SOCK_DGRAM
-            )
+            entries = await self._system_lookup(host, self._family)
         except OSError as error:
             return [], "; ".join(part for part in (problem, f"{host}: {error.strerror or error}") if part)
         return list(
@@ -218,6 +219,10 @@ class Resolver:
             return [], f"{kind} {name}: no answer from DNS in {self._dns.lifetime:g} s"
         except dns.exception.DNSException as error:  # SERVFAIL of all servers, a name that is none
             return [], f"{kind} {name}: {str(error) or type(error).__name__}"
+
+
+async def _system_lookup(host: str, family: int) -> list[tuple[Any, ...]]:
+    return list(await asyncio.get_running_loop().getaddrinfo(host, None, family=family, type=socket.SOCK_DGRAM))
 
 
 def _is_address(host: str) -> bool:
