@@ -86,7 +86,8 @@ class TwilioCall:
         self._closing_at: float | None = None
         self._slices = Slices()
         self._concealer = Concealer(RATE_HZ)
-        self._keys: bytes = b""
+        self._keys = b""
+        self._round_trip_s: float | None = None
         self.counters: Counter[str] = Counter()
 
     # -- the entrance's verbs ------------------------------------------------------------------------------------
@@ -172,9 +173,10 @@ class TwilioCall:
         audio, seen, sent = self.audio, self.counters, Counter[str]()
         if self.line is not None:
             seen, sent = seen + self.line.stream.counters, self.line.downlink.counters
+            self._round_trip_s = self.line.downlink.round_trip_s
         uplink, playout = audio.uplink.counters, audio.playout.counters
         return MediaStatistics(
-            rtp_received=self._slices.frames,
+            rtp_received=self._slices.frames + seen["duplicate"],
             rtp_lost=seen["lost"],
             rtp_duplicate=seen["duplicate"],
             rtp_foreign=seen["foreign"],
@@ -196,6 +198,7 @@ class TwilioCall:
             dn_discarded=playout["discarded"],
             dn_waiting=audio.playout.depth,
             dn_underrun=playout["underrun"],
+            round_trip_ms=None if self._round_trip_s is None else round(1000 * self._round_trip_s, 1),
         )
 
     # -- what happens at Twilio --------------------------------------------------------------------------------
@@ -362,4 +365,5 @@ class TwilioCall:
         """Keep what an ended stream has counted."""
         self.counters.update(line.stream.counters)
         self.counters.update(line.downlink.counters)
+        self._round_trip_s = line.downlink.round_trip_s
         self.counters["unsent"] += line.dropped

@@ -87,7 +87,14 @@ class TwilioGateway:
         if self._tasks is None:
             work.close()
             return
-        self._tasks.create_task(work)
+        self._tasks.create_task(self._guarded(work))
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception:  # the top of a call's task: a defect there costs that call, and no other
+            self.counters["defects"] += 1
+            log.exception("a call's task failed")
 
     def _url(self, path: str) -> str:
         return f"{self._settings.public_url}{path}"
@@ -142,8 +149,7 @@ class TwilioGateway:
         self._knows(live, sid)
         self.counters[new.direction] += 1
         log.info("call offered", call=new.call, caller=new.caller, callee=new.callee, agent=new.agent.name, sid=sid)
-        assert self._tasks is not None
-        live.task = self._tasks.create_task(self._serve(live))
+        self._spawn(self._serve(live))
         return live
 
     def _may_reach(self, target: str) -> str | None:
@@ -172,7 +178,8 @@ class TwilioGateway:
                     self._partings, call.call, twiml.forward(call.forward_to, self._settings.twilio_dial_timeout_s)
                 )
             self.ticker.remove(call)
-            self.media.update(call.statistics().model_dump(exclude={"schema_version"}))
+            counted = call.statistics().model_dump(exclude={"schema_version"})
+            self.media.update({name: value for name, value in counted.items() if isinstance(value, int)})
             del self._live[call.call]
             if self._by_sid.get(call.call_sid) is live:
                 del self._by_sid[call.call_sid]

@@ -21,13 +21,12 @@ POLICY, TOO_LARGE = 1008, 1009  # RFC 6455 §7.4.1
 NO_CLOSE_FRAME = (None, 1006)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Live:
     """A call while it lasts."""
 
     shell: LegShell
     call: TwilioCall
-    task: asyncio.Task[None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

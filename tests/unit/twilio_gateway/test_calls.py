@@ -81,6 +81,9 @@ async def test_audio_passes_both_ways(server):
         assert media.rtp_received == 20
         assert media.dn_received == 20
         assert media.dn_trimmed == 0
+        assert media.rtp_received + media.up_filled == media.up_published + media.up_dropped
+        assert media.dn_received == media.dn_control + media.dn_played
+        assert media.round_trip_ms is not None
 
 
 async def test_an_echo_comes_back_as_audio(server):
