@@ -16,6 +16,7 @@ from services.catalog_tools.settings import Settings as CatalogTools
 from services.rehearsal.settings import RehearsalSettings
 from services.sip_gateway.settings import Settings as SipGateway
 from services.transcript_store.settings import Settings as TranscriptStore
+from services.twilio_gateway.settings import Settings as TwilioGateway
 
 HEAD = """# Settings
 
@@ -24,6 +25,7 @@ Generated from the settings classes; do not edit (`make docs`). Names are read f
 CLASSES: dict[str, type[BaseSettings]] = {
     "Every service": ServiceSettings,
     "sip_gateway": SipGateway,
+    "twilio_gateway": TwilioGateway,
     "browser_gateway": BrowserGateway,
     "ai_session": AiSession,
     "catalog_tools": CatalogTools,
@@ -57,6 +59,8 @@ def _row(prefix: str, name: str, field: FieldInfo) -> str:
 
 
 def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "must be set"
     value = field.default if field.default_factory is None else "set at the start"
     if value is None or value == "":
         return ""

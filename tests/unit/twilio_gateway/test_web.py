@@ -39,7 +39,7 @@ async def test_a_changed_form_is_no_longer_signed(server):
             assert got.status == 403
 
 
-@pytest.mark.parametrize("host", ["internal:8095", "evil.example", "calls.example.com"])
+@pytest.mark.parametrize("host", ["internal:8091", "evil.example", "calls.example.com"])
 @pytest.mark.parametrize("prefix", ["", "/callbus"])
 async def test_behind_a_proxy_the_public_url_counts_and_the_host_header_does_not(server, host, prefix):
     async with world(server) as here:
