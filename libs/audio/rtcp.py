@@ -1,7 +1,7 @@
 """RTCP: packets, reception statistics and the reports of one end of a stream (RFC 3550 §6, appendix A). No I/O.
 
 Theory of operation. `RtcpReporter` is one end of one call. It hears of every RTP packet received (`reception`) and
-sent (`rtp_sent`), says when the next report is due (`deadline`), and builds it: a sender report when we sent since the
+sent (`rtp_sent`), says when the next report is due (`due_at`), and builds it: a sender report when we sent since the
 last two, else a receiver report, always with our CNAME (§6.1). What the peer reports about our stream ends up in
 `remote`, with the round trip from its LSR and DLSR (§6.4.1). The NTP time in our reports is time since the process
 started, which §6.4.1 allows who does not want to name the wall clock; round trips need no more.
@@ -10,8 +10,6 @@ started, which §6.4.1 allows who does not want to name the wall clock; round tr
 import struct
 from dataclasses import dataclass
 from typing import NamedTuple
-
-from libs.audio.rtp import Unwrapper
 
 _HEADER = struct.Struct("!BBH")
 _WORD = struct.Struct("!I")
@@ -225,8 +223,7 @@ class ReceptionStatistics:
         self._begin(0, 0)
 
     def _begin(self, ssrc: int, sequence_number: int) -> None:
-        self._sequence = Unwrapper(16)
-        self._first = self._highest = self._sequence.extend(sequence_number)
+        self._first = self._highest = sequence_number  # extended: they never wrap
         self._received = self._expected_before = self._received_before = 0
         self._transit: int | None = None
         self._jitter = 0.0
@@ -237,8 +234,9 @@ class ReceptionStatistics:
             self._begin(ssrc, sequence_number)
             self.ssrc = ssrc
         self._received += 1
-        number = self._sequence.extend(sequence_number)
-        self._highest = max(self._highest, number)
+        ahead = (sequence_number - self._highest) & 0xFFFF
+        if ahead < 0x8000:
+            self._highest += ahead
         if timestamp is None:
             return
         transit = int(now * self._clock_hz) - timestamp & 0xFFFFFFFF
@@ -297,7 +295,8 @@ class RtcpReporter:
         """The peer said BYE."""
         self._clock_hz = clock_hz
         self._chance = ssrc & 0xFFFFFFFF
-        self._due_at: float | None = None
+        self.due_at: float | None = None
+        """When `report` wants to be called; None before `start` and after `goodbye`."""
         self._packets = self._octets = 0
         self._packets_before = (0, 0)  # at the last report and the one before
         self._timestamp, self._sent_at = 0, 0.0
@@ -309,17 +308,12 @@ class RtcpReporter:
 
     def start(self, now: float) -> None:
         """RTP may flow: the first report is due soon."""
-        if self._due_at is None:
-            self._due_at = now + self._next_interval(is_first=True)
+        if self.due_at is None:
+            self.due_at = now + self._next_interval(is_first=True)
 
     def stop(self) -> None:
         """No reports until `start`."""
-        self._due_at = None
-
-    @property
-    def deadline(self) -> float | None:
-        """When `report` wants to be called."""
-        return self._due_at
+        self.due_at = None
 
     def rtp_sent(self, payload_bytes: int, timestamp: int, now: float) -> None:
         """An RTP packet went out."""
@@ -329,12 +323,12 @@ class RtcpReporter:
 
     def report(self, now: float) -> bytes:
         """The compound packet that is due."""
-        self._due_at = now + self._next_interval(is_first=False)
+        self.due_at = now + self._next_interval(is_first=False)
         return self._report(now) + SourceDescription(self.ssrc, self.cname).serialize()
 
     def goodbye(self, now: float, reason: str = "") -> bytes:
         """The last compound packet (§6.6)."""
-        self._due_at = None
+        self.due_at = None
         description = SourceDescription(self.ssrc, self.cname).serialize()
         return self._report(now) + description + Goodbye((self.ssrc,), reason).serialize()
 

@@ -90,7 +90,7 @@ class ControlEnd:
 
     def tick(self, now: float) -> None:
         """Report when it is time."""
-        due_at = self.reporter.deadline
+        due_at = self.reporter.due_at
         if due_at is not None and due_at <= now:
             self._send(self.reporter.report(now))
 

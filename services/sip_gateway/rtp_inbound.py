@@ -49,10 +49,8 @@ class Inbound:
 
     def expire(self, now: float) -> None:
         """Give up gaps whose time is over."""
-        deadline = self.in_order.deadline()
-        if deadline is not None and deadline <= now:
-            for released in self.in_order.expire(now):
-                self._release(released, now)
+        for released in self.in_order.expire(now):
+            self._release(released, now)
 
     def conceal(self) -> bytes:
         """A frame in place of one that the network owes."""

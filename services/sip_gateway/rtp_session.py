@@ -186,11 +186,13 @@ class RtpSession:
 
     def tick(self, now: float) -> None:
         """Give up gaps whose time is over, make up for missing frames, send what is due."""
-        self._in.expire(now)
+        gap_until = self._in.in_order.deadline()
+        if gap_until is not None and gap_until <= now:
+            self._in.expire(now)
         if self._peer is None:
             self._audio.fill(now, self._conceal)
         self._out.tick(now)
-        report_at = self._rtcp.deadline
+        report_at = self._rtcp.due_at
         if report_at is not None and report_at <= now:
             self._send_rtcp(self._rtcp.report(now))
 
@@ -276,7 +278,7 @@ class RtpSession:
     def finish(self, now: float) -> None:
         """The call has ended: RTCP BYE, and the bridge is gone."""
         self.unbridge()
-        if self._rtcp.deadline is not None:
+        if self._rtcp.due_at is not None:
             self._send_rtcp(self._rtcp.goodbye(now))
 
     # -- changes ----------------------------------------------------------------------------------------------

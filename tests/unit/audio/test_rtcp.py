@@ -90,7 +90,7 @@ def test_calls_that_begin_together_do_not_report_together():
     reporters = [RtcpReporter(ssrc * 0x01234567, "x") for ssrc in range(1, 9)]
     for reporter in reporters:
         reporter.start(0.0)
-    assert len({round(reporter.deadline, 2) for reporter in reporters}) == 8
+    assert len({round(reporter.due_at, 2) for reporter in reporters}) == 8
 
 
 # -- reception ----------------------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ def test_a_goodbye_is_heard_and_no_report_follows_ours():
     us.start(0.0)
     them.receive(us.goodbye(1.0, "hung up"), 1.0)
     assert them.has_left
-    assert us.deadline is None
+    assert us.due_at is None
 
 
 def test_malformed_reports_change_nothing():
