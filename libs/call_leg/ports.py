@@ -49,7 +49,10 @@ class Entrance(Protocol):
         """End the call: answered (SIP: BYE), or an outbound one that rings (SIP: CANCEL) or was not dialled yet."""
 
     def transfer(self, command: Transfer) -> Literal["refer", "bridge", "dial"]:
-        """Begin a transfer and tell by which means; `LegShell.transfer_progress` and `transfer_ended` follow."""
+        """Begin a transfer and tell by which means; `LegShell.transfer_progress` and `transfer_ended` follow.
+
+        The target is somebody's text, a model's perhaps: `objection` lets it pass the trunk's `OutboundFence` first.
+        """
 
     def cancel_transfer(self) -> None:
         """The call ends or the agent changed its mind while a transfer runs: give up what was begun for it."""

@@ -17,6 +17,7 @@ from libs.contracts.events import (
     AgentTurn,
     CallerSpoke,
     CallerTurn,
+    CallTakenOver,
     DtmfReceived,
     Event,
     ToolCalled,
@@ -63,6 +64,7 @@ class GoOn(Enum):
     ANSWER = "answer"  # the caller, or a tool, waits for an answer
     CONTINUE = "continue"  # the agent was cut off in the middle
     ASK_TO_REPEAT = "ask_to_repeat"  # the caller spoke, and nobody knows what
+    COME_BACK = "come_back"  # a person had the call, and nobody knows what was said
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ class _Keys:
     digits: str = ""
 
 
-_Entry = _AgentItem | _Keys | CallerSpoke | CallerTurn | ToolCalled | ToolReturned
+_Entry = _AgentItem | _Keys | CallerSpoke | CallerTurn | ToolCalled | ToolReturned | CallTakenOver
 
 
 def rebuild(events: Iterable[Event], played: Mapping[int, int]) -> Conversation:
@@ -133,6 +135,8 @@ def _note(entries: dict[str, _Entry], event: Event, played: Mapping[int, int]) -
             entries.setdefault(f"call:{event.tool_call_id}", event)
         case ToolReturned():
             entries.setdefault(f"result:{event.tool_call_id}", event)
+        case CallTakenOver():
+            entries[f"person:{event.epoch}"] = event
         case _:
             pass
 
@@ -152,6 +156,8 @@ def _items(entry: _Entry, returned: set[str]) -> list[HistoryItem]:
             return [called, *lost]
         case ToolReturned():
             return [ToolOutput(entry.tool_call_id, render(entry.output))]
+        case CallTakenOver():
+            return [Said("user", Phrases.PERSON_SPOKE)]
         case CallerSpoke():
             return []
 
@@ -176,4 +182,6 @@ def _how_to_go_on(entries: list[_Entry]) -> GoOn:
                 return GoOn.ASK_TO_REPEAT
             case ToolCalled() | ToolReturned() | _Keys():
                 return GoOn.ANSWER
+            case CallTakenOver():
+                return GoOn.COME_BACK
     return GoOn.GREET

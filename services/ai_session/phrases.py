@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 _GOODBYE = (
     "The call has reached its time limit. Say so politely in one short sentence in the language of the "
@@ -15,6 +16,11 @@ _CARRY_ON = (
 _ASK_TO_REPEAT = (
     "The line was interrupted while the caller was speaking and their words were lost. Apologise briefly "
     "and ask them to repeat the last thing they said. Do not greet again."
+)
+_COME_BACK = (
+    "A human colleague has spoken with the caller, you did not hear what was said, and the call is yours again. Say in "
+    "one short sentence in the language of the conversation that you are back, and ask how you can help further. Do "
+    "not greet again."
 )
 _TRANSFER_FAILED = (
     "The attempt to connect the caller with somebody else has failed: nobody answered there, or the line was busy. "
@@ -31,7 +37,12 @@ class Phrases:
     goodbye: str = _GOODBYE
     carry_on: str = _CARRY_ON
     ask_to_repeat: str = _ASK_TO_REPEAT
+    come_back: str = _COME_BACK
     transfer_failed: str = _TRANSFER_FAILED
+
+    PERSON_SPOKE: ClassVar[str] = (
+        "(A human colleague took the call and spoke with the caller. What was said is unknown.)"
+    )
 
     @classmethod
     def of(cls, greeting: str | None, goodbye: str | None) -> Phrases:

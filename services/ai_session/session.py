@@ -408,7 +408,8 @@ class Session:
                 self._state_changed(command.state, now)
                 answer = CommandReply(ok=True)
             case DtmfPressed():
-                self.bridge.do(self.bridge.turn.pressed(command.digit, now), now)
+                if self.bridge.state.answered:
+                    self.bridge.do(self.bridge.turn.pressed(command.digit, now), now)
                 answer = CommandReply(ok=True)
             case SayNow() if not self._ready or self._reconnecting or not self.bridge.state.answered:
                 answer = CommandReply(ok=False, error="the model's session is not open at the moment: try again")

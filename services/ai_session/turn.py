@@ -127,6 +127,8 @@ class TurnMachine:
                 return self._respond(phrases.carry_on, now)
             case GoOn.ASK_TO_REPEAT:
                 return self._respond(phrases.ask_to_repeat, now)
+            case GoOn.COME_BACK:
+                return self._respond(phrases.come_back, now)
 
     def say(self, text: str, now: float) -> list[Action]:
         """Somebody wants the agent to say this."""

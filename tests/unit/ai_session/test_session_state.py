@@ -9,13 +9,15 @@ import pytest
 from libs.contracts import subjects
 from libs.contracts.commands import SayNow, StateChanged
 from libs.contracts.config import AgentConfig
+from libs.contracts.events import CallTakenOver
 from libs.contracts.frame import AudioFrame, Codec
 from libs.contracts.offer import CallState, Offer, Resume
 from services.ai_session.backends.port import Capabilities
 from services.ai_session.bridge import HOLD_SILENCE_FRAMES, Bridge
-from services.ai_session.history import GoOn
+from services.ai_session.history import GoOn, rebuild
 from services.ai_session.journal import Journal
 from services.ai_session.phrases import Phrases
+from tests.support.builders import CallScript
 from tests.unit.ai_session.test_worker import SPEECH, a_call, agent, events_of
 
 SAY = [["text:Guten Tag.", "tone:440:200"], ["text:Leider nicht.", "tone:440:200"], ["text:Drei.", "tone:440:200"]]
@@ -156,3 +158,32 @@ def test_the_model_is_told_what_has_failed():
 @pytest.mark.parametrize("word", ["caller", "failed", "language of the conversation"])
 def test_the_instruction_after_a_failed_transfer_names_no_language(word):
     assert word in Phrases().transfer_failed
+
+
+# -- after a person had the call -------------------------------------------------------------------------------
+
+
+def taken_over(script):
+    fields = script._fields("gw", script.epoch + 1)
+    script.events.append(CallTakenOver(**fields, by="console-1", previous_wk="wk-1", previous_played=8000))
+    script.epoch += 1
+    return script
+
+
+def test_an_agent_that_gets_the_call_back_knows_that_somebody_spoke_and_not_what():
+    past = taken_over(CallScript().offered().claimed().answered().caller("Guten Tag").agent("Ja, bitte?", heard=0))
+    rebuilt = rebuild(past.events, {1: 8000, 2: 16000})
+    assert rebuilt.go_on is GoOn.COME_BACK
+    assert rebuilt.items[-1].text == Phrases.PERSON_SPOKE
+
+
+def test_what_comes_after_that_counts_again():
+    past = taken_over(CallScript().offered().claimed().answered().caller("Guten Tag"))
+    past.claimed("wk-2").caller("Zwei Bögen")
+    assert rebuild(past.events, {1: 8000}).go_on is GoOn.ANSWER
+
+
+def test_the_agent_says_that_it_is_back():
+    model = Listener(CallState())
+    model.bridge.do(model.bridge.turn.begin(GoOn.COME_BACK, 5.0, 0.0), 0.0)
+    assert model.asked == [Phrases().come_back]
