@@ -21,7 +21,7 @@ from typing import Any, Protocol, cast
 
 from libs.runtime.log import get_logger
 from libs.sip.stream import StreamFramer
-from libs.sip.uri import Transport
+from libs.sip.uri import DEFAULT_PORTS, Transport
 
 log = get_logger()
 
@@ -179,6 +179,7 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Close at once."""
         self._is_closing = True
+        self._timer.cancel()
         if self._out is not None:
             self._out.abort()
 
@@ -205,6 +206,7 @@ class StreamConnections:
         self.counters = counters
         self.server_names: dict[str, str] = {}
         """By address: the name that its certificate must show."""
+        self._named_servers: set[Address] = set()
         self._host = host
         self._tls = tls
         self._loop = asyncio.get_running_loop()
@@ -255,7 +257,7 @@ class StreamConnections:
                 self._loop.call_later(ACCEPT_PAUSE_S, self._accept_again, listener, transport, context)
                 return
             peer = plain(str(address[0])), int(address[1])
-            if not self._admits(peer[0]):
+            if not self._admits(peer[0]) or (transport == "tls" and self._is_impostor(peer)):
                 sock.close()
                 continue
             sock.setblocking(False)
@@ -275,6 +277,14 @@ class StreamConnections:
             self.counters["too_many_connections"] += 1
             return False
         return True
+
+    def _is_impostor(self, peer: Address) -> bool:
+        """Our requests to a TLS server go by its address, so they would go to whoever connects from there."""
+        host, port = peer
+        found = peer in self._named_servers or (host in self.server_names and port == DEFAULT_PORTS["tls"])
+        if found:
+            self.counters["server_not_verified"] += 1
+        return found
 
     async def _greet(self, connection: Connection, sock: socket.socket, context: ssl.SSLContext | None) -> None:
         try:
@@ -297,6 +307,8 @@ class StreamConnections:
         connection.send(data)
 
     def _connect(self, transport: Transport, peer: Address) -> Connection:
+        if transport == "tls" and peer[0] in self.server_names:
+            self._named_servers.add(peer)
         connection = self._add(Connection(self, transport, peer, is_client=True))
         if sum(other.is_client for other in self._all) > self.limits.in_all:
             self.counters["too_many_connections"] += 1

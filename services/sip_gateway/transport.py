@@ -158,7 +158,11 @@ class SipTransport(asyncio.DatagramProtocol):
         return self._is_allowed(host) or host in self._also_allowed
 
     def allow(self, host: str, server_name: str = "") -> None:
-        """Answer this address, too: the provider's. `server_name` is what its certificate must show over TLS."""
+        """Answer this address, too: the provider's. Over TLS it must show a certificate for `server_name`, "" for `host`.
+
+        Nobody may take the place of a server with a name: a TLS connection that comes in from the very address and port
+        that we would connect to, from where no certificate was shown, is refused.
+        """
         self._also_allowed.add(host)
         if server_name:
             self._streams.server_names[host] = server_name

@@ -1,16 +1,19 @@
 """Calls over TCP, TLS and IPv6 into a `SipTransport`, and what peers cannot do with connections."""
 
 import asyncio
+import socket
 import ssl
+from dataclasses import replace
 from ipaddress import ip_network
 
 import pytest
 import uvloop
 
 from libs.sip.events import Confirmed, Ended, IncomingCall, Rejected, Send
-from libs.sip.registration import RegistrationConfig, RegistrationFailed
+from libs.sip.registration import Registered, RegistrationConfig, RegistrationFailed, Unregistered
 from libs.sip.sdp import LocalMedia, make_offer
-from libs.sip.user_agent import OutgoingCall
+from libs.sip.stream import PING, PONG, StreamFramer
+from libs.sip.user_agent import OutgoingCall, UaConfig
 from libs.softphone.phone import CallRejected, PhoneTls, Softphone
 from services.sip_gateway.stream import StreamLimits, TlsFiles
 from services.sip_gateway.transport import Local, SipTransport
@@ -195,6 +198,97 @@ async def closed_port() -> int:
     return port
 
 
+class Registrar:
+    """Takes every registration and says 404 to calls; `pings` counts empty lines."""
+
+    def __init__(self) -> None:
+        self.connections = []
+        self.registered = asyncio.Event()
+        self.pinged = asyncio.Event()
+
+    async def serve(self, reader, writer) -> None:
+        self.connections.append(writer)
+        framer = StreamFramer()
+        while data := await reader.read(4096):
+            for message in framer.feed(data):
+                if message == PING:
+                    self.pinged.set()
+                    writer.write(PONG)
+                    continue
+                lines = message.decode().split("\r\n")
+                head = [line for line in lines if line.startswith(("Via", "From", "To", "Call-ID", "CSeq"))]
+                writer.write(
+                    "\r\n".join(["SIP/2.0 200 OK", *head, "Expires: 600", "Content-Length: 0", "", ""]).encode()
+                )
+                self.registered.set()
+        writer.close()
+
+
+@pytest.fixture
+async def registrar():
+    made = Registrar()
+    server = await asyncio.start_server(made.serve, "127.0.0.1", 0)
+    made.port = server.sockets[0].getsockname()[1]
+    yield made
+    server.close()
+    for writer in made.connections:
+        writer.transport.abort()
+
+
+async def test_a_registered_connection_is_kept_open_pinged_and_made_anew_when_it_breaks(make, registrar):
+    gateway = await make(limits=StreamLimits(idle_s=0.05))
+    here, now = Local("127.0.0.1", "tcp"), asyncio.get_running_loop().time()
+    core = gateway.sip.core(here)
+    settings = replace(registration(registrar.port), keep_alive_s=0.1, retry_s=0.02)
+    gateway.sip.perform(here, core.register("t", settings, now))
+    await gateway.event(Registered)
+    await asyncio.wait_for(registrar.pinged.wait(), 5)
+    assert len(registrar.connections) == 1
+    registrar.registered.clear()
+    registrar.connections[0].transport.abort()
+    await asyncio.wait_for(registrar.registered.wait(), 5)
+    assert len(registrar.connections) == 2
+    assert gateway.sip.counters["defects"] == 0
+
+
+async def test_a_connection_that_nobody_needs_any_more_is_closed(make, registrar):
+    gateway = await make(limits=StreamLimits(idle_s=0.05))
+    here, now = Local("127.0.0.1", "tcp"), asyncio.get_running_loop().time()
+    core = gateway.sip.core(here)
+    gateway.sip.perform(here, core.register("t", registration(registrar.port), now))
+    await gateway.event(Registered)
+    gateway.sip.perform(here, core.unregister("t", now))
+    await gateway.event(Unregistered)
+    await gateway.until(lambda: gateway.sip.connections == 0)
+    assert gateway.sip.counters["stream_idle"] == 1
+
+
+async def test_a_network_that_returned_registers_anew(make, registrar):
+    gateway = await make()
+    here, now = Local("127.0.0.1", "tcp"), asyncio.get_running_loop().time()
+    gateway.sip.perform(here, gateway.sip.core(here).register("t", registration(registrar.port), now))
+    await gateway.event(Registered)
+    registrar.registered.clear()
+    gateway.sip.network_returned()
+    await asyncio.wait_for(registrar.registered.wait(), 5)
+    assert gateway.sip.route_towards("127.0.0.1") == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("host", "family"), [("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6), ("::", socket.AF_UNSPEC)]
+)
+async def test_the_family_says_which_servers_can_be_reached(certificates, host, family):
+    assert Gateway(certificates, host).sip.family == family
+
+
+async def test_the_template_gives_all_user_agents_their_settings(make):
+    gateway = await make(template=UaConfig("", 0, user_agent="pbx", codecs=("PCMA",)))
+    reader, writer = await connect(gateway)
+    writer.write(options())
+    assert b"Server: pbx" in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+    writer.close()
+
+
 @pytest.mark.parametrize("transport", ["tcp", "tls"])
 async def test_a_server_that_refuses_the_connection_fails_the_registration_at_once(make, transport):
     gateway = await make()
@@ -279,6 +373,20 @@ async def test_a_source_that_is_not_allowed_gets_no_byte(make, transport):
     assert await all_of(reader) == b""
     assert gateway.sip.counters["source_not_allowed"] == 1
     assert gateway.sip.counters["received"] == 0
+    writer.close()
+
+
+async def test_nobody_takes_the_place_of_a_tls_server_by_connecting_from_its_address(make):
+    gateway = await make()
+    impostor = socket.create_server(("127.0.0.1", 0))
+    address = impostor.getsockname()
+    impostor.close()
+    gateway.sip.allow("127.0.0.1", "sip.example")
+    gateway.sip.perform(Local("127.0.0.1", "tls"), [Send(options("TLS"), address)])
+    await gateway.until(lambda: gateway.sip.counters["connect_failed"])
+    reader, writer = await connect(gateway, "tls", local_addr=address)
+    assert await all_of(reader) == b""
+    assert gateway.sip.counters["server_not_verified"] == 1
     writer.close()
 
 
