@@ -8,13 +8,14 @@ import sys
 from libs.call_leg.gateway import CallLegs
 from libs.runtime.config_copy import ConfigCopy
 from libs.runtime.log import get_logger
-from libs.runtime.metrics import export_counters, export_gauge, export_gauges
+from libs.runtime.metrics import export_counters, export_gauge
 from libs.runtime.service import Service, run
 from services.sip_gateway.gateway import SipGateway
 from services.sip_gateway.settings import Settings
 
 log = get_logger()
 
+FLUSH_S = 1.0  # of the places that the calls had within their organisations' limits
 LINGER_S = 2.0  # at the end, for the answers to the last BYEs and refusals
 
 
@@ -22,7 +23,7 @@ async def main(service: Service, settings: Settings) -> None:
     """Wire the gateway, serve until told to stop, let the calls finish."""
     legs = CallLegs(service.id, service.bus, service.outbox, capacity=settings.max_calls)
     config = ConfigCopy(service.bus)
-    gateway = SipGateway(settings, service.bus, legs, config)
+    gateway = SipGateway(settings, service.bus, legs, config, service.outbox)
     transport, ticker = gateway.transport, gateway.ticker
     await legs.start()
     export_counters("callbus_sip", "SIP datagrams, calls and refusals", "what",
@@ -38,22 +39,17 @@ async def main(service: Service, settings: Settings) -> None:
         background = [tasks.create_task(legs.run()), tasks.create_task(config.run()), tasks.create_task(gateway.run())]
         async with asyncio.timeout(10):
             await config.loaded.wait()
-        await transport.open(settings.sip_listen_port)
+        await gateway.open()
         networks = ", ".join(str(network) for network in settings.sip_allowed_sources)
-        log.info("answering SIP", address=f"{settings.sip_listen_host}:{transport.port}/udp", only_from=networks)
-        if gateway.trunk is not None:
-            trunk = gateway.trunk
-            background.append(tasks.create_task(trunk.run()))
-            export_gauges("callbus_trunk_state", "1 for the registration's present state", "state",
-                          lambda: {trunk.state: 1.0})  # fmt: skip
-        elif settings.sip_server:
-            log.warning("SIP_SERVER needs SIP_USERNAME and SIP_PASSWORD to register; calls come in directly only")
+        listening = ", ".join(f"{port}/{kind}" for kind, port in transport.ports.items())
+        log.info("answering SIP", address=settings.sip_listen_host, ports=listening, only_from=networks)
+        gateway.trunks.export()
         service.is_up()
         await service.stopping.wait()
         log.info("draining", calls=len(legs), timeout_s=settings.drain_timeout_s)
-        if gateway.trunk is not None:
-            await gateway.trunk.leave()
+        await gateway.leave()
         await legs.drain(settings.drain_timeout_s)
+        await gateway.admission.flush(FLUSH_S)
         for task in background:
             task.cancel()
     await transport.linger(LINGER_S)

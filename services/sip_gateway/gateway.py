@@ -4,165 +4,168 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import socket
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Coroutine
 
-from libs.audio.g711 import Law
-from libs.call_leg.audio import CallAudio
-from libs.call_leg.gateway import CallLegs, RefusedAttempt
-from libs.call_leg.numbers import normalise
-from libs.call_leg.ports import NewCall
+from nats.aio.msg import Msg
+
+from libs.call_leg.admission_shell import Admission
+from libs.call_leg.fences import OutboundFence
+from libs.call_leg.gateway import CallLegs
+from libs.call_leg.originate import Originations, Placement
 from libs.call_leg.shell import LegShell
-from libs.contracts.config import DEFAULT_ORG, AgentConfig, RouteConfig
+from libs.contracts import subjects
 from libs.contracts.ids import new_call_id
-from libs.contracts.offer import CallState
+from libs.contracts.rpc import RpcReply
 from libs.contracts.termination import Reason, Termination
 from libs.runtime.bus import Bus
 from libs.runtime.config_copy import ConfigCopy
 from libs.runtime.log import get_logger
+from libs.runtime.outbox import EventOutbox
+from libs.runtime.respond import respond
 from libs.sip import events as sip
+from libs.sip.dialog_layer import UaConfig
 from libs.sip.digest import Login
-from libs.sip.errors import NoCommonCodec, SdpError
+from libs.sip.digest_server import DigestServer
 from libs.sip.registration import Registered, RegistrationFailed, Unregistered
-from libs.sip.sdp import (
-    TELEPHONE_EVENT_PT,
-    Direction,
-    LocalMedia,
-    Negotiated,
-    SessionDescription,
-    make_offer,
-    negotiate,
-)
-from services.sip_gateway.call import STATUS_OF, SipCall
-from services.sip_gateway.rtp_ports import NoRtpPort, PortPool
-from services.sip_gateway.rtp_session import MediaFormat, RtpSession, RtpStart
+from services.sip_gateway.call import InboundCall, SipCall
+from services.sip_gateway.exchange import Exchange
+from services.sip_gateway.incoming import Incoming
+from services.sip_gateway.limiter import SourceLimiter
+from services.sip_gateway.negotiation import Refusal
+from services.sip_gateway.outbound_call import place
+from services.sip_gateway.rtp_ports import PortPool
+from services.sip_gateway.rtp_session import RtpSession
 from services.sip_gateway.settings import Settings
 from services.sip_gateway.ticker import Ticker
+from services.sip_gateway.trace import SipTrace
 from services.sip_gateway.transport import Local, SipTransport
-from services.sip_gateway.trunk import Account, Trunk
+from services.sip_gateway.trunk import Trunks
 
 log = get_logger()
-
-LATE_OFFER_LAW = Law.PCMA  # an INVITE without SDP: one codec, so that the agent's session knows it before the ACK
-UNSPECIFIED = ("0.0.0.0", "::")
-END_REASONS = {
-    sip.EndCause.REMOTE_BYE: Reason.CALLER_HUNG_UP,
-    sip.EndCause.LOCAL_BYE: Reason.NO_COMMON_CODEC,  # not by us, whose leg has ended then: the ACK's answer was bad
-    sip.EndCause.NO_ACK: Reason.NO_ACK,
-    sip.EndCause.TRANSACTION_TIMEOUT: Reason.CALLER_HUNG_UP,
-}
 
 
 class _Live:
     """A call while it lasts."""
 
-    def __init__(self, shell: LegShell, sip_call: SipCall) -> None:
-        self.shell = shell
-        self.sip = sip_call
+    def __init__(self, call: SipCall) -> None:
+        self.call = call
         self.task: asyncio.Task[None] | None = None
-        self.resumed_at = 0.0  # when a hold ended: before it the caller owed us no RTP
 
-
-@dataclass(frozen=True, slots=True)
-class _Arrival:
-    """An INVITE, its numbers normalised, its route looked up."""
-
-    local: Local
-    event: sip.IncomingCall
-    caller: str
-    callee: str
-    route: RouteConfig | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Media:
-    """What offer and answer settled, for the RTP session."""
-
-    sdp: str
-    format: MediaFormat
-    remote: tuple[str, int]
-    may_send: bool
-    is_held: bool = False
-
-
-class _Refused(Exception):
-    """The call gets no leg."""
-
-    def __init__(self, termination: Termination) -> None:
-        super().__init__(termination.detail)
-        self.termination = termination
-
-
-def _agree(arrival: _Arrival, port: int) -> _Media:
-    local = LocalMedia(arrival.local.host, port, session_id=secrets.randbits(31))
-    offer = arrival.event.offer
-    if offer is None:  # RFC 3261 §13.2.1: we offer in the 200, the answer comes in the ACK
-        local = LocalMedia(local.host, port, (LATE_OFFER_LAW.encoding_name,), local.session_id)
-        late = MediaFormat(LATE_OFFER_LAW, LATE_OFFER_LAW.payload_type, TELEPHONE_EVENT_PT)
-        return _Media(make_offer(local).serialize(), late, ("127.0.0.1", 9), may_send=False)
-    try:
-        media = negotiate(offer, local)
-    except NoCommonCodec as error:
-        raise _Refused(Termination.of(Reason.NO_COMMON_CODEC, str(error))) from None
-    except SdpError as error:
-        raise _Refused(Termination.of(Reason.MALFORMED_OFFER, str(error))) from None
-    return _settled(media)
-
-
-def _settled(media: Negotiated) -> _Media:
-    """What a negotiation means for RTP. Anything but both ways is a hold (RFC 3264 §8.4), and so is no address."""
-    nowhere = media.remote_host in UNSPECIFIED  # the hold of RFC 2543
-    settled = MediaFormat.of(media)
-    remote = (media.remote_host, media.remote_port)
-    is_held = nowhere or media.direction is not Direction.SENDRECV
-    return _Media(media.answer.serialize(), settled, remote, media.direction.sends and not nowhere, is_held)
+    @property
+    def shell(self) -> LegShell:
+        return self.call.shell
 
 
 class SipGateway:
     """`on_event` is the transport's callback; `run` serves until cancelled."""
 
-    def __init__(self, settings: Settings, bus: Bus, legs: CallLegs, config: ConfigCopy) -> None:
+    def __init__(
+        self, settings: Settings, bus: Bus, legs: CallLegs, config: ConfigCopy, outbox: EventOutbox | None = None
+    ) -> None:
+        """Raises TrunksError for trunks that cannot be used."""
         self._settings = settings
+        self._bus = bus
         self._legs = legs
-        self._config = config
-        self._send_frame = bus.send_frame
-        self._ports = PortPool(settings.rtp_ports)
         self._live: dict[str, _Live] = {}
         self._tasks: asyncio.TaskGroup | None = None
+        self._running = asyncio.Event()
         self._loop = asyncio.get_running_loop()
+        self._ports = PortPool(settings.rtp_ports)
+        self.admission = Admission(bus, legs, config)
         self.ticker = Ticker(self._ticked, self._media_failed)
+        table = settings.trunks()
         self.transport = SipTransport(
-            settings.sip_listen_host, settings.sip_public_host, settings.sip_allowed_sources, self.on_event
-        )
-        self.trunk = self._trunk(settings)
-        self.counters: Counter[str] = Counter()
-        self.media: Counter[str] = Counter()
-        """Media statistics of all calls that ended; frames that came after `call.ended` are in it too."""
+            settings.sip_listen_host, settings.sip_public_host, (*settings.sip_allowed_sources, *table.sources),
+            self.on_event, tls=settings.tls_files(), template=UaConfig("", 0, codecs=table.codecs),
+        )  # fmt: skip
+        self.transport.credentials, self.transport.doorkeeper = self._login, self._doorkeeper
+        self.trunks = Trunks(table, self.transport)
+        self.trace = SipTrace(_nowhere if outbox is None else outbox.put)
+        if settings.sip_trace and outbox is not None:
+            self.transport.on_message = self.trace.seen
+        self._doormen = self._make_doormen()
+        self.exchange = Exchange(legs.gw, self.transport, self.ticker, self._ports, self.trunks, self.trace,
+                                 bus.send_frame, settings.sip_public_host)  # fmt: skip
+        limiter = SourceLimiter(settings.sip_invites_per_second)
+        self.originations = Originations("sip", legs, config, self._fences, self._place)
+        self._incoming = Incoming(self.exchange, legs, self.admission, limiter, self._serve_inbound, self._spawn)
 
-    def _trunk(self, settings: Settings) -> Trunk | None:
-        """The provider's account, if there is one; it also answers when a call's BYE is challenged."""
-        server, username, password = settings.sip_server, settings.sip_username, settings.sip_password
-        if not (server and username and password):
+    @property
+    def counters(self) -> Counter[str]:
+        """Calls and refusals."""
+        return self.exchange.counters
+
+    @property
+    def media(self) -> Counter[str]:
+        """Media statistics of all calls that ended."""
+        return self.exchange.media
+
+    def _login(self, realm: str) -> Login | None:
+        """For a challenge inside a call that came in: of the trunk whose name the realm has, or of the only one."""
+        logins = {trunk.domain.lower(): trunk.login for trunk in self.trunks.table if trunk.login is not None}
+        return next(iter(logins.values())) if len(logins) == 1 else logins.get(realm.lower())
+
+    def _make_doormen(self) -> dict[str, DigestServer]:
+        """The asking side of each trunk whose callers must say a password."""
+        secret = secrets.token_bytes(32)
+
+        def doorman(username: str, password: str) -> DigestServer:
+            return DigestServer("callbus", {username: password}.get, secret, lambda: secrets.token_hex(8))
+
+        return {
+            trunk.name: doorman(trunk.challenge_username, trunk.challenge_password.get_secret_value())
+            for trunk in self.trunks.table
+            if trunk.challenge and trunk.challenge_password is not None
+        }
+
+    def _doorkeeper(self, source: tuple[str, int]) -> DigestServer | None:
+        """Who must say a password: the sources of a trunk that asks for one."""
+        if not self._doormen:
             return None
-        secret = password.get_secret_value()
-        self.transport.credentials = lambda realm: Login(username, secret)
-        return Trunk(Account(server, settings.sip_port or 5060, username, secret), self.transport)
+        trunk = self.trunks.table.of_source(source[0])
+        return self._doormen.get(trunk.name) if trunk is not None else None
+
+    # -- life -------------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Listen, register, take requests; while `run` runs.
+
+        Raises:
+            OSError: an address is taken or not ours, or a file for TLS cannot be read.
+        """
+        settings = self._settings
+        await self._running.wait()
+        await self.transport.open(settings.sip_listen_port, settings.sip_tcp_port, settings.sip_tls_port)
+        self._spawn(self.trunks.run())
+        await self._take_requests()
+
+    async def leave(self) -> None:
+        """Before the drain: nobody is to ring us any more, or to have us call."""
+        await self.originations.stop()
+        await self.trunks.leave()
 
     async def run(self) -> None:
         """Serve calls; each is a task of one group."""
         try:
+            await self.admission.start()
             async with asyncio.TaskGroup() as self._tasks:
+                self._running.set()
+                self._tasks.create_task(self.admission.run())
                 self._tasks.create_task(self._watch_silence())
         finally:
             self._ports.close()
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        assert self._tasks is not None
+        return self._tasks.create_task(work)
 
     def _ticked(self, lateness_s: float, now: float) -> None:
         self._legs.roster.ticked(lateness_s, now)
 
     def _media_failed(self, rtp: RtpSession) -> None:
         for live in list(self._live.values()):
-            if live.sip.rtp is rtp:
+            if live.call.rtp is rtp:
                 self._end(live, Termination.of(Reason.INTERNAL_ERROR, "a defect in the gateway's media; see its log"))
 
     def _end(self, live: _Live, why: Termination) -> None:
@@ -171,183 +174,79 @@ class SipGateway:
             live.shell.end(why)
         except Exception:  # top of one call's share of a common loop; its task cleans up
             self.counters["defects"] += 1
-            log.exception("a call could not be ended in order", dialog=live.sip.dialog)
+            log.exception("a call could not be ended in order", dialog=live.call.dialog)
             if live.task is not None:
                 live.task.cancel()
+
+    async def _take_requests(self) -> None:
+        """`v1.<org>.originate.sip`, and `v1.rpc.sip_gateway.trunks`: every gateway tells of its trunks."""
+        await self._bus.control.subscribe(subjects.rpc("sip_gateway", "trunks"), cb=self._tell_trunks)
+        await self.originations.start(self._bus)
+
+    async def _tell_trunks(self, message: Msg) -> None:
+        await respond(self._bus, message, RpcReply(ok=True, data=[trunk.status() for trunk in self.trunks]))
 
     # -- from SIP ---------------------------------------------------------------------------------------------
 
     def on_event(self, local: Local, event: sip.Action) -> None:
         """What the SIP core reports."""
-        if isinstance(event, sip.IncomingCall):
-            self._incoming(local, event)
-            return
-        if isinstance(event, sip.InviteRefused):
-            self._refused_by_core(event)
-            return
-        if isinstance(event, Registered | RegistrationFailed | Unregistered):
-            if self.trunk is not None:
-                self.trunk.on_event(event)
-            return
-        live = self._live.get(getattr(event, "dialog", ""))
-        if live is None:
-            return
         match event:
-            case sip.Cancelled():
-                live.shell.caller_gone(Reason.CALLER_CANCELLED, event.reason)
-            case sip.Ended():
-                reason = END_REASONS.get(event.cause)
-                if reason is not None:
-                    live.shell.caller_gone(reason, event.reason)
-            case sip.DtmfInfo():
-                live.shell.dtmf(event.digit)
-            case sip.SessionChanged():
-                self._session_changed(live, event.negotiated)
-            case sip.Confirmed() if event.answer is not None:
-                self._late_answer(live, event.answer)
+            case sip.IncomingCall():
+                self._incoming.invite(local, event)
+            case sip.InviteRefused():
+                self._incoming.refused_by_core(event)
+            case Registered() | RegistrationFailed() | Unregistered():
+                self.trunks.on_event(event)
             case _:
-                pass
+                owner = self.exchange.owners.get(getattr(event, "dialog", ""))
+                if owner is not None:
+                    owner.on_sip(event)
 
-    def _incoming(self, local: Local, event: sip.IncomingCall) -> None:
-        """An INVITE with a new dialog: find the agent, agree on media, offer the call."""
-        caller, callee, route = self._routed(event)
-        arrival = _Arrival(local, event, caller, callee, route)
-        try:
-            self._accept(arrival)
-        except _Refused as refused:
-            self._refuse(arrival, refused.termination)
+    # -- calls that we place ----------------------------------------------------------------------------------
 
-    def _routed(self, event: sip.IncomingCall | sip.InviteRefused) -> tuple[str, str, RouteConfig | None]:
-        """Caller, callee and the route that serves it."""
-        self.counters["invites"] += 1
-        country = self._settings.default_country
-        caller = normalise(event.from_uri.user, country)
-        called = event.request_uri.user
-        if called and called == self._settings.sip_username:
-            called = event.to_uri.user  # a trunk rings our contact; the number that was dialled stands in To
-        callee = normalise(called, country)
-        return caller, callee, self._config.route(callee) or self._config.route(called)
+    def _fences(self) -> dict[str, OutboundFence]:
+        return {trunk.config.name: trunk.fence for trunk in self.trunks if trunk.is_usable}
 
-    def _refused_by_core(self, event: sip.InviteRefused) -> None:
-        """The SIP core could make nothing of the offer, and has said so."""
-        reason = Reason.NO_COMMON_CODEC if event.status == 488 else Reason.MALFORMED_OFFER
-        self._record(*self._routed(event), Termination.of(reason, event.reason))
-
-    def _record(self, caller: str, callee: str, route: RouteConfig | None, why: Termination) -> None:
-        """Every attempt leaves a record, refused ones included."""
-        self.counters[f"refused_{why.reason}"] += 1
-        log.warning("call refused", caller=caller, callee=callee, reason=why.reason, detail=why.detail)
-        attempt = RefusedAttempt(
-            org=route.org if route else DEFAULT_ORG, entrance="sip", caller=caller, callee=callee,
-            route=route.name if route else None, agent=route.agent if route else None, termination=why,
-        )  # fmt: skip
-        self._legs.record_refused(attempt)
-
-    def _refuse(self, arrival: _Arrival, why: Termination) -> None:
-        self._record(arrival.caller, arrival.callee, arrival.route, why)
-        status = STATUS_OF.get(why.reason, 503)
-        headers = [("Retry-After", "5")] if status == 503 else []
-        core = self.transport.core(arrival.local)
-        actions = core.reject(arrival.event.dialog, status, self._loop.time(), headers=headers)
-        self.transport.perform(arrival.local, actions)
-
-    def _accept(self, arrival: _Arrival) -> None:
-        refusal = self._legs.refusal()
-        if refusal is not None:
-            raise _Refused(refusal)
-        route = arrival.route
-        if route is None:
-            raise _Refused(Termination.of(Reason.NO_ROUTE, f"no route serves {arrival.callee}"))
-        agent = self._config.agent(route.org, route.agent)
-        if agent is None:
-            detail = f"route {route.name} names the agent {route.agent}, which is not published"
-            raise _Refused(Termination.of(Reason.UNKNOWN_AGENT, detail))
-        sock = self._rtp_socket(arrival.local.host)
-        try:
-            media = _agree(arrival, sock.getsockname()[1])
-        except _Refused:
-            sock.close()
-            raise
-        self._open(arrival, route, agent, sock, media)
-
-    def _rtp_socket(self, local_host: str) -> socket.socket:
-        host = local_host if self._settings.sip_public_host is None else "0.0.0.0"
-        try:
-            return self._ports.acquire(host)
-        except NoRtpPort as error:
-            raise _Refused(Termination.of(Reason.AT_CAPACITY, str(error))) from None
-        except OSError as error:
-            raise _Refused(Termination.of(Reason.INTERNAL_ERROR, f"no RTP socket on {host}: {error}")) from None
-
-    def _open(
-        self, arrival: _Arrival, route: RouteConfig, agent: AgentConfig, sock: socket.socket, media: _Media
-    ) -> None:
+    async def _place(self, placement: Placement) -> str | Termination:
+        """Open the leg of an outbound call; the number is dialled when its agent is ready."""
+        trunk = self.trunks.named(placement.trunk)
+        assert trunk is not None  # a fence of ours
+        owner = trunk.config.organisation
+        if owner is not None and owner != placement.org:
+            return Termination.of(
+                Reason.NUMBER_NOT_ALLOWED, f"trunk {placement.trunk} belongs to organisation {owner}: name another one"
+            )
         call = new_call_id()
-        rate_hz = media.format.codec.rate_hz
-        audio = CallAudio(route.org, self._legs.gw, call, self._send_frame, rate_hz=rate_hz)
-        start = RtpStart(secrets.randbits(32), secrets.randbits(15), secrets.randbits(32))
-        rtp = RtpSession(sock, media.format, media.remote, audio, start)
-        rtp.may_send = media.may_send
-        rtp.may_latch = self.transport.answers
-        sip_call = SipCall(self.transport, arrival.local, arrival.event.dialog, media.sdp, rtp, audio)
-        sip_call.sock = sock
-        state = CallState(codec=media.format.codec.encoding_name, rate_hz=rate_hz)
-        new = NewCall(call=call, org=route.org, entrance="sip", direction="inbound", caller=arrival.caller,
-                      callee=arrival.callee, agent=agent, route=route.name, fallback=route.fallback,
-                      state=state)  # fmt: skip
-        shell = self._legs.open(new, sip_call)
-        shell.leg.held = media.is_held
-        rtp.on_digit = shell.dtmf
-        live = self._live[arrival.event.dialog] = _Live(shell, sip_call)
-        log.info("call offered", call=call, caller=new.caller, callee=new.callee, agent=agent.name, codec=state.codec)
-        sip_call.ring()
-        assert self._tasks is not None
-        live.task = self._tasks.create_task(self._serve(live))
+        try:
+            outbound = place(self.exchange, trunk, placement, call)
+        except Refusal as refusal:
+            return refusal.termination
+        outbound.shell = self._legs.open(outbound.new_call(placement, call), outbound)
+        log.info("call placed", call=call, to=placement.number, trunk=placement.trunk, agent=placement.agent.name)
+        self.serve(outbound, placement.org, call)
+        return call
 
-    async def _serve(self, live: _Live) -> None:
-        sip_call = live.sip
-        fallback: asyncio.Future[bytes] = self._loop.create_future()
-        sip_call.on_fallback = fallback.set_result
-        self.ticker.add(sip_call.rtp)
+    # -- calls --------------------------------------------------------------------------------------------------
+
+    def _serve_inbound(self, call: InboundCall, org: str, call_id: str) -> None:
+        self.serve(call, org, call_id)
+
+    def serve(self, call: SipCall, org: str, call_id: str) -> None:
+        """Run a call that has its leg, as a task of its own."""
+        live = self._live[call_id] = _Live(call)
+        live.task = self._spawn(self._serve(live, org, call_id))
+
+    async def _serve(self, live: _Live, org: str, call_id: str) -> None:
+        call = live.call
         try:
             await self._legs.serve(live.shell)
-            if fallback.done():
-                await self._play_fallback(sip_call, fallback.result())
+            if isinstance(call, InboundCall) and call.fallback is not None:
+                await call.play(call.fallback)
         finally:
-            sip_call.close()
-            self.ticker.remove(sip_call.rtp)
-            self.media.update(sip_call.statistics().counters())
-            del self._live[sip_call.dialog]
-            if sip_call.sock is not None:
-                self._ports.release(sip_call.sock)
-
-    async def _play_fallback(self, sip_call: SipCall, pcm: bytes) -> None:
-        """No agent came: the route's message, then BYE."""
-        tail_s = 0.2  # silence, so that no packet under way is cut off and none of the beginning comes again
-        sip_call.audio.set_filler(pcm + bytes(int(16000 * 2 * tail_s)))
-        sip_call.answer()
-        try:
-            await asyncio.sleep(len(pcm) / 16000 + tail_s)
-        finally:
-            sip_call.hang_up(Termination.of(Reason.FALLBACK_PLAYED))
-
-    # -- changes within a call ----------------------------------------------------------------------------------
-
-    def _session_changed(self, live: _Live, negotiated: Negotiated) -> None:
-        media = _settled(negotiated)
-        live.sip.rtp.redirect(media.remote, may_send=media.may_send, media=media.format)
-        if live.shell.leg.held and not media.is_held:
-            live.resumed_at = self._loop.time()
-        live.shell.set_held(media.is_held)
-
-    def _late_answer(self, live: _Live, answer: SessionDescription) -> None:
-        """The ACK brought the answer to our offer: where to send. The codec was the only one offered."""
-        media = next((m for m in answer.media if m.kind == "audio" and m.port), None)
-        if media is None:
-            live.shell.end(Termination.of(Reason.NO_COMMON_CODEC, "the ACK's answer refused our audio"))
-            return
-        may_send = answer.direction(media).receives
-        live.sip.rtp.redirect((answer.media_host(media), media.port), may_send=may_send)
+            del self._live[call_id]
+            self.admission.release(org, call_id)
+            call.close()
+            self.trace.forget(call_id, self._loop.time())
 
     async def _watch_silence(self) -> None:
         """A caller who vanished without BYE: no RTP for `rtp_timeout_s`, unless the call is on hold."""
@@ -356,9 +255,13 @@ class SipGateway:
             await asyncio.sleep(1)
             now = self._loop.time()
             for live in list(self._live.values()):
-                leg = live.shell.leg
-                if leg.answered_at is None or leg.held:
+                leg, call = live.shell.leg, live.call
+                if leg.answered_at is None or leg.held or leg.held_by_us:
                     continue
-                heard_at = live.sip.rtp.received_at or leg.answered_at
-                if now - max(heard_at, leg.answered_at, live.resumed_at) > limit:
+                heard_at = call.rtp.received_at or leg.answered_at
+                if now - max(heard_at, leg.answered_at, call.resumed_at) > limit:
                     self._end(live, Termination.of(Reason.RTP_TIMEOUT, f"no RTP for {limit:g} s"))
+
+
+def _nowhere(event: object) -> None:
+    """Where traces go without an outbox."""

@@ -12,6 +12,7 @@ from pydantic import AliasChoices, Field, SecretStr, field_validator, model_vali
 from pydantic_settings import NoDecode
 
 from libs.runtime.settings import Port, ServiceSettings
+from services.sip_gateway.stream import TlsFiles
 from services.sip_gateway.trunks import (
     DEFAULT,
     DIRECT,
@@ -43,6 +44,7 @@ class Settings(ServiceSettings):
     sip_tls_cert: Path | None = Field(None, description="Our certificate with its chain (PEM), for SIP_TLS_PORT")
     sip_tls_key: Path | None = Field(None, description="The certificate's key (PEM)")
     sip_tls_ca: Path | None = Field(None, description="Whom we trust as TLS servers (PEM); unset: the system's list")
+    sip_tls_verify: bool = Field(True, description="Off: talk to TLS servers whatever their certificate says")
     sip_public_host: str | None = Field(None, description="Address that peers reach us at, when NAT hides it")
     sip_allowed_sources: Annotated[tuple[Network, ...], NoDecode] = Field(
         tuple(ip_network(n) for n in LOCAL_NETWORKS.split(",")),
@@ -117,22 +119,33 @@ class Settings(ServiceSettings):
             raise ValueError("SIP_TLS_PORT needs SIP_TLS_CERT and SIP_TLS_KEY")
         return self
 
+    @model_validator(mode="after")
+    def _trunks_are_usable(self) -> Settings:
+        self.trunks()  # what is wrong with them is told at the start, as with any setting
+        return self
+
+    def tls_files(self) -> TlsFiles:
+        """Certificates of ours and of those we trust."""
+        return TlsFiles(self.sip_tls_cert, self.sip_tls_key, self.sip_tls_ca, self.sip_tls_verify)
+
     def trunks(self) -> TrunkTable:
         """All trunks: the one of `SIP_SERVER`, and those of `SIP_TRUNKS_FILE`.
 
         Raises:
             TrunksError: naming trunk and field.
         """
-        common = {"country": self.default_country, "srtp": self.sip_srtp, "codecs": self.sip_codecs}
+        outbound = {
+            "allowed_prefixes": self.sip_outbound_prefixes, "attempts_per_hour": self.sip_attempts_per_hour
+        }  # fmt: skip
+        common = {
+            "country": self.default_country, "srtp": self.sip_srtp, "codecs": self.sip_codecs, "outbound": outbound,
+        }  # fmt: skip
         found: list[TrunkConfig] = []
         if self.sip_server:
             own = common | {
                 "name": DEFAULT, "server": self.sip_server, "port": self.sip_port, "transport": self.sip_transport,
                 "username": self.sip_username or "", "password": self.sip_password,
                 "caller": self.sip_caller or self.sip_username or "",
-                "outbound": {
-                    "allowed_prefixes": self.sip_outbound_prefixes, "attempts_per_hour": self.sip_attempts_per_hour
-                },
             }  # fmt: skip
             found.append(checked_trunk(own, DEFAULT))
         if self.sip_trunks_file is not None:

@@ -29,7 +29,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
-from libs.contracts.config import DEFAULT_ORG
+from libs.call_leg.fences import OutboundRules
 from libs.contracts.ids import check_token
 from libs.sip.digest import Login
 
@@ -49,21 +49,17 @@ class TrunksError(ValueError):
 
 
 class Outbound(BaseModel):
-    """What may be called through a trunk: a fence against mistakes and against those who got in.
-
-    `allowed_prefixes` are E.164 beginnings; without any, the numbers of the trunk's own country.
-    """
+    """What may be called through a trunk; see `libs.call_leg.fences`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    allowed_prefixes: tuple[str, ...] = ()
+    allowed_prefixes: tuple[str, ...] = ()  # without any: numbers of the trunk's own country
+    denied_prefixes: tuple[str, ...] = ()
     attempts_per_hour: Annotated[int, Field(ge=0)] = 60
-    max_calls: Annotated[int, Field(ge=1)] | None = None
-    allow_premium: bool = False
     allow_sip_uris: bool = False
-    uri_hosts: tuple[str, ...] = ()  # hosts that SIP URIs may name; without any, the trunk's own server
+    allow_costly: bool = False
 
-    @field_validator("allowed_prefixes")
+    @field_validator("allowed_prefixes", "denied_prefixes")
     @classmethod
     def _are_prefixes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for prefix in value:
@@ -84,6 +80,7 @@ class TrunkConfig(BaseModel):
     username: str = ""
     auth_username: str = ""  # where the provider wants another one in the digest
     password: SecretStr | None = None
+    from_user: str = ""  # user of From where the provider wants the account's; "" is the caller's number
     from_domain: str = ""  # host of From and of the address of record; "" is the server
     outbound_proxy: str | None = None  # host[:port]; requests go there first
     register_: Annotated[bool | None, Field(alias="register")] = None
@@ -95,13 +92,12 @@ class TrunkConfig(BaseModel):
     challenge_username: str = ""
     challenge_password: SecretStr | None = None
 
-    organisation: str = DEFAULT_ORG
+    organisation: str | None = None  # who may call through it; None: every organisation
     country: Annotated[str, Field(pattern=r"^[A-Z]{2}$")] = "DE"
     caller: str = ""  # the number that callees see, unless the call names another
     identity: bool = True  # P-Asserted-Identity (RFC 3325)
     outbound: Outbound = Outbound()
     transfer: Literal["refer", "bridge"] = "refer"
-    accept_refer: bool = False  # the other side may have us call somebody, within `outbound`
 
     srtp: Srtp = "optional"
     codecs: Annotated[tuple[Codec, ...], Field(min_length=1)] = ("PCMA", "PCMU")
@@ -109,8 +105,8 @@ class TrunkConfig(BaseModel):
 
     @field_validator("name", "organisation")
     @classmethod
-    def _token(cls, value: str) -> str:
-        return check_token(value, "name")
+    def _token(cls, value: str | None) -> str | None:
+        return None if value is None else check_token(value, "name")
 
     @field_validator("srtp", mode="before")
     @classmethod
@@ -143,14 +139,17 @@ class TrunkConfig(BaseModel):
             raise ValueError("challenge needs challenge_username, challenge_password and sources")
         if not self.server and not self.sources and self.name != DIRECT:
             raise ValueError("server or sources is needed: nobody could call and nobody be called")
-        if self.accept_refer and not self.server:
-            raise ValueError("accept_refer needs server: the call that is asked for goes there")
         return self
 
     @property
     def registers(self) -> bool:
         """Whether we register there."""
         return bool(self.server and self.username and self.password) if self.register_ is None else self.register_
+
+    @property
+    def rules(self) -> OutboundRules:
+        """The trunk's fence."""
+        return OutboundRules(**self.outbound.model_dump(), country=self.country)
 
     @property
     def domain(self) -> str:
@@ -198,6 +197,11 @@ class TrunkTable:
 
     def __iter__(self) -> Iterator[TrunkConfig]:
         return iter(self._by_name.values())
+
+    @property
+    def codecs(self) -> tuple[str, ...]:
+        """Every codec that some trunk speaks."""
+        return tuple(dict.fromkeys(codec for trunk in (self.direct, *self) for codec in trunk.codecs))
 
     def named(self, name: str) -> TrunkConfig | None:
         """The trunk of this name."""

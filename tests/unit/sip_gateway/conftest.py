@@ -40,7 +40,7 @@ class World:
         self.outbox = EventOutbox(bus)
         self.legs = CallLegs(bus.process_id, bus, self.outbox, capacity=settings.max_calls)
         self.config = ConfigCopy(bus)
-        self.gateway = SipGateway(settings, bus, self.legs, self.config)
+        self.gateway = SipGateway(settings, bus, self.legs, self.config, self.outbox)
         self.events: list[events.CallEvent] = []
         self._decoder = event_decoder()
         self._changed = asyncio.Event()
@@ -104,7 +104,7 @@ async def world(server: NatsServer, *documents: AgentConfig | RouteConfig, **set
     tasks = [asyncio.create_task(it.run()) for it in (made.outbox, made.legs, made.config, made.gateway)]
     try:
         await asyncio.wait_for(made.config.loaded.wait(), 5)
-        await made.gateway.transport.open(0)
+        await made.gateway.open()
         yield made
         await made.outbox.flush(2)
     finally:

@@ -488,7 +488,7 @@ async def test_a_defect_in_one_calls_media_ends_that_call_alone(server, phone):
         def fail(now):
             raise ZeroDivisionError
 
-        next(iter(here.gateway._live.values())).sip.rtp.tick = fail
+        next(iter(here.gateway._live.values())).call.rtp.tick = fail
         assert (await broken.wait_ended(3)).cause == "remote_bye"
         assert (await here.event(CallEnded)).termination.reason is Reason.INTERNAL_ERROR
         before = healthy.stats.packets
