@@ -95,6 +95,7 @@ class FakeTwilio:
             return refused
         call = FakeCall(self, self.sid(), str(form["From"]), str(form["To"]))
         call.twiml, call.status_url = str(form["Twiml"]), str(form["StatusCallback"])
+        call.timeout_s = int(str(form["Timeout"]))
         self.calls[call.sid] = call
         call.later(self.on_create(call))
         return web.json_response({"sid": call.sid, "status": "queued"}, status=201)
@@ -131,7 +132,7 @@ class FakeCall:
         self.twiml = self.status_url = ""
         self.socket: aiohttp.ClientWebSocketResponse | None = None
         self.stream_sid = ""
-        self.streams = 0
+        self.streams = self.timeout_s = 0
         self.parameters: dict[str, str] = {}
         self.heard: list[bytes] = []
         self.clears = 0
@@ -301,6 +302,9 @@ class FakeCall:
             await self.media(ulaw[start : start + 160])
             due += FRAME_S
             await asyncio.sleep(due - asyncio.get_running_loop().time())
+
+    def heard_frames(self) -> list[bytes]:
+        return [Law.PCMU.decode(frame) for frame in self.heard]
 
     def heard_pcm(self) -> bytes:
         return Law.PCMU.decode(b"".join(self.heard))
