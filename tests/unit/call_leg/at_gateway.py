@@ -98,9 +98,9 @@ class Gateway:
                 except (nats.errors.Error, nats.js.errors.Error):
                     await asyncio.sleep(0.05)
 
-    def call(self, *, direction="inbound", more=None, **limits):
+    def call(self, *, direction="inbound", more=None, agent=None, **limits):
         call = new_call_id()
-        agent = AgentConfig(name="test", limits={"ready_timeout_s": 0.3} | limits)
+        agent = agent or AgentConfig(name="test", limits={"ready_timeout_s": 0.3} | limits)
         new = NewCall(call, "default", "sip", direction, "+491", "+492", agent, "r", Fallback(), CallState(),
                       **(more or {}))  # fmt: skip
         caller = Caller(CallAudio("default", self.gw, call, self.bus.send_frame))

@@ -148,6 +148,13 @@ def test_a_refusal_ends_the_call_with_exactly_that(reason):
     assert actions == [do.SendRelease("a", 1, reason), *ended(reason, detail="486 Busy Here")]
 
 
+def test_a_worker_that_drains_while_it_rings_is_replaced():
+    call = ringing()
+    reply, actions = call.command(HandOver(epoch=1))
+    assert reply.ok
+    assert do.SendOffer("b", 2, "drain") in actions
+
+
 def test_a_model_that_fails_while_it_rings_costs_that_worker_only():
     call = ringing()
     actions = call.command(Failed(epoch=1, reason=Reason.MODEL_FAILED))[1]
