@@ -23,6 +23,7 @@ class CliSettings(BaseSettings):
     openai_api_key: str | None = Field(None, description="Set: agents speak through OpenAI, else the rehearsal does")
     openai_base_url: str | None = Field(None, description="Another endpoint with OpenAI's API")
     sip_server: str | None = Field(None, validation_alias=AliasChoices("SIP_SERVER", "SIP_DOMAIN"))
+    sip_trunks_file: str | None = Field(None, description="Trunks of the SIP gateway, as it reads them")
     sip_listen_host: str = Field("0.0.0.0", description="Where the gateway takes calls")
     sip_listen_port: int = Field(5060, ge=0, le=65535, description="Our SIP port (SIP_PORT is the trunk's)")
     sip_allowed_sources: str | None = Field(

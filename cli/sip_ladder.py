@@ -13,7 +13,7 @@ from rich.text import Text
 
 from libs.contracts.events import SipTraced
 
-WIDTH = 44  # of an arrow, its label included
+WIDTH = 48  # of an arrow, its label included
 _COMPACT = {"v": "via", "f": "from", "t": "to", "i": "call-id", "c": "content-type", "l": "content-length"}
 _SECRET_HEADER = re.compile(r"(?im)^((?:proxy-)?authorization[ \t]*:)[^\r\n]*(?:\r?\n[ \t]+[^\r\n]*)*")
 _SDES_KEY = re.compile(r"(?im)^(a=crypto:[^\r\n]*?inline:)(?!\[)([^\s|;]+)")
@@ -63,10 +63,16 @@ def read(text: str) -> SipLine:
         name = name.strip().lower()
         headers.setdefault(_COMPACT.get(name, name), value.strip())
     first = lines[0].strip()
-    title = first.removeprefix("SIP/2.0 ") if first.startswith("SIP/2.0 ") else " ".join(first.split()[:2])
+    title = first.removeprefix("SIP/2.0 ") if first.startswith("SIP/2.0 ") else _request(first)
     number, _, method = headers.get("cseq", "").partition(" ")
     is_sdp = "sdp" in headers.get("content-type", "sdp").lower()
     return SipLine(title, method.strip(), number, headers.get("call-id", ""), media_summary(body) if is_sdp else "")
+
+
+def _request(line: str) -> str:
+    """Method and URI without its parameters, which seldom matter and take the room."""
+    method, _, rest = line.partition(" ")
+    return f"{method} {rest.split(' ')[0].partition(';')[0]}".rstrip()
 
 
 def media_summary(sdp: str) -> str:

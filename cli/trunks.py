@@ -29,7 +29,7 @@ class TrunkState(BaseModel):
     state: str = ""
     registers: bool = True  # False: it takes and places calls without a registration
     server: str = ""
-    organisation: str = ""
+    organisation: str | None = None  # None: every one may use it
     problem: str = ""
     next_try_in_s: float | None = None
 
@@ -60,7 +60,8 @@ async def trunks(client: Client) -> list[TrunkState]:
     try:
         return _TRUNKS.validate_python(data["trunks"] if isinstance(data, dict) else data)
     except (KeyError, ValidationError) as error:
-        raise CliError(f"sip_gateway's list of trunks cannot be read: {error}") from error
+        why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else f"{error} is missing"
+        raise CliError(f"sip_gateway's list of trunks cannot be read: {why}") from error
 
 
 async def wait_for_trunk(client: Client, org: str, name: str | None, timeout_s: float, said: Console) -> None:
@@ -73,7 +74,7 @@ async def wait_for_trunk(client: Client, org: str, name: str | None, timeout_s: 
     deadline_at = loop.time() + timeout_s
     is_told = False
     while True:
-        every = [trunk for trunk in await trunks(client) if trunk.organisation in {"", org}]
+        every = [trunk for trunk in await trunks(client) if trunk.organisation in {None, "", org}]
         chosen = [trunk for trunk in every if name in (None, trunk.name)]
         if not every:
             raise CliError(

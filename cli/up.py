@@ -216,7 +216,7 @@ def notes(settings: CliSettings, options: UpOptions) -> list[str]:
         said.append(f"no OPENAI_API_KEY: {without}")
     if settings.sip_server:
         said.append(f"the gateway registers with {settings.sip_server}; `callbus doctor` tells whether it succeeded")
-    else:
+    elif not settings.sip_trunks_file:
         said.append("no SIP_SERVER: no trunk is registered, calls come from the local network")
     if settings.sip_allowed_sources:
         said.append(f"the gateway answers {settings.sip_allowed_sources} only (SIP_ALLOWED_SOURCES)")

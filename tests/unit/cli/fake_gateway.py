@@ -29,7 +29,9 @@ class FakeGateway:
 
     def __init__(self, client: Client) -> None:
         self.client = client
-        self.trunks: list[list[dict[str, Any]]] = [[{"name": "provider", "state": "registered", "registers": True}]]
+        self.trunks: list[list[dict[str, Any]]] = [
+            [{"name": "provider", "state": "registered", "registers": True, "organisation": None}]
+        ]
         self.reply = OriginateReply(ok=True, call=CALL, gw="gw-1")
         self.wishes: list[Originate] = []
         self.commands: list[Any] = []

@@ -28,6 +28,7 @@ def test_a_message_becomes_title_cseq_and_media() -> None:
     line = read(INVITE)
     assert (line.title, line.number, line.method, line.dialog) == ("INVITE sip:100@127.0.0.1", "1", "INVITE", "a@b")
     assert line.media == "G722,PCMA,PCMU,telephone-event 10.0.0.7:4000 sendonly"
+    assert read("BYE sip:a@b;transport=UDP;lr SIP/2.0\r\n\r\n").title == "BYE sip:a@b"
     assert read("SIP/2.0 486 Busy Here\r\nCSeq: 2 INVITE\r\n\r\n").title == "486 Busy Here"
     assert read("BYE sip:a SIP/2.0\r\ni: compact\r\n\r\n").dialog == "compact"
 
