@@ -153,8 +153,8 @@ class SipCall:
     def close(self) -> None:
         """Whatever went wrong: the dialog is over, with a BYE or a final response if nobody said so yet."""
         self._transfers.close()
-        self._exchange.tell(self.local, lambda core, now: core.bye(self.dialog, now))
         self._exchange.owners.pop(self.dialog, None)
+        self._exchange.tell(self.local, lambda core, now: core.bye(self.dialog, now))
         self._exchange.close_rtp(self.rtp, self.sock)
 
     # -- the other side ---------------------------------------------------------------------------------------------
