@@ -17,7 +17,7 @@ _SENDER_INFO = struct.Struct("!QIII")
 _BLOCK = struct.Struct("!IIIIII")
 SR, RR, SDES, BYE, APP = 200, 201, 202, 203, 204
 _CNAME = 1
-_MAX_BLOCKS = 31
+_MAX_DROPOUT = 3000  # appendix A.1: a minute at 20 ms; what jumps farther either way began anew
 INTERVAL_S = 5.0  # §6.2: the recommended minimum; two ends of one call never need more
 _LONGEST_ROUND_TRIP_S = 30.0  # more is a report about nothing that we sent
 _GOLDEN = 0x9E3779B9  # 2^32 / golden ratio: its multiples fall evenly over the circle
@@ -220,9 +220,9 @@ class ReceptionStatistics:
     def __init__(self, clock_hz: int = 8000) -> None:
         self._clock_hz = clock_hz
         self.ssrc: int | None = None
-        self._begin(0, 0)
+        self._begin(0)
 
-    def _begin(self, ssrc: int, sequence_number: int) -> None:
+    def _begin(self, sequence_number: int) -> None:
         self._first = self._highest = sequence_number  # extended: they never wrap
         self._received = self._expected_before = self._received_before = 0
         self._transit: int | None = None
@@ -231,12 +231,15 @@ class ReceptionStatistics:
     def received(self, ssrc: int, sequence_number: int, timestamp: int | None, now: float) -> None:
         """Count a packet; `timestamp` None leaves it out of the jitter (an event's does not move with time)."""
         if ssrc != self.ssrc:
-            self._begin(ssrc, sequence_number)
+            self._begin(sequence_number)
             self.ssrc = ssrc
         self._received += 1
         ahead = (sequence_number - self._highest) & 0xFFFF
-        if ahead < 0x8000:
+        if ahead < _MAX_DROPOUT:
             self._highest += ahead
+        elif ahead < 0x10000 - _MAX_DROPOUT:
+            self._begin(sequence_number)
+            self._received = 1
         if timestamp is None:
             return
         transit = int(now * self._clock_hz) - timestamp & 0xFFFFFFFF

@@ -191,7 +191,7 @@ class MediaStatistics(Message):
     dn_underrun: int = 0
     rtp_unauthentic: int = 0  # SRTP: wrong key, changed on the way, or replayed
     rtp_early: int = 0  # before the answer; not in `rtp_received`
-    rtp_jitter_ms: float | None = None
+    rtp_jitter_ms: float | None = None  # as read in slots of 5 ms, which are part of it
     rtcp_received: int = 0
     rtcp_sent: int = 0
     rtcp_malformed: int = 0

@@ -29,6 +29,7 @@ __all__ = ["MediaFormat", "RtpSession", "RtpStart"]
 
 READS_PER_SLOT = 64
 MAX_PACKET_BYTES = 2048
+_NOWHERE = ("0.0.0.0", "::")  # the hold of RFC 2543; the system would take them for ourselves
 
 
 class RtpSession:
@@ -267,13 +268,13 @@ class RtpSession:
         sock, remote = (
             (self._sock, self._latch.remote) if self._media.rtcp_mux else (self._rtcp_sock, self._rtcp_latch.remote)
         )
-        if sock is None:
+        if sock is None or remote[0] in _NOWHERE:
             return
         try:
             sock.sendto(data if self._srtp_out is None else self._srtp_out.protect_rtcp(data), remote)
             self.rtcp_sent += 1
         except OSError:
-            self.unsent += 1
+            return  # the next report tells the same and more
 
     def finish(self, now: float) -> None:
         """The call has ended: RTCP BYE, and the bridge is gone."""

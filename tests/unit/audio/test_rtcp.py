@@ -142,6 +142,15 @@ def test_a_new_source_is_counted_anew():
     assert (heard.cumulative_lost, heard.ssrc) == (0, 2)
 
 
+@pytest.mark.parametrize("number", [20_000, 50_000, 200 - 4000])
+def test_a_peer_that_begins_anew_under_the_same_source_lost_nothing(number):
+    heard = ReceptionStatistics()
+    heard.received(1, 200, 0, 0)
+    heard.received(1, number & 0xFFFF, 0, 0)
+    heard.received(1, number + 2 & 0xFFFF, 0, 0)
+    assert heard.cumulative_lost == 1
+
+
 def test_nothing_received_is_nothing_to_report():
     assert ReceptionStatistics().block(0, 0) is None
     assert ReceptionStatistics().jitter_ms is None

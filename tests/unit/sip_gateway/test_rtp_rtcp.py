@@ -190,3 +190,14 @@ def test_digits_do_not_count_as_jitter(line):
         line.send(packet(number, b"\x05\x0a\x00\xa0", pt=101, ts=50 * 160))
         line.now += 0.02
     assert line.rtp.statistics().rtp_jitter_ms == before
+
+
+def test_a_hold_by_the_address_0_0_0_0_sends_no_reports_to_ourselves(line, peer):
+    line.rtp.answered(line.now)
+    line.rtp.redirect(("0.0.0.0", 4000), may_send=False)
+    line.pass_time(20_000, slot_ms=20)
+    assert line.rtp.statistics().rtcp_sent == 0
+    line.rtp.redirect(line.caller.getsockname(), may_send=True)
+    line.pass_time(8000, slot_ms=20)
+    peer.take()
+    assert peer.reports
