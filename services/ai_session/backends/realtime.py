@@ -202,6 +202,7 @@ class RealtimeBackend:
         now, responses = self._loop.time(), self._responses
         match event:
             case ResponseCreated(response, metadata):
+                self._audio.begin_response()
                 self._emit(ResponseStarted(response, responses.created(response, metadata)))
             case ErrorReceived():
                 self._error(event, now)

@@ -13,9 +13,16 @@ class WireAudio:
 
     def __init__(self, audio_format: str, rate_hz: int) -> None:
         self._law: Law | None = {"audio/pcmu": Law.PCMU, "audio/pcma": Law.PCMA}.get(audio_format)
+        self._rate_hz = rate_hz
         self._up = Resampler(rate_hz, PCM_RATE_HZ)
         self._down = Resampler(PCM_RATE_HZ, rate_hz)
         self._half_sample = b""
+
+    def begin_response(self) -> None:
+        """A new response: what an interrupted one left over, half a sample perhaps, must not get into it."""
+        if self._law is None:
+            self._down = Resampler(PCM_RATE_HZ, self._rate_hz)
+            self._half_sample = b""
 
     def encode(self, pcm: bytes) -> bytes:
         """20 ms of the call for the model."""
