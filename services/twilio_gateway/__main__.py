@@ -20,6 +20,7 @@ from services.twilio_gateway.web import WebServer
 log = get_logger()
 
 FLUSH_S = 2.0
+LEAVE_S, LINGER_S = 2.0, 1.0  # for the last words and the questions that Twilio asks after them
 
 
 def rest_api(settings: Settings) -> TwilioApi:
@@ -35,6 +36,8 @@ def export(gateway: TwilioGateway, web: WebServer) -> None:
     """The gateway's numbers, for `/metrics`."""
     export_counters("callbus_twilio", "Webhooks, streams, calls and refusals", "what",
                     lambda: gateway.counters + web.counters + gateway.streams.counters)  # fmt: skip
+    export_counters("callbus_twilio_stream", "Messages, gaps, marks and clears of ended calls", "what",
+                    lambda: gateway.streamed)  # fmt: skip
     export_counters("callbus_media", "Frames of ended calls; see MediaStatistics", "what", lambda: gateway.media)
     export_gauge(
         "callbus_ticker_worst_lateness_seconds", "Latest slot since the start", lambda: gateway.ticker.worst_lateness_s
@@ -67,6 +70,7 @@ async def main(service: Service, settings: Settings) -> None:
         log.info("draining", calls=len(legs), timeout_s=settings.drain_timeout_s)
         await originations.stop()
         await legs.drain(settings.drain_timeout_s)
+        await gateway.leave(LEAVE_S, LINGER_S)
         await admission.flush(FLUSH_S)
         await web.stop()
         for task in background:

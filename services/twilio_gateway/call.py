@@ -148,7 +148,7 @@ class TwilioCall:
 
     def cancel_transfer(self) -> None:
         """Twilio leaves `<Dial>` for a new stream to the agent."""
-        if self.transfer_command is None or self._is_released:
+        if self.transfer_command is None or self._is_released or self.next is Next.HANG_UP:
             return
         self.returned()
         if self.update is not None:
@@ -200,6 +200,11 @@ class TwilioCall:
             dn_underrun=playout["underrun"],
             round_trip_ms=None if self._round_trip_s is None else round(1000 * self._round_trip_s, 1),
         )
+
+    def totals(self) -> Counter[str]:
+        """What the call's streams have counted so far."""
+        now = Counter[str]() if self.line is None else self.line.stream.counters + self.line.downlink.counters
+        return self.counters + now + Counter(cut=self.audio.playout.counters["cut"])
 
     # -- what happens at Twilio --------------------------------------------------------------------------------
 

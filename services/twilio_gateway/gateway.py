@@ -7,6 +7,7 @@ import base64
 import secrets
 from collections import Counter
 from collections.abc import Coroutine, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from libs.audio.g711 import Law
@@ -64,6 +65,8 @@ class TwilioGateway:
         self.counters: Counter[str] = Counter()
         self.media: Counter[str] = Counter()
         """Media statistics of all calls that ended."""
+        self.streamed: Counter[str] = Counter()
+        """What their streams have counted: messages, gaps, marks, clears."""
 
     async def run(self) -> None:
         """Serve calls; each is a task of one group."""
@@ -74,6 +77,15 @@ class TwilioGateway:
     def is_busy(self) -> bool:
         """Whether any call lasts, or has not quite left."""
         return bool(self._live)
+
+    async def leave(self, timeout_s: float, linger_s: float) -> None:
+        """At the end: let calls that were ended leave, and answer what Twilio asks when their streams are closed."""
+        if not self._live:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await asyncio.wait([live.left for live in self._live.values()])
+        await asyncio.sleep(linger_s)
 
     def _ticked(self, lateness_s: float, now: float) -> None:
         self._legs.roster.ticked(lateness_s, now)
@@ -141,7 +153,7 @@ class TwilioGateway:
         call = TwilioCall(new.call, audio, self._spawn)
         call.may_reach = self._may_reach
         call.is_outbound = new.direction == "outbound"
-        live = Live(self._legs.open(new, call), call)
+        live = Live(self._legs.open(new, call), call, self._loop.create_future())
         call.shell = live.shell
         call.complete = lambda: self._complete(live)
         call.update = lambda: self._update(live)
@@ -172,6 +184,7 @@ class TwilioGateway:
             await self._legs.serve(live.shell)
             await call.finish()
         finally:
+            live.left.set_result(None)
             self._admission.release(live.shell.new.org, call.call)
             if call.forward_to is not None:
                 self._keep(
@@ -179,6 +192,7 @@ class TwilioGateway:
                 )
             self.ticker.remove(call)
             counted = call.statistics().model_dump(exclude={"schema_version"})
+            self.streamed.update(call.totals())
             self.media.update({name: value for name, value in counted.items() if isinstance(value, int)})
             del self._live[call.call]
             if self._by_sid.get(call.call_sid) is live:
@@ -306,9 +320,11 @@ class TwilioGateway:
         except TwilioError as error:
             live.shell.refused(end_of_request(error))
             return
-        self._knows(live, sid)
-        if call.next is Next.HANG_UP:  # given up while the request was under way
+        call.call_sid = sid
+        if call.next is Next.HANG_UP or new.call not in self._live:  # given up while the request was under way
             await self._complete(live)
+        else:
+            self._knows(live, sid)
 
     def status(self, call: str, form: Form) -> None:
         """The course of an outbound call (`StatusCallback`)."""

@@ -27,6 +27,7 @@ class Live:
 
     shell: LegShell
     call: TwilioCall
+    left: asyncio.Future[None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import signal
 import sys
 
 import aiohttp
+import pytest
 
 from libs.contracts import subjects
 from libs.runtime.bus import Bus
@@ -45,7 +46,8 @@ async def test_without_an_auth_token_it_says_so_and_does_not_start(server):
     assert b"TWILIO_AUTH_TOKEN is not set" in output
 
 
-async def test_it_takes_a_call_and_lets_it_finish_when_it_is_told_to_stop(server):
+@pytest.mark.parametrize("drain_s", ["600", "0"])
+async def test_told_to_stop_it_lets_calls_finish_and_answers_twilio_to_the_last(server, drain_s):
     bus = await Bus.connect(server.url, "test")
     await provision(bus.js)
     store = await bucket(bus.js, subjects.KV_CONFIG)
@@ -57,6 +59,7 @@ async def test_it_takes_a_call_and_lets_it_finish_when_it_is_told_to_stop(server
         process = await started(
             server, TWILIO_ACCOUNT_SID=ACCOUNT, TWILIO_AUTH_TOKEN=AUTH_TOKEN, TWILIO_API_BASE_URL=twilio.api_url,
             PUBLIC_URL=PUBLIC_URL, TWILIO_LISTEN_PORT=str(port), HEALTH_PORT=str(health), TWILIO_FROM="+4930555000",
+            DRAIN_TIMEOUT_S=drain_s,
         )  # fmt: skip
         try:
             await ready(f"http://127.0.0.1:{health}/readyz")
@@ -66,10 +69,13 @@ async def test_it_takes_a_call_and_lets_it_finish_when_it_is_told_to_stop(server
             worker.says(offer, 0)
             await call.until(lambda: any(frame != b"\xff" * 160 for frame in call.heard))
             process.send_signal(signal.SIGTERM)
-            await asyncio.sleep(0.3)
-            assert process.returncode is None
-            worker.says(offer, 1)
-            await call.hang_up()
+            if drain_s == "0":
+                await call.until(lambda: call.is_over)
+                assert call.verbs == ["Connect", "Redirect", "Hangup"]
+            else:
+                await asyncio.sleep(0.3)
+                assert process.returncode is None
+                await call.hang_up()
             output, _ = await asyncio.wait_for(process.communicate(), 10)
         finally:
             if process.returncode is None:

@@ -55,7 +55,7 @@ def test_numbers_are_separated_by_commas(monkeypatch):
     [
         ("https://calls.example.com/", "wss://calls.example.com"),
         ("https://example.com/callbus", "wss://example.com/callbus"),
-        ("http://127.0.0.1:8091", "ws://127.0.0.1:8095"),
+        ("http://127.0.0.1:8091", "ws://127.0.0.1:8091"),
     ],
 )
 def test_the_stream_url_follows_the_public_url(public, stream):
