@@ -68,6 +68,7 @@ class SentRequest:
     is_refresh: bool = False
     tried: Tried = ()
     glares: int = 0
+    is_second_try: bool = False
     auth_headers: HeaderList = ()
 
 

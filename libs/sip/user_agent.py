@@ -136,19 +136,21 @@ class UserAgent(Uas, Uac, RegistrationLayer):
     ) -> list[Action]:
         if transaction.state not in (State.CALLING, State.TRYING, State.PROCEEDING) or transaction.message is None:
             return []
+        transaction.received(503, now)
+        self._rearm(key, transaction)
         if transaction.registration:
-            branch = key[0]
-            transaction.received(503, now)
-            self._rearm(key, transaction)
-            return self._registration_cut_off(transaction.registration, branch, now)
+            return self._registration_cut_off(transaction.registration, key[0], now)
+        sent = transaction.sent
+        if sent is not None and sent.method == "BYE" and not sent.is_second_try:
+            # a BYE that is lost leaves the peer in the call: once more, over a new connection to its Contact
+            sent.is_second_try, sent.dialog.flow_is_open = True, False
+            return self._send_request(sent, now)
         request = parse(transaction.message)
         assert isinstance(request, Request)
         response = Response(
             503, "the connection failed", {}, b"", request.via, request.from_, request.to, request.call_id,
             request.cseq, request.method,
         )  # fmt: skip
-        transaction.received(503, now)
-        self._rearm(key, transaction)
         if isinstance(transaction, ClientNonInvite):
             return self._request_answered(transaction, response, now)
         _no_ack, *actions = self._invite_failed(transaction, response, now, is_new=True)

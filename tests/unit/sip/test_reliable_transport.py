@@ -155,6 +155,19 @@ def test_a_lost_connection_costs_a_reinvite_and_not_its_call(link):
     assert isinstance(link.at_callee[-1], Ended)
 
 
+def test_a_bye_that_its_connection_took_along_is_sent_once_more_to_the_contact():
+    core, dialog = ringing()
+    (ok,) = core.answer(dialog, ANSWER, 0.0)
+    core.receive(ack_of(ok.data), FLOW, 0.0)
+    first, _ = core.bye(dialog, 1.0)
+    (second,) = core.connection_lost(FLOW, 1.1)
+    assert [parse(action.data).method for action in (first, second)] == ["BYE", "BYE"]
+    assert (first.destination, second.destination) == (FLOW, CALLER)
+    assert parse(second.data).cseq == parse(first.data).cseq + 1
+    assert core.connection_lost(CALLER, 1.2) == []
+    assert core.unanswered_requests == 0
+
+
 def test_another_connection_that_breaks_costs_nothing(link):
     link.lose = lambda sender, message: True
     link.place()
