@@ -32,10 +32,10 @@ from cli.trunks import wait_for_trunk
 from libs.contracts import subjects
 from libs.contracts.commands import HangUp
 from libs.contracts.config import AgentConfig
-from libs.contracts.events import CallEnded
+from libs.contracts.events import CallAnswered, CallEnded
 from libs.contracts.heartbeat import CallEntry
 from libs.contracts.originate import AgentChanges, Originate, OriginateReply
-from libs.contracts.termination import Termination
+from libs.contracts.termination import Reason, Termination
 from libs.contracts.wire import config_decoder, event_decoder
 
 ORIGINATE_TIMEOUT_S = 15.0
@@ -252,6 +252,7 @@ class _Line:
         self._hang_up = asyncio.Event()
         self._call = ""
         self._gw = ""
+        self._is_answered = False
 
     def interrupted(self) -> None:
         """Ctrl-C, or SIGTERM."""
@@ -314,10 +315,15 @@ class _Line:
             async with connected(
                 self._address
             ) as client:  # the first connection may have gone with a bus that restarted
-                await send(client, entry, HangUp())
+                await send(client, entry, self._farewell())
         except (CliError, nats.errors.Error) as error:  # it ended by itself just now, or nobody is left to end it
             text = explained(error) if isinstance(error, nats.errors.Error) else str(error)
             self._tell(f"not hung up: {text}", "yellow")
+
+    def _farewell(self) -> HangUp:
+        if self._is_answered:
+            return HangUp()
+        return HangUp(reason=Reason.CALLER_CANCELLED, detail="given up before the answer")
 
     def _tell(self, text: str, style: str) -> None:
         with contextlib.suppress(OSError):  # the terminal is gone; the call is hung up all the same
@@ -332,6 +338,7 @@ class _Line:
                 sys.stdout.flush()
             elif event is not None and (line := lines.line(event)) is not None:
                 self._console.print(line, soft_wrap=True)
+            self._is_answered = self._is_answered or isinstance(event, CallAnswered)
             if isinstance(event, CallEnded):
                 return event.termination
         raise CliError("the call's events ended before the call did")  # never: `lasting_events` is endless

@@ -36,7 +36,7 @@ class FakeGateway:
         self.wishes: list[Originate] = []
         self.commands: list[Any] = []
         self.command_reply = CommandReply(ok=True)
-        self.on_hang_up: Reason | None = Reason.OPERATOR_HUNG_UP
+        self.ends_when_told = True
         self.asked = asyncio.Event()
         self._n = 0
 
@@ -98,5 +98,5 @@ class FakeGateway:
         command: Command | None = leg_command_decoder().decode(message.data)
         self.commands.append(command)
         await message.respond(self.command_reply.to_json())
-        if isinstance(command, HangUp) and self.on_hang_up is not None:
-            await self.ended(self.on_hang_up)
+        if isinstance(command, HangUp) and self.ends_when_told:
+            await self.ended(command.reason)

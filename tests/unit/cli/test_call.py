@@ -109,16 +109,29 @@ async def test_ctrl_c_hangs_up_and_waits_for_the_end() -> None:
         call = one.call()
         await one.gateway.asked.wait()
         await one.gateway.offered()
-        await one.shown.until("call ")
+        await one.gateway.publish(ev.CallAnswered, codec="PCMA", rate_hz=8000)
+        await one.shown.until("answered")
         os.kill(os.getpid(), signal.SIGINT)
         assert await call is ExitCode.SUCCESS
         assert one.gateway.commands == [HangUp()]
     assert "hanging up …" in one.said.getvalue()
 
 
+async def test_a_call_given_up_before_its_answer_is_no_success() -> None:
+    async with line() as one:
+        call = one.call()
+        await one.gateway.asked.wait()
+        await one.gateway.offered()
+        await one.shown.until("call ")
+        os.kill(os.getpid(), signal.SIGINT)
+        assert await call is ExitCode.CANCELLED
+        (command,) = one.gateway.commands
+        assert command.reason is Reason.CALLER_CANCELLED
+
+
 async def test_a_second_ctrl_c_leaves_at_once() -> None:
     async with line() as one:
-        one.gateway.on_hang_up = None  # it does not end
+        one.gateway.ends_when_told = False
         call = one.call()
         await one.gateway.asked.wait()
         await one.gateway.offered()
@@ -203,7 +216,7 @@ async def test_a_call_that_nobody_watches_any_more_is_hung_up() -> None:
         command.stdout._transport.close()  # type: ignore[attr-defined]  # as `| head -1` does
         await one.gateway.publish(ev.CallRinging)
         await command.wait()
-        assert one.gateway.commands == [HangUp()]
+        assert [command.kind for command in one.gateway.commands] == ["hang_up"]
 
 
 async def test_from_the_shell_json_is_events_alone_and_the_code_goes_out() -> None:

@@ -97,7 +97,7 @@ async def test_each_command_goes_to_the_leg_and_says_what_came_of_it(monkeypatch
     monkeypatch.delenv("NATS_URL", raising=False)
     async with nats_server() as server, connected(server.url) as client:
         gateway = await FakeGateway(client).start()
-        gateway.on_hang_up = None
+        gateway.ends_when_told = False
         await gateway.entry(phase="waiting")
         for words, command, said in COMMANDS:
             result = await asyncio.to_thread(CliRunner().invoke, app, [*words, "--nats", server.url])
