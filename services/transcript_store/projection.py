@@ -23,6 +23,7 @@ from libs.contracts.events import (
     CallerSpoke,
     CallerTurn,
     CallOffered,
+    CallTakenOver,
     Event,
     LatencyMeasured,
     OrderPlaced,
@@ -260,7 +261,8 @@ def _had_time(call: _Call, texts: list[AgentText], ended: CallEnded) -> str | No
 
     None when nobody can say: another worker had the call by then, or its end was only noticed later (R7).
     """
-    last_epoch = max((event.epoch or 0 for event in call.all(CallClaimed)), default=texts[0].epoch or 0)
+    owners = [*call.all(CallClaimed), *call.all(CallTakenOver)]
+    last_epoch = max((event.epoch or 0 for event in owners), default=texts[0].epoch or 0)
     if ended.termination.reason in NOTICED_LATE or (texts[0].epoch or 0) < last_epoch:
         return None
     time_ms = (ended.at - min(text.at for text in texts)).total_seconds() * 1000
@@ -275,18 +277,23 @@ def _rate_hz(call: _Call) -> int:
 
 def _played(call: _Call) -> dict[int, int]:
     """How far RTP had played each epoch that was fenced, from the gateway's word at its end or at the next claim."""
-    claims = sorted(call.all(CallClaimed), key=lambda claim: (claim.epoch or 0, claim.event_id))
+    owners: list[CallClaimed | CallTakenOver] = [*call.all(CallClaimed), *call.all(CallTakenOver)]
+    claims = sorted(owners, key=lambda claim: (claim.epoch or 0, claim.event_id))
     played: dict[int, int] = {}
     for claim in claims:
         if claim.previous_played is None:
             continue
         before = [c.epoch or 0 for c in claims if (c.epoch or 0) < (claim.epoch or 0)]
-        same = [c.epoch or 0 for c in claims if c.wk == claim.previous_wk and (c.epoch or 0) < (claim.epoch or 0)]
+        same = [c.epoch or 0 for c in claims if _owner(c) == claim.previous_wk and (c.epoch or 0) < (claim.epoch or 0)]
         spoke = {text.epoch or 0 for text in call.all(AgentText) if (text.epoch or 0) < (claim.epoch or 0)}
         previous = max(same or before or spoke, default=None)
         if previous is not None:
             played[previous] = max(claim.previous_played, played.get(previous, 0))
     return played | {event.epoch or 0: event.played for event in call.all(WorkerLost)}
+
+
+def _owner(event: CallClaimed | CallTakenOver) -> str:
+    return event.wk if isinstance(event, CallClaimed) else event.by
 
 
 # -- the rest ------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from libs.contracts.events import AgentText, CallClaimed, CallEnded, Event, WorkerLost
+from libs.contracts.events import AgentText, CallClaimed, CallEnded, CallTakenOver, Event, WorkerLost
 from libs.contracts.termination import Outcome, Reason, Termination
 from services.transcript_store.outcome import outcome_of
 from services.transcript_store.projection import Projection, project
@@ -145,6 +145,14 @@ def test_what_was_played_belongs_to_the_last_attempt_of_the_worker_that_played_i
     script.claimed("wk-2")  # it accepted, and never spoke
     script.sentences("Drei.")
     script.events.append(claim(script, 3, "wk-3", "wk-1", 8000))
+    assert [(turn["epoch"], turn["heard_text"]) for turn in project(script.events).turns] == [(1, "Eins.")]
+
+
+def test_the_sentence_before_a_take_over_was_heard_as_far_as_it_was_played() -> None:
+    script = CallScript().offered().claimed().answered()
+    script.sentences("Eins.", "Zwei.")
+    fields = script._fields("gw", 2)
+    script.events.append(CallTakenOver(**fields, by="op-1", previous_wk="wk-1", previous_played=8000))
     assert [(turn["epoch"], turn["heard_text"]) for turn in project(script.events).turns] == [(1, "Eins.")]
 
 
