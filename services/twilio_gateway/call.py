@@ -231,8 +231,10 @@ class TwilioCall:
             self._close()
 
     def answered(self) -> None:
-        """Outbound: the callee picked up."""
+        """Outbound: the callee picked up; the stream comes next, or is there already."""
         self.is_answered = True
+        if self.line is None:
+            self.expect_line()
 
     def detach(self, line: Line, *, by: str) -> None:
         """A stream has ended. Ours to notice only if it is the present one."""

@@ -11,9 +11,9 @@ from libs.audio.dtmf import tones as dtmf_tones
 from libs.audio.g711 import Law
 from libs.audio.tone import tone
 from libs.audio.wav import read_wav
-from libs.contracts.commands import Failed, HangUp, Hold, Ready, SendDtmf
+from libs.contracts.commands import Accept, Failed, HangUp, Hold, Ready, SendDtmf
 from libs.contracts.config import Fallback
-from libs.contracts.events import CallAnswered, CallEnded, CallOffered, DtmfReceived
+from libs.contracts.events import CallAnswered, CallEnded, CallOffered, CallWaiting, DtmfReceived
 from libs.contracts.frame import Flag
 from libs.contracts.termination import Reason
 from tests.support.fake_worker import accept_unready, never, refuse
@@ -313,6 +313,20 @@ async def test_a_repeated_webhook_is_the_same_call(server):
         await both
         await here.event(CallOffered)
         assert len(here.of(CallOffered)) == 1
+
+
+async def test_a_route_that_asks_a_person_rings_then_waits_with_a_tone_until_somebody_accepts(server):
+    async with world(server, AGENT, ROUTE.model_copy(update={"answer": "manual"}), twilio_ring_s=0.2) as here:
+        worker = await here.worker()
+        call = await here.twilio.incoming().ring()
+        waiting = await here.event(CallWaiting)
+        await call.until(lambda: any(frame != b"\xff" * 160 for frame in call.heard))
+        assert worker.offers.empty()
+        await here.bus.request(f"v1.default.ctl.{waiting.call}.leg", Accept().to_json(), 1)
+        offer = await worker.offers.get()
+        await here.event(CallAnswered)
+        await speak(worker, offer)
+        await call.until(lambda: is_heard(call.heard_pcm()))
 
 
 # -- keys and hold ----------------------------------------------------------------------------------------------------

@@ -146,3 +146,31 @@ async def test_without_a_number_of_ours_nobody_is_called(server):
         await here.worker()
         reply = await here.originate()
         assert (reply.ok, reply.reason) == (False, Reason.TRUNK_FAILED)
+
+
+async def test_a_callee_whose_stream_never_comes_is_hung_up_on_our_side(server, monkeypatch):
+    monkeypatch.setattr("services.twilio_gateway.call.STREAM_WITHIN_S", 0.2)
+    async with world(server) as here:
+        await here.worker()
+        here.twilio.on_create = lambda call: call.status("in-progress")
+        assert (await here.originate()).ok
+        end = (await here.event(CallEnded)).termination
+        assert (end.reason, end.detail) == (Reason.CALLEE_HUNG_UP, "no media stream came")
+
+
+async def test_a_stream_that_is_faster_than_the_answers_of_the_api_is_let_in(server):
+    async with world(server) as here:
+        await here.worker()
+
+        async def stream_first(call) -> None:
+            call.follow(call.twiml)
+
+        here.twilio.on_create = stream_first
+        assert (await here.originate()).ok
+        await here.event(CallAnswered)
+        call = await dialled(here)
+        await call.until(lambda: call.marks)
+        await call.status("in-progress")
+        await call.hang_up()
+        assert (await here.event(CallEnded)).termination.reason is Reason.CALLEE_HUNG_UP
+        assert len(here.of(CallAnswered)) == 1
