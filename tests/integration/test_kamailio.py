@@ -4,60 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from tenacity import AsyncRetrying, retry_if_result, stop_after_delay, wait_fixed
 
-from cli.ports import free_port
 from libs.audio.tone import tone
 from libs.contracts.config import RouteConfig
 from libs.contracts.events import CallEnded, CallOffered
 from libs.contracts.termination import Reason
 from libs.softphone.call import CallRejected
 from libs.softphone.phone import Softphone
-from tests.integration.peers import require
+from tests.support.kamailio import Provider
 from tests.support.platform import ECHO_AGENT, Platform, platform
 
 pytestmark = [pytest.mark.peer, pytest.mark.timeout(60)]
 
-CONFIG = Path(__file__).parents[1] / "data" / "kamailio" / "provider.cfg"
-MODULES = Path("/usr/lib/x86_64-linux-gnu/kamailio/modules/")
 USER, PASSWORD = "1234567t0", "geheim"
 NUMBER = "+493012345678"
 
 
-class Provider:
-    """A kamailio process on a port of its own."""
-
-    def __init__(self, directory: Path) -> None:
-        self.port = free_port(transport="udp")
-        self._directory = directory
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        text = CONFIG.read_text()
-        values = {"USER": USER, "PASSWORD": PASSWORD, "PORT": str(self.port), "MODULES": f"{MODULES}/"}
-        for name, value in values.items():
-            text = text.replace(f"@{name}@", value)
-        config = self._directory / "kamailio.cfg"
-        config.write_text(text)
-        argv = [require("kamailio"), "-f", str(config), "-DD", "-E", "-m", "32", "-M", "4", "-Y", str(self._directory)]
-        with (self._directory / "kamailio.log").open("wb") as log:
-            self._process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=log)
-
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.send_signal(signal.SIGTERM)
-            self._process.wait(10)
-            self._process = None
-
-
-@pytest.fixture
-def provider(tmp_path: Path) -> Iterator[Provider]:
-    running = Provider(tmp_path)
+@pytest.fixture(params=["MD5", "SHA-256"])
+def provider(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Provider]:
+    running = Provider(
+        tmp_path, passwords={USER: PASSWORD}, numbers={NUMBER: USER}, trunks=(NUMBER,), algorithm=request.param
+    )
     running.start()
     yield running
     running.stop()
@@ -78,7 +50,7 @@ async def running(provider: Provider) -> AsyncIterator[Platform]:
 
 async def registered(running: Platform) -> None:
     waiting = AsyncRetrying(stop=stop_after_delay(20), wait=wait_fixed(0.1), retry=retry_if_result(lambda v: v != 1))
-    await waiting(running.metric, "sip_gateway", "callbus_trunk_state", state="registered")
+    await waiting(running.metric, "sip_gateway", "callbus_trunk_state", trunk="default", state="registered")
 
 
 async def test_a_call_to_the_trunk_reaches_the_agent_of_the_dialled_number(
