@@ -10,6 +10,7 @@ import asyncio
 import base64
 import os
 import shutil
+import signal
 from collections.abc import AsyncIterator
 from statistics import median
 
@@ -20,6 +21,7 @@ import pytest_asyncio
 from cli import checkout
 from libs.audio.compare import best_correlation
 from libs.audio.resample import Resampler
+from libs.audio.tone import tone
 from libs.audio.wav import read_wav, write_wav
 from libs.contracts import subjects
 from libs.contracts.commands import CommandReply, Describe, HangUp
@@ -28,6 +30,7 @@ from libs.contracts.events import AgentTurn, CallEnded, CallOffered, DtmfReceive
 from libs.contracts.frame import unpack
 from libs.contracts.rpc import RpcReply, RpcRequest
 from libs.contracts.termination import Reason
+from libs.softphone.phone import Softphone
 from tests.support.platform import ECHO_AGENT, ECHO_ROUTE, EventFeed, Platform, platform
 
 pytestmark = [pytest.mark.peer, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
@@ -266,12 +269,7 @@ async def test_mute_silences_the_caller(running, page, feed):
 
 async def test_an_operator_takes_a_call_over_from_a_link_and_gives_it_back(running, browser, page, feed):
     call_id = await call(page, "echo")
-    request = RpcRequest(parameters={"kind": "take_over", "call": call_id})
-    reply = await running.client.request(subjects.rpc("browser_gateway", "token"), request.to_json(), timeout=5)
-    url = RpcReply.model_validate_json(reply.data).data["url"].replace("localhost", "127.0.0.1")
-    context = await browser.new_context(permissions=["microphone"], locale="en-US")
-    operator = await context.new_page()
-    await operator.goto(url)
+    operator = await open_take_over(running, browser, call_id)
     assert "take_over" not in operator.url
     assert await operator.locator("#call").inner_text() == "Take the call over"
     await operator.locator("#call").click()
@@ -281,15 +279,31 @@ async def test_an_operator_takes_a_call_over_from_a_link_and_gives_it_back(runni
     await operator.locator("#hand-over").click()
     await in_state(operator, "ended")
     assert "in other hands" in await operator.locator("#state").inner_text()
-    async with asyncio.timeout(10):
-        while (await command(running, call_id, Describe())).details["is_person"]:  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
+    await until_owner_is(running, call_id, person=False)
     await operator.locator("#call").click()  # the token was for one use
     await in_state(operator, "idle")
     assert "used before" in await operator.locator("#problem").inner_text()
-    await context.close()
+    await operator.context.close()
     await page.locator("#hang-up").click()
     await end_of(feed, call_id)
+
+
+async def open_take_over(running: Platform, browser, call_id: str):
+    """A page that is about to take this call over, from the link that the bus gives."""
+    request = RpcRequest(parameters={"kind": "take_over", "call": call_id})
+    reply = await running.client.request(subjects.rpc("browser_gateway", "token"), request.to_json(), timeout=5)
+    url = RpcReply.model_validate_json(reply.data).data["url"].replace("localhost", "127.0.0.1")
+    context = await browser.new_context(permissions=["microphone"], locale="en-US")
+    operator = await context.new_page()
+    await operator.goto(url)
+    await operator.locator("#processing").uncheck()
+    return operator
+
+
+async def until_owner_is(running: Platform, call_id: str, *, person: bool) -> None:
+    async with asyncio.timeout(10):
+        while (await command(running, call_id, Describe())).details["is_person"] is not person:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
 
 
 async def test_without_a_microphone_the_page_says_so_and_nobody_is_called(running, browser, feed):
@@ -313,3 +327,35 @@ async def test_a_call_to_nobody_says_so(running, page, feed):
     await page.locator("#call").click()
     await in_state(page, "ended")
     assert "niemand erreichbar" in await page.locator("#state").inner_text()
+
+
+async def test_a_person_at_the_page_speaks_with_a_telephone_and_its_death_brings_the_agent_back(running, browser, feed):
+    said = tone(600, 12_000, 8000, -20)
+    async with await Softphone.open() as phone:
+        calling = await phone.call(running.sip_uri("echo"), from_user="+4930555777")
+        async with asyncio.timeout(10):
+            while not (mine := [one for one in feed.of(CallOffered) if one.caller == "+4930555777"]):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        call_id = mine[0].call
+        operator = await open_take_over(running, browser, call_id)
+        await operator.locator("#call").click()
+        await in_state(operator, "talking")
+        await operator.evaluate(RECORD)
+        already = len(calling.heard)
+        calling.play(said)
+        await asyncio.sleep(SILENCE_S + 5 + 4)
+        at_the_phone = Resampler(8000, RATE_HZ).process(bytes(calling.heard)[already:])
+        at_the_page = await taped(operator)
+        print(f"likeness at the phone {likeness(at_the_phone):.3f}")
+        assert likeness(at_the_phone) > 0.8
+        assert best_correlation(tone(600, 500, RATE_HZ), at_the_page)[0] > 0.9
+        await operator.locator("#keys").get_by_text("7", exact=True).click()
+        await asyncio.sleep(0.5)
+        assert await operator.locator("#problem").inner_text() == ""  # the leg did not refuse the key
+        running.signal("browser_gateway", signal.SIGKILL)
+        await until_owner_is(running, call_id, person=False)
+        await in_state(operator, "ended")
+        assert calling.ended is None
+        await calling.hang_up()
+        await end_of(feed, call_id)
+        await operator.context.close()
