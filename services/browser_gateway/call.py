@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 log = get_logger()
 
+MEDIA_TIMEOUT_S = 30.0  # a muted page sends silence; one that sends nothing is stuck
+
 
 class BrowserCall:
     """Implements `libs.call_leg.ports.Entrance`; `shell` is set as soon as the leg exists."""
@@ -51,6 +53,8 @@ class BrowserCall:
         self.audio.playout = self.playout
         self.shell: LegShell | None = None
         self.message_pcm = b""
+        self._answered = False
+        self._heard_at = 0.0
         self.page = PageStatistics(type="statistics")
 
     # -- the leg's verbs -----------------------------------------------------------------------------------
@@ -64,6 +68,7 @@ class BrowserCall:
 
     def answer(self) -> None:
         """The agent is there."""
+        self._answered, self._heard_at = True, self._loop.time()
         self._connection.send(Answered(call=self._call, rate_hz=RATE_HZ))
 
     def reject(self, fallback: Fallback, termination: Termination) -> None:
@@ -124,11 +129,18 @@ class BrowserCall:
         self.audio.fill(now)
         self.playout.expire(now)
         self._send_next()
+        if self._answered and now - self._heard_at > MEDIA_TIMEOUT_S:
+            self._heard_at = now
+            self._end_soon(Termination.of(Reason.RTP_TIMEOUT, f"no audio from the page for {MEDIA_TIMEOUT_S:g} s"))
 
     def media_failed(self) -> None:
         """A defect in this call's media."""
+        self._end_soon(Termination.of(Reason.INTERNAL_ERROR, "a defect in the gateway's media; see its log"))
+
+    def _end_soon(self, why: Termination) -> None:
+        """Not from within the tick that all calls share."""
         if self.shell is not None:
-            self.shell.end(Termination.of(Reason.INTERNAL_ERROR, "a defect in the gateway's media; see its log"))
+            self._loop.call_soon(self.shell.end, why)
 
     def _send_next(self) -> None:
         if not self.playout.has_room:
@@ -144,7 +156,7 @@ class BrowserCall:
     def heard(self, frames: list[bytes]) -> None:
         """Audio from the page."""
         self.playout.page_played(self._connection.stream.position)
-        now = self._loop.time()
+        now = self._heard_at = self._loop.time()
         for pcm in frames:
             self.audio.received(pcm, now)
 

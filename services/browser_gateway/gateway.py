@@ -183,13 +183,19 @@ class BrowserGateway:
     async def _listen_to_page(self, connection: Connection, call: BrowserCall) -> None:
         shell = call.shell
         assert shell is not None
-        while (received := await connection.receive()) is not None:
-            if isinstance(received, list):
-                call.heard(received)
-            elif isinstance(received, HangUpPressed):
-                break
-            else:
-                call.told(received)
+        try:
+            while (received := await connection.receive()) is not None:
+                if isinstance(received, list):
+                    call.heard(received)
+                elif isinstance(received, HangUpPressed):
+                    break
+                else:
+                    call.told(received)
+        except Exception:  # what a page sends must not tear the call's tasks down: the call ends in order
+            self.counters["defects"] += 1
+            log.exception("a page's message could not be handled", call=shell.new.call)
+            shell.end(Termination.of(Reason.INTERNAL_ERROR, "a defect in the gateway; see its log"))
+            return
         ringing = shell.leg.answered_at is None
         if connection.close_code is None or connection.close_code in LEFT:
             shell.caller_gone(Reason.CALLER_CANCELLED if ringing else Reason.CALLER_HUNG_UP)

@@ -91,6 +91,8 @@ class PagePlayout(Playout):
 
     def pop(self) -> bytes | None:
         """As the queue's own."""
+        if not self._in_page and not self._awaits_answer:
+            self._heard = max(self._heard, self._handed_out)  # muted and trimmed frames never reach the page
         payload = super().pop()
         self._span = None if payload is None else (self._handed_out - len(payload) // 2, self._handed_out)
         return payload

@@ -148,6 +148,26 @@ async def test_a_connection_that_breaks_is_no_hang_up(server):
         assert (await here.event(CallEnded)).termination.reason is Reason.RTP_TIMEOUT
 
 
+async def test_a_page_that_is_there_and_sends_no_audio_ends_its_call(server, monkeypatch):
+    monkeypatch.setattr("services.browser_gateway.call.MEDIA_TIMEOUT_S", 0.2)
+    async with world(server) as here:
+        _, page, _ = await here.talking()
+        assert (await page.end())["termination"]["reason"] == "rtp_timeout"
+        assert (await here.event(CallEnded)).termination.reason is Reason.RTP_TIMEOUT
+
+
+async def test_a_defect_in_reading_ends_that_call_in_order(server, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("a defect")
+
+    async with world(server) as here:
+        _, page, _ = await here.talking()
+        monkeypatch.setattr("services.browser_gateway.call.BrowserCall.told", fail)
+        await page.say(type="mute", muted=True)
+        assert (await page.end())["termination"]["reason"] == "internal_error"
+        assert (await here.event(CallEnded)).termination.reason is Reason.INTERNAL_ERROR
+
+
 async def test_a_page_that_talks_nonsense_is_closed_with_a_reason(server):
     async with world(server) as here:
         _, page, _ = await here.talking()

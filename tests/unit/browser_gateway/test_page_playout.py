@@ -1,5 +1,7 @@
 """What counts as played is what the page played: scripts of frames, positions, flushes and new owners."""
 
+from hypothesis import given, strategies as st
+
 from libs.contracts.frame import AudioFrame, Codec, Flag
 from services.browser_gateway.page_playout import FLUSH_PATIENCE_S, WINDOW_SAMPLES, PagePlayout
 
@@ -169,3 +171,40 @@ def test_an_answer_to_a_flush_that_was_never_sent_changes_nothing():
     line.playout.page_flushed(9, 2 * SAMPLES)
     assert line.playout.played == 0
     assert line.playout.counters["flush_answer_unasked"] == 1
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["says", "tick", "muted tick", "plays", "flush", "answer", "later"]), st.integers(0, 400)
+    ),
+    max_size=60,
+)
+
+
+@given(STEPS)
+def test_played_never_goes_back_nor_ahead_of_what_the_worker_sent(steps):
+    line = Line()
+    position = played = generation = 0
+    now = 0.0
+    for step, number in steps:
+        match step:
+            case "says":
+                line.says(1 + number % 12)
+            case "tick" | "muted tick":
+                if line.playout.has_room and line.playout.pop() is not None and step == "tick":
+                    line.playout.hand_over(SAMPLES)
+            case "plays":
+                if generation == line.playout.generation:  # a page stands still between a flush and its answer
+                    position = min(line.playout.sent, position + number)
+                    line.playout.page_played(position)
+            case "flush":
+                line.flush()
+            case "answer":
+                if generation < line.playout.generation:
+                    generation = line.playout.generation
+                    line.playout.page_flushed(generation, position)
+            case "later":
+                now += FLUSH_PATIENCE_S
+                line.playout.expire(now)
+        assert played <= line.playout.played <= line.seq * SAMPLES
+        played = line.playout.played
