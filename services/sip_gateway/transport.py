@@ -158,7 +158,7 @@ class SipTransport(asyncio.DatagramProtocol):
         return self._is_allowed(host) or host in self._also_allowed
 
     def allow(self, host: str, server_name: str = "") -> None:
-        """Answer this address, too: the provider's. Over TLS its certificate must be for `server_name`, else for `host`.
+        """Answer this address, too: the provider's. Over TLS its certificate must be for `server_name`, else `host`.
 
         Nobody may take the place of a server with a name: a TLS connection that comes in from the very address and port
         that we would connect to, from where no certificate was shown, is refused.
