@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 
 from libs.call_leg.admission import Admitted, Arrival, Refused
@@ -127,7 +128,8 @@ class Incoming:
                  codec=codec.encoding_name, trunk=trunk.name)  # fmt: skip
         call.ring()
         self._serve(call, new.org, new.call)
-        self._exchange.trace.follow(event.call_id, new.org, new.call)
+        # after the task's first step, which publishes `call.offered`
+        asyncio.get_running_loop().call_soon(self._exchange.trace.follow, event.call_id, new.org, new.call)
 
     def _entrance(self, local: Local, event: sip.IncomingCall, trunk: TrunkConfig, org: str, call: str) -> InboundCall:
         """The call with its media agreed on. Raises Refusal."""
@@ -149,8 +151,6 @@ class Incoming:
         self, local: Local, event: sip.IncomingCall, arrival: Arrival, refused: Refused, trunk: TrunkConfig
     ) -> None:
         self._record(arrival, refused)
-        self._exchange.trace.follow(event.call_id, refused.org, arrival.call)
-        self._exchange.trace.forget(arrival.call, self._exchange.now)
         fallback = refused.fallback
         reason = refused.termination.reason
         if fallback is not None and reason not in (Reason.DRAINING, Reason.NO_COMMON_CODEC, Reason.MALFORMED_OFFER):

@@ -81,7 +81,9 @@ class Settings(ServiceSettings):
         (), description="Beginnings of numbers that may be called, as +49,+43; unset: those of DEFAULT_COUNTRY"
     )
     sip_attempts_per_hour: int = Field(60, ge=0, description="Calls that may be placed in an hour; 0: none")
-    sip_trunks_file: Path | None = Field(None, description="YAML file with further trunks; see deploy/config/trunks")
+    sip_trunks_file: Path | None = Field(
+        None, description="YAML file with further trunks; services/sip_gateway/trunks.example.yaml shows them"
+    )
 
     @field_validator("sip_allowed_sources", mode="before")
     @classmethod

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from libs.audio.g711 import Law
 from libs.audio.rtp import RtpPacket
 from libs.sip.digest_server import DigestServer
-from libs.sip.events import Action, Cancelled, Confirmed, Ended, IncomingCall, Send
+from libs.sip.events import Action, Answered, Cancelled, Confirmed, Ended, IncomingCall, Send
 from libs.sip.message import Reply, Request, build_response, parse
-from libs.sip.sdp import LocalMedia, negotiate
-from libs.sip.user_agent import UaConfig, UserAgent
+from libs.sip.sdp import LocalMedia, make_offer, negotiate
+from libs.sip.user_agent import OutgoingCall, UaConfig, UserAgent
 
 Script = Callable[["FarEnd", IncomingCall], None]
 
@@ -138,24 +138,54 @@ class FarEnd(asyncio.DatagramProtocol):
     def bye(self, call: IncomingCall) -> None:
         self.act(self.agent.bye(call.dialog, self.loop.time()))
 
+    # -- calls of its own --------------------------------------------------------------------------------------
+
+    def dial(self, port: int, user: str = "bestellung", codecs: tuple[str, ...] = ("PCMU",), **more) -> str:
+        """Call the gateway; the dialog's id."""
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.bind(("127.0.0.1", 0))
+        sock.setblocking(False)
+        offer = make_offer(LocalMedia("127.0.0.1", sock.getsockname()[1], codecs))
+        target = f"sip:{user}@127.0.0.1:{port}"
+        named = {"from_uri": f"sip:+4930123456@127.0.0.1:{self.port}"} | more
+        call = OutgoingCall(target, ("127.0.0.1", port), sdp=offer.serialize(), **named)
+        dialog, actions = self.agent.invite(call, self.loop.time())
+        self.rtp[dialog] = sock
+        self.act(actions)
+        return dialog
+
+    async def talk(self, port: int, **more) -> str:
+        """Call the gateway, and wait until it answers."""
+        dialog = self.dial(port, **more)
+        answered = await self.until(
+            lambda: next((e for e in self.events if isinstance(e, Answered) and e.dialog == dialog), None)
+        )
+        media = answered.sdp.media[0]
+        self.gateway_rtp = (answered.sdp.media_host(media), media.port)
+        return dialog
+
     # -- RTP ------------------------------------------------------------------------------------------------
 
-    def packets(self, call: IncomingCall) -> list[RtpPacket]:
+    def packets(self, call: IncomingCall | str) -> list[RtpPacket]:
         """What has come since the last look."""
         got = []
         while True:
             try:
-                got.append(RtpPacket.parse(self.rtp[call.dialog].recv(2048)))
+                got.append(RtpPacket.parse(self.rtp[_dialog(call)].recv(2048)))
             except BlockingIOError:
                 return got
 
-    async def speak(self, call: IncomingCall, pcm: bytes, law: Law = Law.PCMU) -> None:
-        sock = self.rtp[call.dialog]
+    async def speak(self, call: IncomingCall | str, pcm: bytes, law: Law = Law.PCMU) -> None:
+        sock = self.rtp[_dialog(call)]
         for number in range(len(pcm) // 320):
             payload = law.encode(pcm[320 * number : 320 * (number + 1)])
             packet = RtpPacket(law.payload_type, number, number * 160, 7, payload, number == 0)
             sock.sendto(packet.serialize(), self.gateway_rtp)
             await asyncio.sleep(0.02)
+
+
+def _dialog(call: IncomingCall | str) -> str:
+    return call if isinstance(call, str) else call.dialog
 
 
 # -- scripts ------------------------------------------------------------------------------------------------

@@ -281,13 +281,11 @@ async def test_two_trunks_register_at_once_and_each_is_told_of(server, tmp_path,
     async with await FarEnd.open(answering) as first, await FarEnd.open(answering) as second:
         second.refuses = 403
         file = tmp_path / "trunks.yaml"
-        file.write_text(
-            "trunks:\n"
-            + "".join(
-                f"  - {{name: {name}, server: 127.0.0.1, port: {far.port}, username: '100', password: '${{SECRET}}'}}\n"
-                for name, far in (("first", first), ("second", second))
-            )  # fmt: skip
-        )
+        lines = [
+            f"  - {{name: {name}, server: 127.0.0.1, port: {far.port}, username: '100', password: '${{SECRET}}'}}\n"
+            for name, far in (("first", first), ("second", second))
+        ]
+        file.write_text("trunks:\n" + "".join(lines))
         async with world(server, sip_trunks_file=file) as here:
             await here.until(lambda: [t.state for t in here.gateway.trunks] == ["registered", "failed"])
             assert "sip:100-first@" in first.registered[0]

@@ -1,7 +1,10 @@
 """Trunks as operators write them: what is read, what is refused with which sentence, which request is whose."""
 
+from pathlib import Path
+
 import pytest
 
+from services.sip_gateway import trunks
 from services.sip_gateway.settings import Settings
 from services.sip_gateway.trunks import DIRECT, TrunkConfig, TrunksError, TrunkTable, read_trunks
 
@@ -141,3 +144,9 @@ def test_trunks_of_the_file_stand_beside_the_one_of_the_environment(file, monkey
     monkeypatch.setenv("PROVIDER_PASSWORD", "s3cret")
     given = Settings(_env_file=None, sip_server="sip.example.org", sip_trunks_file=file)
     assert [t.name for t in given.trunks()] == ["default", "provider", "pbx"]
+
+
+def test_the_example_is_valid():
+    example = Path(trunks.__file__).with_name("trunks.example.yaml")
+    found = read_trunks(example, {"PROVIDER_PASSWORD": "x", "BRANCH_PASSWORD": "y"})
+    assert [trunk.name for trunk in TrunkTable(found, NOBODY)] == ["provider", "pbx", "branch"]

@@ -1,0 +1,243 @@
+"""Whose call it is, who may call at all, and what those hear who get no agent."""
+
+import asyncio
+import base64
+
+import pytest
+
+from libs.audio.g711 import Law
+from libs.audio.tone import tone
+from libs.contracts.config import Fallback, OrgConfig, RouteConfig
+from libs.contracts.events import CallAnswered, CallEnded, CallOffered, SipTraced
+from libs.contracts.termination import Reason
+from libs.sip.digest import Login
+from libs.sip.events import Answered, Rejected
+from libs.softphone.phone import CallOptions, CallRejected, Softphone
+from services.sip_gateway.limiter import MAX_SOURCES, SourceLimiter
+from tests.unit.sip_gateway.conftest import AGENT, ROUTE, world
+from tests.unit.sip_gateway.far_end import FarEnd, ringing
+
+LOCALHOST = "127.0.0.0/8"
+
+
+@pytest.fixture
+async def phone():
+    async with await Softphone.open() as phone:
+        yield phone
+
+
+@pytest.fixture
+async def far():
+    async with await FarEnd.open(ringing) as far:
+        yield far
+
+
+def trunks(tmp_path, text: str) -> dict:
+    file = tmp_path / "trunks.yaml"
+    file.write_text(text)
+    return {"sip_trunks_file": file}
+
+
+# -- trunks ---------------------------------------------------------------------------------------------------
+
+
+async def test_numbers_belong_to_the_country_of_the_trunk_and_routes_to_the_trunk(server, phone, tmp_path):
+    text = f"trunks: [{{name: wien, sources: ['{LOCALHOST}'], country: AT}}]"
+    austrian = RouteConfig(name="wien", match=("+431234567",), agent="bestellung", trunk="wien")
+    async with world(server, AGENT, austrian, **trunks(tmp_path, text)) as here:
+        worker = await here.worker()
+        call = await phone.call(here.uri_of("01 234567".replace(" ", "")), from_user="0664 1234567")
+        offer = await worker.offers.get()
+        assert (offer.callee, offer.caller) == ("+431234567", "+436641234567")
+        await call.hang_up()
+
+
+async def test_a_trunk_that_asks_for_a_password_takes_only_who_knows_it(server, phone, far, tmp_path, monkeypatch):
+    monkeypatch.setenv("PBX", "geheim")
+    text = (
+        f"trunks: [{{name: pbx, sources: ['{LOCALHOST}'], challenge: yes, challenge_username: haus, "
+        "challenge_password: '${PBX}'}]"
+    )
+    async with world(server, **trunks(tmp_path, text)) as here:
+        await here.worker()
+        with pytest.raises(CallRejected) as caught:
+            await phone.call(here.uri)
+        assert caught.value.status == 401
+        assert here.events == []  # no record: whoever knocks without a password costs nothing
+        port = here.gateway.transport.port
+        far.dial(port, credentials=lambda realm: Login("haus", "falsch"))
+        assert (await far.event(Rejected)).status == 401
+        await far.talk(port, credentials=lambda realm: Login("haus", "geheim"))
+        await here.event(CallAnswered)
+
+
+async def test_a_trunk_vouches_for_its_callers(server, far, tmp_path):
+    text = f"trunks: [{{name: provider, server: 127.0.0.1, port: 9, sources: ['{LOCALHOST}']}}]"
+    asserted = {"headers": (("P-Asserted-Identity", "<sip:+4940123456@provider.example>"),)}
+    async with world(server, **trunks(tmp_path, text)) as here:
+        worker = await here.worker()
+        await far.talk(here.gateway.transport.port, **asserted)
+        assert (await worker.offers.get()).caller == "+4940123456"
+        withheld = {"headers": (*asserted["headers"], ("Privacy", "id"))}
+        await far.talk(here.gateway.transport.port, **withheld)
+        assert (await worker.offers.get()).caller == "anonymous"
+
+
+async def test_who_belongs_to_no_trunk_asserts_nothing(server, far):
+    async with world(server) as here:
+        worker = await here.worker()
+        await far.talk(
+            here.gateway.transport.port, headers=(("P-Asserted-Identity", "<sip:+4940123456@provider.example>"),)
+        )
+        assert (await worker.offers.get()).caller == "+4930123456"
+
+
+# -- floods of those who may call -------------------------------------------------------------------------------
+
+
+async def test_more_calls_than_a_source_may_try_get_503_and_no_record(server, far):
+    async with world(server, sip_invites_per_second=1) as here:
+        await here.worker(capacity=50)
+        port = here.gateway.transport.port
+        for _ in range(4):
+            far.dial(port)
+        await far.until(lambda: sum(isinstance(event, Answered | Rejected) for event in far.events) == 4)
+        assert [e.status for e in far.events if isinstance(e, Rejected)] == [503, 503]
+        assert any("Retry-After: " in text for text in far.messages)
+        assert here.gateway.counters["refused_rate"] == 2
+        await here.event(CallAnswered, 2)
+        assert len(here.of(CallOffered)) == 2
+
+
+def test_tokens_come_back_with_time():
+    limiter = SourceLimiter(10)
+    assert [limiter.allows("a", 0.0) for _ in range(22)] == [True] * 20 + [False] * 2
+    assert limiter.allows("b", 0.0)
+    assert not limiter.allows("a", 0.05)
+    assert limiter.allows("a", 0.2)
+
+
+def test_no_number_of_sources_fills_the_memory():
+    limiter = SourceLimiter(1)
+    for number in range(2 * MAX_SOURCES):
+        limiter.allows(str(number), 0.0)
+    assert len(limiter._buckets) == MAX_SOURCES
+
+
+# -- media ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_wideband_call_has_16_khz_on_the_bus(server, phone):
+    async with world(server, sip_codecs="G722,PCMA") as here:
+        worker = await here.worker()
+        call = await phone.call(here.uri, codecs=("G722", "PCMU"))
+        offer = await worker.offers.get()
+        assert (offer.state.codec, offer.state.rate_hz) == ("G722", 16000)
+        call.play(tone(440, 300, 16000))
+        await here.until(lambda: len(worker.frames) > 10)
+        assert {len(frame.payload) for frame in worker.frames} == {640}
+        await call.hang_up()
+
+
+async def test_srtp_is_answered_in_kind_and_refused_where_it_is_off(server, phone):
+    async with world(server) as here:
+        await here.worker()
+        call = await phone.call(here.uri, options=CallOptions(srtp="required"))
+        assert call.negotiated.srtp is not None
+        await call.hang_up()
+    async with world(server, sip_srtp="off") as here:
+        await here.worker()
+        with pytest.raises(CallRejected) as caught:
+            await phone.call(here.uri, options=CallOptions(srtp="required"))
+        assert caught.value.status == 488
+        assert (await here.event(CallEnded)).termination.reason is Reason.NO_COMMON_CODEC
+
+
+async def test_where_srtp_is_required_a_plain_call_is_refused(server, phone):
+    async with world(server, sip_srtp="required") as here:
+        await here.worker()
+        with pytest.raises(CallRejected) as caught:
+            await phone.call(here.uri)
+        assert caught.value.status == 488
+
+
+# -- those who get no agent ---------------------------------------------------------------------------------------
+
+
+def recorded(pcm: bytes, kind: str = "message") -> Fallback:
+    return Fallback(kind=kind, message_ulaw_b64=base64.b64encode(Law.PCMU.encode(pcm)).decode())
+
+
+async def test_a_caller_of_an_unpublished_agent_hears_the_routes_message(server, phone):
+    route = ROUTE.model_copy(update={"agent": "nobody", "fallback": recorded(tone(700, 400, 8000))})
+    async with world(server, AGENT, route) as here:
+        call = await phone.call(here.uri)
+        assert (await call.wait_ended(5)).cause == "remote_bye"
+        assert len(call.heard) > 6400
+        ended = await here.event(CallEnded)
+        assert ended.termination.reason is Reason.UNKNOWN_AGENT
+        assert here.of(CallAnswered) == []
+        await here.until(lambda: not here.gateway.exchange.owners)
+
+
+async def test_a_caller_who_leaves_during_the_message_is_gone(server, phone):
+    route = ROUTE.model_copy(update={"agent": "nobody", "fallback": recorded(tone(700, 8000, 8000))})
+    async with world(server, AGENT, route) as here:
+        call = await phone.call(here.uri)
+        await call.hang_up()
+        await here.until(lambda: here.gateway._ports.draining == 1)
+
+
+@pytest.mark.parametrize("agent", ["nobody", "bestellung"], ids=["no agent", "no worker"])
+async def test_a_caller_is_sent_to_the_routes_other_number(server, far, agent):
+    route = ROUTE.model_copy(update={"agent": agent, "fallback": Fallback(kind="transfer", number="+493099999")})
+    async with world(server, AGENT, route) as here:
+        far.dial(here.gateway.transport.port)
+        rejected = await far.event(Rejected)
+        assert rejected.status == 302
+        assert rejected.headers["contact"] == ["<sip:+493099999@127.0.0.1>"]
+
+
+async def test_an_organisation_at_its_limit_refuses_and_a_place_that_is_given_back_serves_the_next(server, phone):
+    limited = OrgConfig(name="default", max_calls=1)
+    async with world(server, AGENT, ROUTE, limited) as here:
+        await here.worker()
+        first = await phone.call(here.uri)
+        with pytest.raises(CallRejected) as caught:
+            await phone.call(here.uri)
+        assert caught.value.status == 503
+        assert (await here.event(CallEnded)).termination.reason is Reason.AT_CAPACITY
+        await first.hang_up()
+        await here.event(CallEnded, 2)
+        await asyncio.sleep(0.1)
+        again = await phone.call(here.uri)
+        await again.hang_up()
+
+
+# -- traces -------------------------------------------------------------------------------------------------------
+
+
+async def test_every_message_of_a_call_is_traced_once(server, phone):
+    async with world(server) as here:
+        await here.worker()
+        call = await phone.call(here.uri, options=CallOptions(srtp="required"))
+        await call.hang_up()
+        await here.event(SipTraced, 7)
+        traced = here.of(SipTraced)
+        assert [(e.direction, e.text.split("\r\n")[0].removeprefix("SIP/2.0 ").split(" sip:")[0]) for e in traced] == [
+            ("in", "INVITE"), ("out", "100 Trying"), ("out", "180 Ringing"), ("out", "200 OK"), ("in", "ACK"),
+            ("in", "BYE"), ("out", "200 OK"),
+        ]  # fmt: skip
+        assert {event.call for event in traced} == {here.of(CallOffered)[0].call}
+        assert traced[0].local == f"127.0.0.1:{here.gateway.transport.port}"
+        assert "inline:[removed]" in traced[0].text
+        assert here.events.index(traced[0]) > here.events.index(here.of(CallOffered)[0])
+
+
+async def test_a_trace_can_be_switched_off(server, phone):
+    async with world(server, sip_trace=False) as here:
+        await here.worker()
+        call = await phone.call(here.uri)
+        await call.hang_up()
+        await here.event(CallEnded)
+        assert here.of(SipTraced) == []
