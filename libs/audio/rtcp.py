@@ -125,7 +125,8 @@ def is_rtcp(data: bytes) -> bool:
 def parse(data: bytes) -> list[RtcpPacket]:
     """Read a compound packet; kinds that we do not know are skipped (§6.1). SDES chunks without CNAME are, too.
 
-    Raises RtcpError when it is truncated, of another version, or does not begin with a report (appendix A.2).
+    It need not begin with a report (RFC 5506): baresip opens its firewall with an APP alone. Raises RtcpError when it
+    is truncated, of another version, or no RTCP (appendix A.2).
     """
     found: list[RtcpPacket] = []
     at = 0
@@ -138,15 +139,14 @@ def parse(data: bytes) -> list[RtcpPacket]:
             raise RtcpError(f"RTCP version is {first >> 6}, not 2")
         if end > len(data):
             raise RtcpError(f"packet of {end - at} bytes is cut off after {len(data) - at}")
-        # RFC 5506 lets other kinds stand alone, but only where that was negotiated
-        if at == 0 and kind not in (SR, RR):
-            raise RtcpError(f"the compound packet begins with type {kind}, not with a report")
+        if not 192 <= kind <= 223:
+            raise RtcpError(f"type {kind} is no RTCP packet type")
         body = data[at + 4 : end - _padding(data, first, at, end)]
         packet = _read(kind, first & 0x1F, body)
         if packet is not None:
             found.append(packet)
         at = end
-    if not found:
+    if not data:
         raise RtcpError("the datagram is empty")
     return found
 
