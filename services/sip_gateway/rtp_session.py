@@ -88,7 +88,10 @@ class RtpSession:
             self._in.deliver, self._out.source = self._resampled_up, self._resampled_down
 
     def _set_keys(self, keys: SrtpKeys | None, before: SrtpKeys | None) -> None:
-        """A key that stays keeps its roll-over counter, a new one starts at 0 (RFC 3711 §3.3.1)."""
+        """A key that stays keeps its roll-over counter. With a new one it starts at 0, as other stacks have it.
+
+        RFC 3711 §3.3.1 would carry it over; the two differ once a stream has had 65,536 packets, after 21.8 minutes.
+        """
         if keys is None:
             self._srtp_in = self._srtp_out = None
             return
