@@ -196,6 +196,22 @@ async def test_what_the_microphone_says_is_on_the_bus_and_its_echo_at_the_ear(ru
     assert "aufgelegt" in await page.locator("#state").inner_text()
 
 
+async def test_a_browser_that_has_no_context_at_16_khz_is_heard_as_well(running, page, feed):
+    await page.add_init_script(
+        "const Real = AudioContext; window.AudioContext = class extends Real {"
+        " constructor(wanted) { super({ ...wanted, sampleRate: 48000 }); } };"
+    )
+    await page.reload()
+    call_id = await call(page, "echo")
+    assert await page.evaluate(RECORD) == 48_000
+    await asyncio.sleep(SILENCE_S + 5 + 4)
+    heard = Resampler(48_000, RATE_HZ).process(await taped(page))
+    await page.locator("#hang-up").click()
+    await end_of(feed, call_id)
+    print(f"likeness at the ear {likeness(heard):.3f}")
+    assert likeness(heard) > 0.8
+
+
 async def test_who_interrupts_the_agent_silences_the_page_and_the_agent_knows_what_was_heard(running, page, feed):
     call_id = await call(page, "talker")
     await until(page, "window.callbus.flushes >= 1")

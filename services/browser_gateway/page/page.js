@@ -185,6 +185,7 @@ const TEXTS = {
     devices: "Geräte", microphone: "Mikrofon", speaker: "Lautsprecher", processing: "Echo und Rauschen unterdrücken",
     callLegend: "Anruf", to: "Wen anrufen", call: "Anrufen", takeOver: "Gespräch übernehmen", hangUp: "Auflegen",
     mute: "Stumm", handOver: "An den Agenten zurückgeben", target: "Weiterverbinden mit", transfer: "Weiterverbinden",
+    figures: (f) => `Puffer ${f.buffered_ms} ms · ${f.underruns} Lücken · ${f.trimmed} verworfen · ${f.unsent} nicht gesendet`,
     transcript: "Mitschrift", caller: "Anrufer", agent: "Agent", standard: "Standard",
     idle: "Bereit.", connecting: "Verbinde …", ringing: "Es klingelt …", talking: "Im Gespräch", ended: "Beendet",
     released: "Das Gespräch liegt jetzt in anderen Händen.", refused: "Nicht möglich",
@@ -209,6 +210,7 @@ const TEXTS = {
     devices: "Devices", microphone: "Microphone", speaker: "Speaker", processing: "Suppress echo and noise",
     callLegend: "Call", to: "Whom to call", call: "Call", takeOver: "Take the call over", hangUp: "Hang up",
     mute: "Mute", handOver: "Give back to the agent", target: "Transfer to", transfer: "Transfer",
+    figures: (f) => `buffer ${f.buffered_ms} ms · ${f.underruns} gaps · ${f.trimmed} dropped · ${f.unsent} not sent`,
     transcript: "Transcript", caller: "Caller", agent: "Agent", standard: "Default",
     idle: "Ready.", connecting: "Connecting …", ringing: "Ringing …", talking: "Talking", ended: "Ended",
     released: "The call is in other hands now.", refused: "Not possible",
@@ -449,7 +451,8 @@ function startPage() {
     if (message.figures) {
       const figures = { ...message.figures, unsent: mine.unsent };
       mine.figures = figures;
-      byId("figures").textContent = `${figures.buffered_ms} ms · ${figures.underruns} ⭳ · ${figures.trimmed} ✂ · ${figures.unsent} ⭱`;
+      byId("figures").textContent = text("figures")(figures);
+      if (figures.buffered_ms === 0) byId("speaker-level").value = 0;
       mine.seconds = (mine.seconds || 0) + 1;
       if (mine.seconds % 5 === 0) tell(mine, { type: "statistics", ...figures });
     }
@@ -542,6 +545,7 @@ function startPage() {
   byId("language").onchange = (event) => {
     language = event.target.value;
     remembered.set("language", language);
+    listDevices();
     show();
   };
   byId("microphone").onchange = (event) => { remembered.set("microphone", event.target.value); changeMicrophone(); };
