@@ -45,8 +45,8 @@ test: setup  ## everything that needs neither network nor docker (under 3 minute
 	  tests/e2e tests/conformance tests/integration tests/unit
 
 .PHONY: test-integration
-test-integration: setup  ## with docker (NATS, PostgreSQL) and SIP peers (sipp, baresip)
-	@$(BIN)/pytest -q -m "docker or peer" tests/integration
+test-integration: setup  ## with docker (NATS, PostgreSQL), SIP peers (sipp, baresip, kamailio) and Chromium
+	@$(BIN)/pytest -q -m "docker or peer" tests/integration tests/e2e
 
 .PHONY: test-pyvoip
 test-pyvoip: setup  ## the conformance suite over SIP_STACK=pyvoip; its GPLv3 package goes into a .venv of its own

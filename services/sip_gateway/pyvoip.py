@@ -16,18 +16,22 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Literal
 
 from libs.audio.g711 import Law
+from libs.call_leg.admission import Admitted, Arrival, Refused
+from libs.call_leg.admission_shell import Admission
 from libs.call_leg.audio import CallAudio
-from libs.call_leg.gateway import CallLegs, RefusedAttempt
-from libs.call_leg.numbers import normalise
+from libs.call_leg.fences import OutboundFence
+from libs.call_leg.gateway import CallLegs
+from libs.call_leg.originate import Originations, Placement
 from libs.call_leg.ports import NewCall
 from libs.contracts.commands import LegCommand, SendDtmf, Transfer
-from libs.contracts.config import DEFAULT_ORG, Fallback
+from libs.contracts.config import Fallback
 from libs.contracts.events import MediaStatistics
 from libs.contracts.ids import new_call_id
 from libs.contracts.offer import CallState
 from libs.contracts.termination import Reason, Termination
 from libs.runtime.log import get_logger
 from services.sip_gateway.call import STATUS_OF
+from services.sip_gateway.outcomes import termination_of
 from services.sip_gateway.rtp_session import MediaFormat, RtpSession, RtpStart
 from services.sip_gateway.ticker import Ticker
 
@@ -40,13 +44,7 @@ if TYPE_CHECKING:
 log = get_logger()
 
 THREADS = 8  # commands that block: BYE, a REGISTER, an INVITE that waits for its first response
-REASON_OF_STATUS = {
-    404: Reason.NUMBER_INVALID, 484: Reason.NUMBER_INVALID, 604: Reason.NUMBER_INVALID,
-    486: Reason.CALLEE_BUSY, 600: Reason.CALLEE_BUSY,
-    408: Reason.CALLEE_NO_ANSWER, 480: Reason.CALLEE_NO_ANSWER, 487: Reason.CALLEE_NO_ANSWER,
-    403: Reason.CALLEE_DECLINED, 603: Reason.CALLEE_DECLINED,
-    488: Reason.NO_COMMON_CODEC, 606: Reason.NO_COMMON_CODEC,
-}  # fmt: skip
+TRUNK = "pyvoip"
 
 
 class PyVoipCall:
@@ -62,6 +60,7 @@ class PyVoipCall:
         self.number = ""
         self.rtp: RtpSession | None = None
         self._is_over = False
+        self._ring_timer: asyncio.TimerHandle | None = None
 
     def objection(self, command: LegCommand) -> str | None:
         """pyVoIP has no REFER and sends no re-INVITE."""
@@ -72,12 +71,21 @@ class PyVoipCall:
     def dial(self) -> None:
         """INVITE, on a thread."""
         self._gateway.dial(self)
+        self._ring_timer = self._loop.call_later(self.shell.new.ring_timeout_s, self._give_up)
 
     def answer(self) -> None:
         """pyVoIP's callback goes on and answers."""
         if self.call is not None and self.rtp is not None:
             self.call.decide(answers=True)
             self.rtp.answered(self._loop.time())
+
+    def _give_up(self) -> None:
+        """Nobody picked up in time; pyVoIP knows no ring time-out."""
+        if self.call is not None and not self._is_over and self.shell.leg.answered_at is None:
+            self._is_over = True
+            self._gateway.on_thread(self.call.cancel)
+            why = f"nobody answered in {self.shell.new.ring_timeout_s:g} s"
+            self.shell.refused(Termination.of(Reason.CALLEE_NO_ANSWER, why))
 
     def reject(self, fallback: Fallback, termination: Termination) -> None:
         """A final response, on a thread. Messages as fallback are left to the default stack."""
@@ -135,6 +143,8 @@ class PyVoipCall:
                 self.shell.answered(self.shell.new.state.codec, 8000)
 
     def _ended(self, call: Call) -> None:
+        if self._ring_timer is not None:
+            self._ring_timer.cancel()
         if self._is_over:
             return
         self._is_over = True
@@ -145,8 +155,7 @@ class PyVoipCall:
         elif inbound:
             shell.caller_gone(Reason.CALLER_CANCELLED)
         else:
-            reason = REASON_OF_STATUS.get(call.status, Reason.TRUNK_FAILED)
-            shell.refused(Termination.of(reason, f"the far end answered {call.status or 'nothing'}"))
+            shell.refused(termination_of(call.status or 408, "", {}))
 
     def redirected(self) -> None:
         """A re-INVITE: pyVoIP answered it, our RTP follows."""
@@ -161,12 +170,15 @@ class PyVoipCall:
 class PyVoipGateway:
     """Calls of one pyVoIP phone. `start` registers; `run` serves until cancelled."""
 
-    def __init__(self, account: Account, country: str, bus: Bus, legs: CallLegs, config: ConfigCopy) -> None:
+    def __init__(
+        self, account: Account, fence: OutboundFence, bus: Bus, legs: CallLegs, config: ConfigCopy, country: str = "DE"
+    ) -> None:
         self._account = account
         self._country = country
         self._bus = bus
         self._legs = legs
-        self._config = config
+        self.admission = Admission(bus, legs, config)
+        self.originations = Originations("sip", legs, config, lambda: {TRUNK: fence}, self._place)
         self._loop = asyncio.get_running_loop()
         self._pool = ThreadPoolExecutor(THREADS, "pyvoip")
         self._calls: dict[int, PyVoipCall] = {}
@@ -187,11 +199,18 @@ class PyVoipGateway:
             Exception: whatever the package raises; after three failures it gives up for good.
         """
         await self._loop.run_in_executor(self._pool, self._phone.start)
+        await self.originations.start(self._bus)
+
+    @property
+    def state(self) -> str:
+        """Of the registration: `registered`, `registering`, `failed` …"""
+        return str(self._phone.get_status().value).lower()
 
     async def run(self) -> None:
         """Serve calls; each is a task of one group."""
+        await self.admission.start()
         async with asyncio.TaskGroup() as self._tasks:
-            await asyncio.Event().wait()
+            await self.admission.run()
 
     async def stop(self) -> None:
         """Un-register, end what is left; `run` has ended before."""
@@ -241,35 +260,48 @@ class PyVoipGateway:
         from services.sip_gateway.pyvoip_phone import called_number, calling_number
 
         self.counters["invites"] += 1
-        dialled = called_number(call)
-        caller, callee = normalise(calling_number(call), self._country), normalise(dialled, self._country)
-        route = self._config.route(callee) or self._config.route(dialled)
-        agent = self._config.agent(route.org, route.agent) if route is not None else None
-        refusal = self._legs.refusal()
-        if refusal is None and route is None:
-            refusal = Termination.of(Reason.NO_ROUTE, f"no route serves {callee}")
-        if refusal is None and agent is None:
-            refusal = Termination.of(Reason.UNKNOWN_AGENT, "the route's agent is not published")
-        if refusal is not None or route is None or agent is None or call.media is None:
-            why = refusal or Termination.of(Reason.NO_COMMON_CODEC, "no media was negotiated")
-            self._refuse(call, caller, callee, route.org if route else DEFAULT_ORG, why)
+        arrival = Arrival(new_call_id(), "sip", calling_number(call), called_number(call), TRUNK, self._country)
+        assert self._tasks is not None
+        self._tasks.create_task(self._admit(call, arrival))
+
+    async def _admit(self, call: Call, arrival: Arrival) -> None:
+        decided = await self.admission.admit(arrival)
+        if isinstance(decided, Refused) or call.media is None or call.is_over:
+            self._refuse(call, arrival, decided)
             return
-        new = NewCall(call=new_call_id(), org=route.org, entrance="sip", direction="inbound", caller=caller,
-                      callee=callee, agent=agent, route=route.name, fallback=route.fallback,
-                      state=CallState(codec=_law(call.media).encoding_name, rate_hz=8000))  # fmt: skip
+        route = decided.route
+        new = NewCall(call=decided.call, org=decided.org, entrance="sip", direction="inbound", caller=decided.caller,
+                      callee=decided.callee, agent=decided.agent, route=route.name, fallback=route.fallback,
+                      state=CallState(codec=_law(call.media).encoding_name, rate_hz=8000),
+                      needs_person=route.answer == "manual", person_timeout_s=route.person_timeout_s,
+                      answer_delay_s=route.answer_delay_ms / 1000)  # fmt: skip
         entrance = self.open(new)
         entrance.call = call
         self._calls[id(call)] = entrance
         self.open_media(entrance)
 
-    def _refuse(self, call: Call, caller: str, callee: str, org: str, why: Termination) -> None:
+    def _refuse(self, call: Call, arrival: Arrival, decided: Admitted | Refused) -> None:
+        if isinstance(decided, Admitted):
+            self.admission.release(decided.org, decided.call)
+            reason = Reason.CALLER_CANCELLED if call.is_over else Reason.NO_COMMON_CODEC
+            decided = Refused(decided.call, decided.org, decided.caller, decided.callee, Termination.of(reason),
+                              decided.route)  # fmt: skip
+        why = decided.termination
         self.counters[f"refused_{why.reason}"] += 1
-        log.warning("call refused", caller=caller, callee=callee, reason=why.reason, detail=why.detail)
-        self._legs.record_refused(RefusedAttempt(
-            org=org, entrance="sip", caller=caller, callee=callee, route=None, agent=None, termination=why,
-        ))  # fmt: skip
+        log.warning("call refused", caller=decided.caller, callee=decided.callee, reason=why.reason, detail=why.detail)
+        self.admission.record(arrival, decided)
         call.decide(answers=False)
         self.on_thread(lambda: call.refuse(STATUS_OF.get(why.reason, 503)))
+
+    async def _place(self, placement: Placement) -> str:
+        """Open the leg of an outbound call; the number is dialled when its agent is ready."""
+        request = placement.request
+        new = NewCall(call=new_call_id(), org=placement.org, entrance="sip", direction="outbound",
+                      caller=self._account.username, callee=placement.number, agent=placement.agent, route=TRUNK,
+                      fallback=Fallback(), state=CallState(codec="PCMU", rate_hz=8000, answered=False),
+                      ring_timeout_s=request.ring_timeout_s)  # fmt: skip
+        self.open(new)
+        return new.call
 
     def open(self, new: NewCall) -> PyVoipCall:
         """A call's leg, its task included."""
@@ -317,6 +349,7 @@ class PyVoipGateway:
         try:
             await self._legs.serve(entrance.shell)
         finally:
+            self.admission.release(entrance.shell.new.org, entrance.shell.new.call)
             if entrance.rtp is not None:
                 self.ticker.remove(entrance.rtp)
             if entrance.call is not None:

@@ -95,6 +95,11 @@ class Call(VoIPCall):  # type: ignore[misc]  # Any where rfcvoip is not installe
             self.phone.observer.changed(self, state.name.lower())
 
     @property
+    def is_over(self) -> bool:
+        """Ended, by whomever."""
+        return self._state is CallState.ENDED
+
+    @property
     def media(self) -> Media | None:
         """What was negotiated, once it was."""
         clients = self._rtp_clients_snapshot()

@@ -15,6 +15,7 @@ from libs.softphone.phone import Softphone
 from tests.unit.softphone.answering import AnsweringSide, Echo
 
 FRAME_S = 0.02
+LAWS = {law.payload_type: law for law in Law}
 
 
 class Dialled:
@@ -86,16 +87,18 @@ class PickedUp:
 
     async def says(self, pcm: bytes) -> None:
         async with asyncio.timeout(5):
-            while self._leg.peer is None:  # noqa: ASYNC110  a socket of the fixture has no event
+            while not self._leg.packets:  # noqa: ASYNC110  a socket of the fixture has no event
                 await asyncio.sleep(FRAME_S)
+        law = LAWS[self._leg.packets[0].payload_type]
         for number in range(len(pcm) // 320):
-            payload = Law.PCMU.encode(pcm[number * 320 : (number + 1) * 320])
-            packet = RtpPacket(0, number, number * 160, 77, payload, number == 0)
+            payload = law.encode(pcm[number * 320 : (number + 1) * 320])
+            packet = RtpPacket(law.payload_type, number, number * 160, 77, payload, number == 0)
             self._leg.transport.sendto(packet.serialize(), self._leg.peer)
             await asyncio.sleep(FRAME_S)
 
     def heard(self) -> bytes:
-        return b"".join(Law.PCMU.decode(packet.payload) for packet in self._leg.packets if packet.payload_type == 0)
+        packets = [packet for packet in self._leg.packets if packet.payload_type in LAWS]
+        return b"".join(LAWS[packet.payload_type].decode(packet.payload) for packet in packets)
 
     def pressed(self) -> str:
         return "".join(self._leg.digits)

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Mapping
 from typing import ClassVar
 
+from libs.call_leg.fences import OutboundFence, OutboundRules
 from services.sip_gateway.pyvoip import PyVoipGateway
 from services.sip_gateway.pyvoip_phone import Account
 from tests.conformance.far_phone import Dialled, PickedUp, softphone
@@ -24,14 +25,15 @@ class PyVoipDriver:
 
     async def start(self, world: World) -> None:
         self._world = world
-        registrar = await world.stack.enter_async_context(await Registrar.open())
         self.side = await world.stack.enter_async_context(await AnsweringSide.open())
+        registrar = await world.stack.enter_async_context(await Registrar.open(self.side.address))
         self.phone = await softphone(world.stack)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         account = Account(*registrar.address, "bestellung", "secret", "127.0.0.1", self.port, RTP_PORTS)
-        self.gateway = PyVoipGateway(account, "DE", world.bus, world.legs, world.config)
+        fence = OutboundFence(OutboundRules())
+        self.gateway = PyVoipGateway(account, fence, world.bus, world.legs, world.config)
         world.run(self.gateway.run())
         await self.gateway.start()
         world.stack.callback(self.gateway.ticker.close)

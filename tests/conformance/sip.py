@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import ClassVar
 
 from services.sip_gateway.gateway import SipGateway
@@ -10,6 +12,8 @@ from services.sip_gateway.settings import Settings
 from tests.conformance.far_phone import Dialled, PickedUp, softphone
 from tests.conformance.world import World
 from tests.unit.softphone.answering import AnsweringSide
+
+TRUNK = "trunks: [{{name: far, server: 127.0.0.1, port: {port}}}]"
 
 
 class SipDriver:
@@ -21,18 +25,17 @@ class SipDriver:
         self._world = world
         self.side = await world.stack.enter_async_context(await AnsweringSide.open())
         self.phone = await softphone(world.stack)
-        settings = Settings(_env_file=None, **self.settings())
-        self.gateway = gateway = SipGateway(settings, world.bus, world.legs, world.config)
+        folder = Path(world.stack.enter_context(TemporaryDirectory(prefix="callbus-")))
+        trunks = folder / "trunks.yaml"
+        trunks.write_text(TRUNK.format(port=self.side.address[1]))
+        settings = Settings(
+            _env_file=None, sip_listen_host="127.0.0.1", sip_listen_port=0, sip_trunks_file=trunks, sip_server=None
+        )
+        self.gateway = gateway = SipGateway(settings, world.bus, world.legs, world.config, world.outbox)
         world.run(gateway.run())
-        await gateway.transport.open(0)
+        await gateway.open()
         world.stack.callback(gateway.ticker.close)
         world.stack.callback(gateway.transport.close)
-
-    def settings(self) -> dict:
-        return {
-            "sip_listen_host": "127.0.0.1", "sip_listen_port": 0,
-            "sip_server": "127.0.0.1", "sip_port": self.side.address[1],
-        }  # fmt: skip
 
     async def dials(self, user: str) -> Dialled:
         return await Dialled.dial(self.phone, f"sip:{user}@127.0.0.1:{self.gateway.transport.port}")

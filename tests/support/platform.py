@@ -12,8 +12,8 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -39,7 +39,7 @@ Sample = tuple[str, tuple[tuple[str, str], ...]]
 Kind = TypeVar("Kind", bound=CallEvent)
 
 READY_TIMEOUT_S = 40.0
-OF_THE_USER = ("OPENAI_", "SIP_", "CALLBUS_", "NATS_", "ELEVENLABS_", "TWILIO_", "REHEARSAL_", "WORKER_", "RTP_")
+OF_THE_USER = ("OPENAI_", "SIP_", "CALLBUS_", "NATS_", "ELEVENLABS_", "TWILIO_", "REHEARSAL_", "WORKER_", "RTP_", "BROWSER_")
 
 ECHO_AGENT = AgentConfig(name="echo", backend="scripted", backend_options={"mode": "echo"})
 ECHO_ROUTE = RouteConfig(name="echo", match=("echo",), agent="echo")
@@ -182,6 +182,7 @@ async def platform(
     *,
     documents: Iterable[Document] = (),
     workers: int = 1,
+    agent: Callable[[str], AbstractAsyncContextManager[object]] | None = None,
     catalog: bool = False,
     store: bool = False,
     rehearsal: bool = False,
@@ -191,7 +192,8 @@ async def platform(
 ) -> AsyncIterator[Platform]:
     """Bus, SIP gateway and workers, with catalog_tools, transcript_store and rehearsal on request.
 
-    Yields when all are ready and the gateway knows every worker. `environment` is for every service,
+    Yields when all are ready and the gateway knows every worker. `agent` makes one of the test's own out of the bus's
+    URL (tests/support/fake_worker.py), beside the `workers`; without any the gateway is not ready. `environment` is for every service,
     `worker_environment` for the workers alone (rehearsal sets the endpoint itself).
     """
     async with AsyncExitStack() as stack:
@@ -220,6 +222,9 @@ async def platform(
         stack.push_async_callback(client.close)
         running = Platform(directory, planned, sip_port, supervisor, client)
         await running.publish(*documents)
+        if agent is not None:
+            await stack.enter_async_context(agent(planned.nats_url))
+            workers += 1
         await _start(supervisor, *planned.services)
         known = AsyncRetrying(
             stop=stop_after_delay(READY_TIMEOUT_S), wait=wait_fixed(0.05), retry=retry_if_result(lambda n: n != workers)
