@@ -39,9 +39,9 @@ class FarEnd(asyncio.DatagramProtocol):
         self._changed = asyncio.Event()
 
     @classmethod
-    async def open(cls, script: Script, doorman: DigestServer | None = None, **config) -> FarEnd:
+    async def open(cls, script: Script, doorman: DigestServer | None = None, *, port: int = 0, **config) -> FarEnd:
         loop = asyncio.get_running_loop()
-        _, far = await loop.create_datagram_endpoint(lambda: cls(script, doorman), ("127.0.0.1", 0))
+        _, far = await loop.create_datagram_endpoint(lambda: cls(script, doorman), ("127.0.0.1", port))
         config = {"session_expires_s": 0} | config
         far.agent = UserAgent(
             UaConfig("127.0.0.1", far.port, contact_user="far", **config), lambda: secrets.token_hex(6),
