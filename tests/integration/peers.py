@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+from typing import NoReturn
 
 import pytest
 
@@ -22,11 +23,16 @@ def require(program: str) -> str:
     """The program's path; skips the test without it, and fails it in CI."""
     found = shutil.which(program)
     if found is None:
-        reason = f"{program} is not installed (Debian: apt install {PACKAGES[program]})"
-        if os.environ.get("CI") == "true" or os.environ.get("CALLBUS_REQUIRE_PEERS") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
+        missing(program, PACKAGES[program])
     return found
+
+
+def missing(what: str, package: str) -> NoReturn:
+    """Skip the test that needs this; fail it in CI."""
+    reason = f"{what} is not installed (Debian: apt install {package})"
+    if os.environ.get("CI") == "true" or os.environ.get("CALLBUS_REQUIRE_PEERS") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 def sample_documents() -> list[Document]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from cli.ports import free_port
-from tests.integration.peers import require
+from tests.integration.peers import missing, require
 from tests.support.certificates import Certificates
 
 CONFIG = Path(__file__).parents[1] / "data" / "kamailio" / "provider.cfg"
@@ -90,6 +90,8 @@ def _tls(port: int, certificates: Certificates | None) -> dict[str, str]:
         return {
             "ENABLE_TLS": "no", "DISABLE_TCP": "yes", "TLS_LISTEN": "", "TLS_MODULE": "", "TLS_PARAMETERS": "",
         }  # fmt: skip
+    if not (MODULES / "tls.so").exists():
+        missing("Kamailio's TLS", "kamailio-tls-modules")
     parameters = {"private_key": certificates.key, "certificate": certificates.certificate, "tls_method": "TLSv1.2+"}
     return {
         "ENABLE_TLS": "yes",

@@ -39,7 +39,18 @@ Sample = tuple[str, tuple[tuple[str, str], ...]]
 Kind = TypeVar("Kind", bound=CallEvent)
 
 READY_TIMEOUT_S = 40.0
-OF_THE_USER = ("OPENAI_", "SIP_", "CALLBUS_", "NATS_", "ELEVENLABS_", "TWILIO_", "REHEARSAL_", "WORKER_", "RTP_", "BROWSER_")
+OF_THE_USER = (
+    "OPENAI_",
+    "SIP_",
+    "CALLBUS_",
+    "NATS_",
+    "ELEVENLABS_",
+    "TWILIO_",
+    "REHEARSAL_",
+    "WORKER_",
+    "RTP_",
+    "BROWSER_",
+)
 
 ECHO_AGENT = AgentConfig(name="echo", backend="scripted", backend_options={"mode": "echo"})
 ECHO_ROUTE = RouteConfig(name="echo", match=("echo",), agent="echo")
