@@ -11,6 +11,7 @@ from libs.runtime.log import get_logger
 from libs.runtime.metrics import export_counters, export_gauge
 from libs.runtime.service import Service, run
 from services.sip_gateway.gateway import SipGateway
+from services.sip_gateway.pyvoip_service import serve_pyvoip
 from services.sip_gateway.settings import Settings
 
 log = get_logger()
@@ -21,6 +22,9 @@ LINGER_S = 2.0  # at the end, for the answers to the last BYEs and refusals
 
 async def main(service: Service, settings: Settings) -> None:
     """Wire the gateway, serve until told to stop, let the calls finish."""
+    if settings.sip_stack == "pyvoip":
+        await serve_pyvoip(service, settings)
+        return
     legs = CallLegs(service.id, service.bus, service.outbox, capacity=settings.max_calls)
     config = ConfigCopy(service.bus)
     gateway = SipGateway(settings, service.bus, legs, config, service.outbox)
@@ -33,6 +37,8 @@ async def main(service: Service, settings: Settings) -> None:
     export_gauge(
         "callbus_ticker_worst_lateness_seconds", "Latest slot since the start", lambda: ticker.worst_lateness_s
     )
+    export_counters("callbus_originate", "Calls asked for on the bus", "what", lambda: gateway.originations.counters)
+    export_counters("callbus_trace", "SIP messages for traces", "what", lambda: gateway.trace.counters)
     service.health.checks["workers"] = lambda: None if len(legs.roster) else "no AI worker is alive"
     service.health.checks["config"] = lambda: None if config.loaded.is_set() else "configuration not read yet"
     async with asyncio.TaskGroup() as tasks:

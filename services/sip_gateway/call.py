@@ -202,9 +202,7 @@ class SipCall:
     def _session_changed(self, negotiated: Negotiated) -> None:
         media = self._media = Agreed.of(negotiated)
         self.rtp.redirect(media.remote, may_send=media.may_send, media=media.format)
-        if self.shell.leg.held and not media.is_held:
-            self.resumed_at = self._loop.time()
-        self.shell.set_held(media.is_held)
+        self._follow_hold(media)
 
     def _reoffer_answered(self, answer: SessionDescription | None) -> None:
         """Our hold is answered: where to send may have changed, who may send has."""
@@ -220,6 +218,14 @@ class SipCall:
         self.rtp.redirect(media.remote, may_send=media.may_send, media=media.format)
         if not self._hold_wanted:
             self.resumed_at = self._loop.time()
+        self._follow_hold(media)
+
+    def _follow_hold(self, media: Agreed) -> None:
+        """Whether the other side holds. While we do, its answers say no more than that they heard us."""
+        is_held = not media.may_send if self._hold_wanted else media.is_held
+        if self.shell.leg.held and not is_held:
+            self.resumed_at = self._loop.time()
+        self.shell.set_held(is_held)
 
 
 class InboundCall(SipCall):

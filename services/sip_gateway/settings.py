@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from dotenv import dotenv_values
 from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
@@ -37,6 +37,10 @@ LOCAL_NETWORKS = (
 class Settings(ServiceSettings):
     """See `.env.example` for the names that users know."""
 
+    sip_stack: Literal["callbus", "pyvoip"] = Field(
+        "callbus", description="pyvoip: signalling by pyVoIP, a package of its own (GPLv3); see docs/pyvoip.md"
+    )
+    pyvoip_answer_delay_s: float = Field(0, ge=0, le=30, description="With SIP_STACK=pyvoip: rings at least so long")
     sip_listen_host: str = Field("0.0.0.0", description="Address that SIP listens on; 0.0.0.0 is every one")
     sip_listen_port: Port = Field(5060, description="UDP port that SIP listens on; 0 picks a free one")
     sip_tcp_port: Port | None = Field(None, description="TCP port that SIP listens on; unset: none")
@@ -119,6 +123,12 @@ class Settings(ServiceSettings):
     def _tls_is_complete(self) -> Settings:
         if self.sip_tls_port is not None and (self.sip_tls_cert is None or self.sip_tls_key is None):
             raise ValueError("SIP_TLS_PORT needs SIP_TLS_CERT and SIP_TLS_KEY")
+        return self
+
+    @model_validator(mode="after")
+    def _pyvoip_has_its_account(self) -> Settings:
+        if self.sip_stack == "pyvoip" and not (self.sip_server and self.sip_username and self.sip_password):
+            raise ValueError("SIP_STACK=pyvoip needs SIP_SERVER, SIP_USERNAME and SIP_PASSWORD: it always registers")
         return self
 
     @model_validator(mode="after")

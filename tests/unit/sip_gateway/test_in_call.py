@@ -11,7 +11,7 @@ from libs.audio.tone import tone
 from libs.contracts.commands import Hold, SendDtmf, Transfer
 from libs.contracts.events import CallEnded, CallHeld, CallTransfer
 from libs.contracts.termination import Reason
-from libs.sip.events import Ended, SessionChanged, TransferRequested
+from libs.sip.events import Answered, Ended, SessionChanged, TransferRequested
 from libs.sip.sdp import Direction
 from tests.unit.sip_gateway.conftest import world
 from tests.unit.sip_gateway.far_end import Cancelled, FarEnd, answering, refusing, ringing
@@ -62,6 +62,18 @@ async def test_hold_offers_sendonly_and_back_sendrecv(server):
         assert [(event.held, event.by) for event in here.of(CallHeld)] == [(True, "command"), (False, "command")]
         await caller.speak(here.dialog, VOICE)
         await here.until(lambda: best_correlation(VOICE[:1600], heard_by_agent(here))[0] > 0.98)
+
+
+async def test_a_refresh_of_the_held_side_is_no_hold_of_its_own(server):
+    async with talking(server) as (here, caller, _):
+        await command(here, Hold(held=True))
+        await caller.event(SessionChanged)
+        await asyncio.sleep(0.05)  # the ACK is on its way
+        caller.act(caller.agent.hold(here.dialog, caller.loop.time(), Direction.RECVONLY))
+        await caller.event(Answered)
+        await caller.until(lambda: sum(isinstance(event, Answered) for event in caller.events) == 2)
+        await here.event(CallHeld)
+        assert {event.by for event in here.of(CallHeld)} == {"command"}
 
 
 def heard_by_agent(here) -> bytes:
