@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 import socket
 
+from nats.aio.msg import Msg
+
 from libs.call_leg.fences import OutboundFence
 from libs.call_leg.gateway import CallLegs
+from libs.contracts import subjects
+from libs.contracts.rpc import RpcReply
 from libs.runtime.config_copy import ConfigCopy
 from libs.runtime.log import get_logger
 from libs.runtime.metrics import export_counters, export_gauges
+from libs.runtime.respond import respond
 from libs.runtime.service import Service
 from services.sip_gateway.settings import Settings
 from services.sip_gateway.stream import WILDCARDS
@@ -52,6 +57,12 @@ async def serve_pyvoip(service: Service, settings: Settings) -> None:
     export_counters("callbus_sip", "SIP calls and refusals", "what", lambda: gateway.counters)
     export_gauges("callbus_trunk_state", "1 for the trunk's present state", "state", lambda: {gateway.state: 1.0})
     service.health.checks["workers"] = lambda: None if len(legs.roster) else "no AI worker is alive"
+
+    async def tell_trunks(message: Msg) -> None:
+        told = {"name": DEFAULT, "state": gateway.state, "registers": True, "server": trunk.server or ""}
+        await respond(service.bus, message, RpcReply(ok=True, data=[told]))
+
+    await service.bus.control.subscribe(subjects.rpc("sip_gateway", "trunks"), cb=tell_trunks)
     async with asyncio.TaskGroup() as tasks:
         background = [tasks.create_task(legs.run()), tasks.create_task(config.run()), tasks.create_task(gateway.run())]
         async with asyncio.timeout(10):
