@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 from libs.call_leg.audio import CallAudio
-from libs.contracts.commands import LegCommand, Transfer
+from libs.contracts.commands import Hold, LegCommand, Transfer
 from libs.contracts.config import Fallback
 from libs.contracts.events import MediaStatistics
 from libs.contracts.termination import Reason, Termination
@@ -60,7 +60,9 @@ class BrowserCall:
     # -- the leg's verbs -----------------------------------------------------------------------------------
 
     def objection(self, command: LegCommand) -> str | None:
-        """A page can be spoken with, and no more."""
+        """A page can be spoken with and be held, and no more."""
+        if isinstance(command, Hold):
+            return None
         return f"'{command.kind}' is not possible on a call from a browser"
 
     def dial(self) -> None:
@@ -89,7 +91,7 @@ class BrowserCall:
         """Never asked: see `objection`."""
 
     def hold(self, held: bool) -> None:
-        """Never asked: see `objection`."""
+        """The leg plays the waiting tone; the page hears nothing else of it."""
 
     def send_now(self) -> None:
         """A talkspurt begins."""

@@ -206,6 +206,13 @@ class BrowserGateway:
 
     async def serve_take_over(self, connection: Connection, grant: Grant) -> None:
         """Let the person at this page speak in place of the agent, until the call is over or in other hands."""
+        if not self.has_room():
+            connection.send(Ended(termination=None, detail="this gateway has no room for another call"))
+            async with asyncio.TaskGroup() as tasks:
+                writing = tasks.create_task(connection.write())
+                await connection.finish(REFUSED, Reason.AT_CAPACITY)
+                writing.cancel()
+            return
         taken = TakenCall(self._bus, connection, grant.org, grant.call, new_process_id("op"))
         self.taken.add(taken)
         feed = TranscriptFeed(self._bus, connection, grant.org, grant.call)

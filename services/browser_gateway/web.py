@@ -139,7 +139,8 @@ class PageServer:
         if not self._may_connect(request):
             self.counters["origin_refused"] += 1
             return web.Response(status=403, text="origin")
-        if self._strangers >= STRANGERS or not self._gateway.has_room():
+        # a full gateway still hears a few more out: a call that it refuses leaves its record, as at every entrance
+        if self._strangers >= STRANGERS or len(self._sockets) >= self._settings.browser_max_calls + STRANGERS:
             self.counters["no_room"] += 1
             return web.Response(status=503, headers={"Retry-After": "5"})
         socket = web.WebSocketResponse(

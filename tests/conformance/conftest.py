@@ -13,6 +13,7 @@ from tests.support.nats import NatsServer, nats_server
 
 DRIVERS = {
     "sip": ("tests.conformance.sip", "SipDriver"),
+    "browser": ("tests.conformance.browser", "BrowserDriver"),
     "twilio": ("tests.unit.twilio_gateway.driver", "TwilioDriver"),
 }
 if find_spec("rfcvoip"):  # GPLv3 and in no set-up of ours: `make test-pyvoip` brings it for one run

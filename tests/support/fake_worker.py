@@ -129,5 +129,6 @@ class FakeWorker:
     def says(self, offer: Offer, seq: int, pcm: bytes = b"\x01\x10" * 160, *, flush: bool = False) -> bool:
         """Send one downlink frame."""
         flags = Flag.FLUSH if flush else 0
-        frame = AudioFrame(Codec.PCM16_8000, flags, offer.epoch, seq, seq * 160, b"" if flush else pcm)
+        codec = Codec.of_rate(offer.state.rate_hz)
+        frame = AudioFrame(codec, flags, offer.epoch, seq, seq * codec.frame_samples, b"" if flush else pcm)
         return self.bus.send_frame(subjects.audio(offer.org, offer.gw, self.wk, offer.call, "dn"), pack(frame))

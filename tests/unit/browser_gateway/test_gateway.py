@@ -16,6 +16,7 @@ from libs.contracts.config import AgentConfig, Fallback, OrgConfig, RouteConfig
 from libs.contracts.events import AgentText, CallAnswered, CallEnded, CallerTurn, CallOffered, DtmfReceived
 from libs.contracts.frame import AudioFrame, Codec, Flag, pack
 from libs.contracts.termination import Reason
+from services.browser_gateway.web import STRANGERS
 from tests.support.fake_worker import accept_unready, refuse
 from tests.unit.browser_gateway.conftest import AGENT, ROUTE, world
 
@@ -256,11 +257,28 @@ async def test_an_organisations_limit_holds_for_pages(server):
         await third.message("answered")
 
 
-async def test_a_full_gateway_accepts_no_connection(server):
+async def test_a_full_gateway_refuses_calls_and_leaves_their_records(server):
     async with world(server, browser_max_calls=1) as here:
         await here.talking()
+        second = await here.call()
+        assert (await second.end())["termination"]["reason"] == "at_capacity"
+        assert (await here.event(CallEnded)).termination.reason is Reason.AT_CAPACITY
+
+
+async def test_a_full_gateway_takes_no_call_over(server):
+    async with world(server, browser_max_calls=1) as here:
+        _, _, offer = await here.talking()
+        token = (await here.token(kind="take_over", call=offer.call)).data["token"]
+        page = await here.page(token, "/operator")
+        assert "no room" in (await page.end())["detail"]
+
+
+async def test_more_connections_than_a_full_gateway_needs_are_not_accepted(server):
+    async with world(server, browser_max_calls=1) as here:
+        for _ in range(STRANGERS):
+            await here.page(None)
         with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
-            await here.call()
+            await here.page(None)
         assert refused.value.status == 503
 
 
