@@ -1,8 +1,8 @@
 """The SIP messages of each call as `sip.traced` events, credentials removed (`callbus trace`).
 
 The transport shows every message; what belongs to no call costs one search for its Call-ID and is forgotten. An INVITE
-waits in a short list until its call has an id. Repeats are left out, and no call is given more than `MAX_MESSAGES`, so
-that no flood fills the event stream.
+waits in a short list until its call has an id. What comes again and again is told a few times, and no call is given
+more than `MAX_MESSAGES`, so that no flood fills the event stream.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Literal
 from libs.contracts.events import SipTraced, event_id
 
 MAX_MESSAGES = 200
+MAX_REPEATS = 3  # of one message: enough to see that somebody did not hear
 MAX_TEXT = 16_384
 SHORTEST = 32  # keep-alives are no messages
 MAX_WAITING = 256  # INVITEs whose call has no id yet
@@ -68,7 +69,7 @@ class _Traced:
     org: str
     call: str
     count: int = 0
-    hashes: set[int] = field(default_factory=set)
+    told: Counter[int] = field(default_factory=Counter)  # how often, by hash of the message
 
 
 class SipTrace:
@@ -123,13 +124,13 @@ class SipTrace:
 
     def _tell(self, traced: _Traced, message: Seen) -> None:
         repeat = hash((message.direction, message.data))
-        if repeat in traced.hashes:
+        if traced.told[repeat] > MAX_REPEATS:
             self.counters["repeats"] += 1
             return
         if traced.count >= MAX_MESSAGES:
             self.counters["beyond_limit"] += 1
             return
-        traced.hashes.add(repeat)
+        traced.told[repeat] += 1
         traced.count += 1
         self.counters["told"] += 1
         self._publish(

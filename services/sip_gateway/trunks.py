@@ -32,6 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from libs.call_leg.fences import OutboundRules
 from libs.contracts.ids import check_token
 from libs.sip.digest import Login
+from services.sip_gateway.resolve import ResolveError, split_server
 
 Network = IPv4Network | IPv6Network
 Transport = Literal["udp", "tcp", "tls"]
@@ -102,6 +103,21 @@ class TrunkConfig(BaseModel):
     srtp: Srtp = "optional"
     codecs: Annotated[tuple[Codec, ...], Field(min_length=1)] = ("PCMA", "PCMU")
     rtcp_mux: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_port(cls, fields: Any) -> Any:
+        """`server: sip.example.net:5080` is host and port."""
+        server = fields.get("server") if isinstance(fields, dict) else None
+        if not server or not isinstance(server, str):
+            return fields
+        try:
+            host, port = split_server(server)
+        except ResolveError as error:
+            raise ValueError(f"server: {error}") from None
+        if port is not None and fields.get("port") is not None:
+            raise ValueError(f"server: {server!r} has a port, and port stands beside it")
+        return fields | {"server": host} | ({"port": port} if port is not None else {})
 
     @field_validator("name", "organisation")
     @classmethod

@@ -119,6 +119,30 @@ def test_a_request_belongs_to_who_proved_it_then_the_contact_then_the_source():
 
 
 @pytest.mark.parametrize(
+    ("server", "host", "port"),
+    [
+        ("sip.example.net", "sip.example.net", None),
+        ("sip.example.net:5080", "sip.example.net", 5080),
+        ("[2001:db8::1]:5080", "2001:db8::1", 5080),
+        ("2001:db8::1", "2001:db8::1", None),
+    ],
+)
+def test_a_server_may_bring_its_port(server, host, port):
+    found = trunk("a", server=server)
+    assert (found.server, found.port) == (host, port)
+
+
+@pytest.mark.parametrize(
+    ("server", "sentence"),
+    [("sip.example.net:x", "'x' in 'sip.example.net:x' is not a port"), ("sip:example.net", "is not a port"),
+     ("a b", "is not a host name"), ("<x>", "is not a host name")],
+)  # fmt: skip
+def test_what_is_no_server_is_named(server, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        trunk("a", server=server)
+
+
+@pytest.mark.parametrize(
     ("trunks", "sentence"),
     [
         ([trunk("a", sources=["10.0.0.0/8"]), trunk("a", server="b")], "trunk 'a': name: another trunk has it"),
