@@ -31,7 +31,7 @@ from libs.sip.registration import Registered, RegistrationFailed, Unregistered
 from services.sip_gateway.call import InboundCall, SipCall
 from services.sip_gateway.exchange import Exchange
 from services.sip_gateway.incoming import Incoming
-from services.sip_gateway.limiter import SourceLimiter
+from services.sip_gateway.limiter import InviteScreen, SourceLimiter, refusal
 from services.sip_gateway.negotiation import Refusal
 from services.sip_gateway.outbound_call import place
 from services.sip_gateway.rtp_ports import PortPool
@@ -57,6 +57,22 @@ class _Live:
         return self.call.shell
 
 
+class ScreenedTransport(SipTransport):
+    """The transport, with a limit to the calls that one source may try."""
+
+    screen: InviteScreen
+
+    def _received(self, local: Local, data: bytes, source: tuple[str, int]) -> None:
+        if data.startswith(b"INVITE ") and not self.screen.lets_in(data, source, self._loop.time()):
+            self.counters["invites_over_limit"] += 1  # no record: that would be what the limit is there to spare
+            answer = refusal(data, source)
+            if answer is not None:
+                destination = source if local.transport != "udp" else answer[1]
+                self.perform(local, [sip.Send(answer[0], destination)])
+            return
+        super()._received(local, data, source)
+
+
 class SipGateway:
     """`on_event` is the transport's callback; `run` serves until cancelled."""
 
@@ -75,10 +91,11 @@ class SipGateway:
         self.admission = Admission(bus, legs, config)
         self.ticker = Ticker(self._ticked, self._media_failed)
         table = settings.trunks()
-        self.transport = SipTransport(
+        self.transport = ScreenedTransport(
             settings.sip_listen_host, settings.sip_public_host, (*settings.sip_allowed_sources, *table.sources),
             self.on_event, tls=settings.tls_files(), template=UaConfig("", 0, codecs=table.codecs),
         )  # fmt: skip
+        self.transport.screen = InviteScreen(SourceLimiter(settings.sip_invites_per_second))
         self.transport.credentials, self.transport.doorkeeper = self._login, self._doorkeeper
         self.trunks = Trunks(table, self.transport)
         self.trace = SipTrace(_nowhere if outbox is None else outbox.put)
@@ -87,9 +104,8 @@ class SipGateway:
         self._doormen = self._make_doormen()
         self.exchange = Exchange(legs.gw, self.transport, self.ticker, self._ports, self.trunks, self.trace,
                                  bus.send_frame, settings.sip_public_host)  # fmt: skip
-        limiter = SourceLimiter(settings.sip_invites_per_second)
         self.originations = Originations("sip", legs, config, self._fences, self._place)
-        self._incoming = Incoming(self.exchange, legs, self.admission, limiter, self._serve_inbound, self._spawn)
+        self._incoming = Incoming(self.exchange, legs, self.admission, self._serve_inbound, self._spawn)
 
     @property
     def counters(self) -> Counter[str]:

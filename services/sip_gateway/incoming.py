@@ -20,7 +20,6 @@ from libs.sip import events as sip
 from libs.sip.uri import SipUri
 from services.sip_gateway.call import RETRY_AFTER, STATUS_OF, InboundCall
 from services.sip_gateway.exchange import Exchange
-from services.sip_gateway.limiter import SourceLimiter
 from services.sip_gateway.negotiation import Refusal, answer_offer, local_media
 from services.sip_gateway.transport import Local
 from services.sip_gateway.trunks import TrunkConfig
@@ -34,13 +33,12 @@ class Incoming:
     """`serve` runs a call that has its leg; `spawn` starts a task of the gateway's group."""
 
     def __init__(
-        self, exchange: Exchange, legs: CallLegs, admission: Admission, limiter: SourceLimiter,
+        self, exchange: Exchange, legs: CallLegs, admission: Admission,
         serve: Callable[[InboundCall, str, str], None], spawn: Spawn,
     ) -> None:  # fmt: skip
         self._exchange = exchange
         self._legs = legs
         self._admission = admission
-        self._limiter = limiter
         self._serve = serve
         self._spawn = spawn
 
@@ -50,10 +48,6 @@ class Incoming:
         """An INVITE with a new dialog."""
         counters = self._exchange.counters
         counters["invites"] += 1
-        if not self._limiter.allows(event.source[0], self._exchange.now):
-            counters["refused_rate"] += 1  # no record: that would be what the limit is there to spare
-            self._reject(local, event.dialog, 503)
-            return
         trunk = self._exchange.trunks.table.of_request(event.source[0], event.request_uri.user, event.username)
         arrival = self._arrival(event, trunk)
         decided = self._admission.decide(arrival)

@@ -13,7 +13,7 @@ from libs.contracts.termination import Reason
 from libs.sip.digest import Login
 from libs.sip.events import Answered, Rejected
 from libs.softphone.phone import CallOptions, CallRejected, Softphone
-from services.sip_gateway.limiter import MAX_SOURCES, SourceLimiter
+from services.sip_gateway.limiter import INVITES_OF_A_CALL, MAX_SOURCES, InviteScreen, SourceLimiter, refusal
 from tests.unit.sip_gateway.conftest import AGENT, ROUTE, world
 from tests.unit.sip_gateway.far_end import FarEnd, ringing
 
@@ -104,7 +104,7 @@ async def test_more_calls_than_a_source_may_try_get_503_and_no_record(server, fa
         await far.until(lambda: sum(isinstance(event, Answered | Rejected) for event in far.events) == 4)
         assert [e.status for e in far.events if isinstance(e, Rejected)] == [503, 503]
         assert any("Retry-After: " in text for text in far.messages)
-        assert here.gateway.counters["refused_rate"] == 2
+        assert here.gateway.transport.counters["invites_over_limit"] >= 2
         await here.event(CallAnswered, 2)
         assert len(here.of(CallOffered)) == 2
 
@@ -115,6 +115,46 @@ def test_tokens_come_back_with_time():
     assert limiter.allows("b", 0.0)
     assert not limiter.allows("a", 0.05)
     assert limiter.allows("a", 0.2)
+
+
+INVITE = (
+    b"INVITE sip:a@127.0.0.1 SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.1:5070;branch=z9hG4bK1\r\n"
+    b"From: <sip:b@127.0.0.1>;tag=1\r\n"
+    b"To: <sip:a@127.0.0.1>\r\nCall-ID: one\r\nCSeq: 1 INVITE\r\nMax-Forwards: 70\r\n\r\n"
+)
+SOURCE = ("127.0.0.1", 5070)
+
+
+def test_repeats_of_a_call_that_was_let_in_need_no_token():
+    screen = InviteScreen(SourceLimiter(0.5))
+    assert [screen.lets_in(INVITE, SOURCE, 0.0) for _ in range(5)] == [True] * 5
+    assert not screen.lets_in(INVITE.replace(b": one", b": two"), SOURCE, 0.0)
+
+
+def test_one_call_id_over_and_over_is_no_way_round_the_limit():
+    screen = InviteScreen(SourceLimiter(0.5))
+    assert sum(screen.lets_in(INVITE, SOURCE, 0.0) for _ in range(1000)) == INVITES_OF_A_CALL
+
+
+def test_a_refusal_is_a_503_that_repeats_get_again():
+    first, destination = refusal(INVITE, SOURCE)
+    assert first.startswith(b"SIP/2.0 503 ")
+    assert b"Retry-After: 5\r\n" in first
+    assert destination == SOURCE
+    assert refusal(INVITE, SOURCE) == (first, destination)
+    assert refusal(b"INVITE sip:a SIP/2.0\r\n\r\n", SOURCE) is None
+
+
+async def test_a_flood_of_one_source_leaves_nothing_behind_and_others_are_served(server, phone):
+    async with world(server, sip_invites_per_second=5) as here:
+        await here.worker(capacity=50)
+        transport = here.gateway.transport
+        for number in range(3000):
+            transport.datagram_received(INVITE.replace(b": one", b": flood-%d" % number), ("127.0.0.9", 5070))
+        assert transport.counters["invites_over_limit"] >= 2980
+        assert len(transport.core(transport.local("127.0.0.9"))._transactions) <= 20
+        call = await phone.call(here.uri)
+        await call.hang_up()
 
 
 def test_no_number_of_sources_fills_the_memory():
