@@ -9,12 +9,14 @@ from collections.abc import Coroutine
 
 from nats.aio.msg import Msg
 
+from libs.call_leg.admission import Admitted, Limits, Refused
 from libs.call_leg.admission_shell import Admission
 from libs.call_leg.fences import OutboundFence
 from libs.call_leg.gateway import CallLegs
 from libs.call_leg.originate import Originations, Placement
 from libs.call_leg.shell import LegShell
 from libs.contracts import subjects
+from libs.contracts.config import RouteConfig
 from libs.contracts.ids import new_call_id
 from libs.contracts.rpc import RpcReply
 from libs.contracts.termination import Reason, Termination
@@ -83,6 +85,7 @@ class SipGateway:
         self._settings = settings
         self._bus = bus
         self._legs = legs
+        self._config = config
         self._live: dict[str, _Live] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._running = asyncio.Event()
@@ -233,14 +236,29 @@ class SipGateway:
                 Reason.NUMBER_NOT_ALLOWED, f"trunk {placement.trunk} belongs to organisation {owner}: name another one"
             )
         call = new_call_id()
+        refused = await self._secure(placement, call)
+        if refused is not None:
+            return refused
         try:
             outbound = place(self.exchange, trunk, placement, call)
         except Refusal as refusal:
+            self.admission.release(placement.org, call)
             return refusal.termination
         outbound.shell = self._legs.open(outbound.new_call(placement, call), outbound)
         log.info("call placed", call=call, to=placement.number, trunk=placement.trunk, agent=placement.agent.name)
         self.serve(outbound, placement.org, call)
         return call
+
+    async def _secure(self, placement: Placement, call: str) -> Termination | None:
+        """A place within the organisation's limits: calls count, whoever places them."""
+        org = self._config.organisation(placement.org)
+        if org is None or (org.max_calls is None and org.attempts_per_minute is None):
+            return None
+        limits = Limits(org.max_calls, org.attempts_per_minute)
+        route = RouteConfig(org=placement.org, name="outbound", match=("outbound",), agent=placement.agent.name)
+        wanted = Admitted(call, placement.org, "", placement.number, route, placement.agent, limits)
+        decided = await self.admission.secure(wanted)
+        return decided.termination if isinstance(decided, Refused) else None
 
     # -- calls --------------------------------------------------------------------------------------------------
 

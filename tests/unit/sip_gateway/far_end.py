@@ -126,12 +126,13 @@ class FarEnd(asyncio.DatagramProtocol):
     async def request(self, method: str) -> str:
         return await self.until(lambda: next(iter(self.requests(method)), None))
 
-    def answer(self, call: IncomingCall, codecs: tuple[str, ...] = ("PCMU", "PCMA")) -> None:
+    def answer(self, call: IncomingCall, codecs: tuple[str, ...] = ("PCMU", "PCMA"), **media) -> None:
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         sock.bind(("127.0.0.1", 0))
         sock.setblocking(False)
         self.rtp[call.dialog] = sock
-        agreed = negotiate(call.offer, LocalMedia("127.0.0.1", sock.getsockname()[1], codecs))
+        agreed = negotiate(call.offer, LocalMedia("127.0.0.1", sock.getsockname()[1], codecs, **media))
+        self.agreed = agreed
         self.gateway_rtp = (agreed.remote_host, agreed.remote_port)
         self.act(self.agent.answer(call.dialog, agreed.answer.serialize(), self.loop.time()))
 

@@ -11,13 +11,14 @@ from libs.audio.g711 import Law
 from libs.audio.tone import tone
 from libs.contracts import subjects
 from libs.contracts.commands import HangUp, Ready, SendDtmf
+from libs.contracts.config import OrgConfig
 from libs.contracts.events import CallAnswered, CallEnded, CallOffered, CallRinging, DtmfSent, SipTraced
 from libs.contracts.originate import Originate, OriginateReply
 from libs.contracts.rpc import RpcReply
 from libs.contracts.termination import Reason
 from libs.sip.digest_server import DigestServer
 from tests.support.fake_worker import accept_unready
-from tests.unit.sip_gateway.conftest import world
+from tests.unit.sip_gateway.conftest import AGENT, world
 from tests.unit.sip_gateway.far_end import Cancelled, Confirmed, Ended, FarEnd, answering, refusing, ringing
 
 VOICE = tone(440, 400, 8000)
@@ -321,3 +322,83 @@ async def test_every_message_of_a_placed_call_is_traced_without_credentials(serv
         ]  # fmt: skip
         assert any("Authorization: [removed]" in event.text for event in traced)
         assert not any("response=" in event.text for event in traced)
+
+
+# -- media ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_wideband_offer_that_is_answered_narrow_is_heard_all_the_same(server):
+    async with calling(server, answering, sip_codecs="G722,PCMU") as (here, far):
+        worker = await here.worker()
+        await originate(here)
+        assert (await worker.offers.get()).state.rate_hz == 16000
+        call = await far.call()
+        assert (await here.event(CallAnswered)).codec == "PCMU"
+        await far.speak(call, VOICE)
+        await here.until(lambda: len(worker.frames) > 15)
+        assert {len(frame.payload) for frame in worker.frames} == {640}
+
+
+async def test_srtp_that_is_required_is_offered_and_nothing_else(server):
+    def encrypted(far, call):
+        far.answer(call, srtp="optional", srtp_key=bytes(30))
+
+    async with calling(server, encrypted, sip_srtp="required") as (here, far):
+        await here.worker()
+        await originate(here)
+        await here.event(CallAnswered)
+        assert far.agreed.srtp is not None
+        assert far.calls[0].offer.media[0].protocol == "RTP/SAVP"
+
+
+async def test_early_media_is_told_and_not_taken_for_the_callees_words(server):
+    sdp = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 4000 RTP/AVP 8 101\r\n"
+
+    def announcing(far, call):
+        far.act(far.agent.progress(call.dialog, sdp, far.loop.time()))
+
+    async with calling(server, announcing) as (here, far):
+        worker = await here.worker()
+        await originate(here)
+        rang = await here.event(CallRinging)
+        assert (rang.status, rang.early_media) == (183, True)
+        call = await far.call()
+        far.answer(call)
+        await here.event(CallAnswered)
+        assert not any(any(frame.payload) for frame in worker.frames)
+
+
+# -- limits of the organisation -----------------------------------------------------------------------------------
+
+
+async def test_placed_calls_count_towards_the_organisations_limit(server):
+    async with calling(server, ringing) as (here, far):
+        await here.publish(AGENT, OrgConfig(name="default", max_calls=1))
+        await here.until(lambda: here.config.organisation("default") is not None)
+        await here.worker()
+        assert (await originate(here)).ok
+        await far.call()
+        reply = await originate(here)
+        assert reply.reason is Reason.AT_CAPACITY
+
+
+# -- what trunks want -----------------------------------------------------------------------------------------
+
+
+async def test_an_outbound_proxy_gets_the_call_and_the_account_stands_in_from(server, tmp_path):
+    async with await FarEnd.open(answering) as far:
+        file = tmp_path / "trunks.yaml"
+        file.write_text(
+            f"trunks: [{{name: p, server: provider.invalid, outbound_proxy: '127.0.0.1:{far.port}', from_user: '100', "
+            "from_domain: customers.invalid, caller: '+4930555'}]"
+        )
+        async with world(server, sip_trunks_file=file) as here:
+            await here.until(lambda: here.gateway.trunks.named("p").is_usable)
+            await here.worker()
+            await originate(here)
+            invite = await far.request("INVITE")
+            assert invite.startswith(f"INVITE sip:{NUMBER}@provider.invalid SIP/2.0\r\n")
+            assert header(invite, "Route") == f"<sip:127.0.0.1:{far.port};lr>"
+            assert "<sip:100@customers.invalid>" in header(invite, "From")
+            assert header(invite, "P-Asserted-Identity") == "<sip:+4930555@customers.invalid>"
+            await here.event(CallAnswered)
