@@ -137,6 +137,10 @@ class SipCall:
             return
         self._hold_offer = redirected(SessionDescription.parse(self._media.sdp), direction)
 
+    def target_is_silent(self, now: float, limit_s: float) -> bool:
+        """Whether the target of a bridged transfer has vanished."""
+        return self._transfers.target_is_silent(now, limit_s)
+
     def send_now(self) -> None:
         """A talkspurt begins."""
         self.rtp.send_now(self._loop.time())

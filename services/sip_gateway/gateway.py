@@ -290,6 +290,9 @@ class SipGateway:
             now = self._loop.time()
             for live in list(self._live.values()):
                 leg, call = live.shell.leg, live.call
+                if call.target_is_silent(now, limit):
+                    self._end(live, Termination.of(Reason.TRANSFERRED, f"no RTP from the target for {limit:g} s"))
+                    continue
                 if leg.answered_at is None or leg.held or leg.held_by_us:
                     continue
                 heard_at = call.rtp.received_at or leg.answered_at

@@ -116,6 +116,10 @@ class Transfers:
         if isinstance(self._running, Refer):
             self._running.dialog_ended()
 
+    def target_is_silent(self, now: float, limit_s: float) -> bool:
+        """Whether a bridged target has vanished: no RTP for so long, though it does not hold."""
+        return isinstance(self._running, Bridge) and self._running.is_silent(now, limit_s)
+
     def close(self) -> None:
         """The call is over."""
         self.cancel()
@@ -183,6 +187,7 @@ class Bridge:
         self._rtp: RtpSession | None = None
         self._local: Local | None = None
         self._dialog = ""
+        self._spoke_at: float | None = None  # the latest time at which RTP was not owed: the answer, a hold's end
 
     def start(self) -> None:
         """Call the target; the number that it sees is the other side's where the trunk allows any, else ours."""
@@ -223,6 +228,7 @@ class Bridge:
         self._exchange.owners[dialog] = self
         self._rtp.redirect(media.remote, may_send=media.may_send, media=media.format)
         self._rtp.answered(self._exchange.now)
+        self._spoke_at = None if media.is_held else self._exchange.now
         self._rtp.bridge_to(self._call.rtp)
         self._call.shell.transfer_ended(True, 200)
 
@@ -238,10 +244,17 @@ class Bridge:
             case sip.SessionChanged() if self._rtp is not None:
                 media = Agreed.of(event.negotiated)
                 self._rtp.redirect(media.remote, may_send=media.may_send, media=media.format)
+                self._spoke_at = None if media.is_held else self._exchange.now
             case sip.DtmfInfo():
                 self._call.send_dtmf(event.digit)
             case _:
                 pass
+
+    def is_silent(self, now: float, limit_s: float) -> bool:
+        """No RTP of the target for so long."""
+        if self._rtp is None or self._spoke_at is None:
+            return False
+        return now - max(self._rtp.received_at or 0.0, self._spoke_at) > limit_s
 
     def cancel(self) -> None:
         """The call is over, or the agent wants it back."""

@@ -172,6 +172,19 @@ async def test_the_target_hangs_up(server):
         assert here.gateway.exchange.owners == {}
 
 
+async def test_a_target_that_vanishes_ends_the_call(server):
+    async with talking(server, script=answering, rtp_timeout_s=1.5) as (here, caller, provider):
+        await command(here, Transfer(target=TARGET, mode="bridge"))
+        target = await provider.call()
+        await here.until(lambda: "done" in states(here))
+        speaking = asyncio.ensure_future(caller.speak(here.dialog, tone(440, 6000, 8000)))
+        ended = await here.event(CallEnded)
+        assert ended.termination.reason is Reason.TRANSFERRED
+        assert "no RTP from the target" in ended.termination.detail
+        assert target.dialog in provider.rtp
+        speaking.cancel()
+
+
 async def test_a_busy_target_returns_the_caller_to_the_agent(server):
     async with talking(server, script=refusing(486)) as (here, caller, _):
         await command(here, Transfer(target=TARGET, mode="bridge"))
