@@ -29,7 +29,8 @@ class CallAudio:
         self.playout = Playout(2 * self.frame_samples)
         self.uplink = Uplink()
         self.wk: str | None = None
-        self.muted = False
+        self.muted = False  # the agent is played out unheard
+        self.held = False  # by us: the other side hears the filler alone, whoever speaks
         self._subject = ""
         self._epoch = 0
         self._seq = 0
@@ -102,7 +103,7 @@ class CallAudio:
     def tick(self) -> bytes | None:
         """The next 20 ms for the caller, or None for silence."""
         pcm = self.playout.pop()
-        if pcm is None:
+        if pcm is None or self.held:  # what is said meanwhile counts as played: it is not said again afterwards
             return self._next_filler() if self._filler else None
         if self.muted:
             return None

@@ -18,12 +18,13 @@ Theory of operation.
 
  - Every offer has a new epoch (R1), and only the present one counts: a late acceptance, a `ready` of an
    older attempt, a command of a fenced worker are refused, and the worker is told to release the call.
- - Before the answer each worker is tried once, three at most; then the route's fallback. After it the
-   caller is on the line: the leg keeps seeking for `SEEK_LIMIT_S` while filler plays, with nobody
-   excluded but the worker that failed last.
+ - Before the answer each worker is tried once, three at most; then the route's fallback. After it the caller is on
+   the line: the leg keeps seeking while filler plays, with nobody excluded but the worker that failed last. Who is
+   asked next and when the search is over is `libs.call_leg.search`'s.
  - A transfer belongs to the leg (R8): a worker that dies meanwhile is fenced, and its successor is sought only when
    the transfer has failed. A bridged call has no owner; it lasts until either side hangs up.
- - A person who takes over is an owner as a worker is one, with an epoch, heartbeats and frames of its own.
+ - A person who takes over is an owner as a worker is one, with an epoch, heartbeats and frames of its own. Only an
+   agent can be muted; hold silences whoever has the call.
  - The gateway's memory is the truth (R4): nothing here waits for the key-value copy.
  - Exactly one `PublishEnded` leaves a leg, as its last act; whatever arrives later changes nothing.
 """
@@ -32,12 +33,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Literal, assert_never
 
 from libs.call_leg import actions as do
 from libs.call_leg.actions import Action, TransferMode
+from libs.call_leg.objections import InCall, objection
+from libs.call_leg.phase import OWNED, Phase
 from libs.call_leg.roster import Gone, Roster
+from libs.call_leg.search import FIRST_ATTEMPTS, SEEK_LIMIT_S, WorkerSearch
 from libs.call_leg.transfer import TransferState
 from libs.contracts.commands import (
     Accept,
@@ -60,34 +63,12 @@ from libs.contracts.commands import (
 from libs.contracts.termination import Reason, Termination
 
 OFFER_TIMEOUT_S = 0.08
-FIRST_ATTEMPTS = 3
 SEEK_RETRY_S = 0.25
 DISOWN_AFTER_S = 1.5  # a worker's list of calls may be older than its acceptance, but not by more
-SEEK_LIMIT_S = 20.0
-SETUP_PATIENCE_S = 3.0
-STEADY_S = 10.0  # an owner that lasted this long was well; failures after shorter times are counted together
-FAILURES_IN_A_ROW = 3
 RING_GUARD_S = 5.0  # the entrance ends the ringing at its time-out; this is the leg's limit behind it
 OVERTIME_S = 30.0  # the worker ends the call politely at its maximum; this is the gateway's own limit behind it
 
 Cause = Literal["first", "failover", "drain", "retry"]
-
-
-class Phase(StrEnum):
-    """Where the call stands; see the theory of operation."""
-
-    NEW = "new"
-    WAITING = "waiting"
-    OFFERING = "offering"
-    CLAIMED = "claimed"
-    RINGING = "ringing"
-    TALKING = "talking"
-    SEEKING = "seeking"
-    BRIDGED = "bridged"
-    ENDED = "ended"
-
-
-OWNED = (Phase.CLAIMED, Phase.RINGING, Phase.TALKING)  # a worker has accepted, or a person has the call
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,16 +121,11 @@ class Leg:
         self.started_at = 0.0
         self.answered_at: float | None = None
         self.termination: Termination | None = None
-        self._attempts = 0
-        self._excluded: set[str] = set()
+        self._search = WorkerSearch(roster, config.first_attempts, config.seek_limit_s)
         self._deadline: float | None = None
-        self._seek_until = float("inf")
-        self._failure: Termination | None = None
         self._talking_since = 0.0
-        self._failures_in_a_row = 0
         self._is_ready_early = False
         self._claimed_at = 0.0
-        self._setup_from = 0.0
         self._ring_by: float | None = None
         self._dialled = False
         self._rung: tuple[int, bool] | None = None
@@ -171,7 +147,8 @@ class Leg:
 
     def start(self, now: float) -> list[Action]:
         """The call arrived, or was asked for, and its agent is known: offer it, or wait for a person's word."""
-        self.started_at = self._setup_from = now
+        self.started_at = now
+        self._search.set_up(now)
         if not self._config.needs_person:
             return self._offer_next(now, "first")
         self.phase = Phase.WAITING
@@ -210,7 +187,7 @@ class Leg:
             case Phase.OFFERING:
                 return self._next_worker(now, "no answer to the offer")
             case Phase.CLAIMED:
-                self._failure = Termination.of(Reason.NOT_READY, f"{self.wk} was not ready in time")
+                self._search.failed(Termination.of(Reason.NOT_READY, f"{self.wk} was not ready in time"))
                 return self._next_worker(now, "not ready in time")
             case Phase.SEEKING:
                 return self._offer_next(now, "retry")
@@ -222,33 +199,22 @@ class Leg:
     # -- offers (R1) -----------------------------------------------------------------------------------------
 
     def _offer_next(self, now: float, cause: Cause) -> list[Action]:
-        wk = None
-        if self._is_connected or self._attempts < self._config.first_attempts:
-            wk = self._roster.pick(self._excluded)
+        wk = self._search.next(self._is_connected)
         if wk is None:
             return self._nobody(now)
-        self._attempts += 1
         self._is_ready_early = self.is_person = False
         self._offered_as_answered = self.is_answered
         self.epoch += 1
         self.wk = wk
         self.phase = Phase.OFFERING
         self._deadline = now + OFFER_TIMEOUT_S
-        self._roster.offered(wk)
         return [do.SendOffer(wk, self.epoch, cause), do.WriteEntry()]
 
     def _nobody(self, now: float) -> list[Action]:
-        self.wk = None
-        said_no = self._failure is not None  # a worker told why: that is evidence on any link
-        if not said_no and not self._roster.is_sound(now) and now < self._setup_from + SETUP_PATIENCE_S:
-            self._attempts = 0  # R3: without a sound link nobody's silence counts, set-up included
-        elif not self._is_connected:
-            failure = self._failure or Termination.of(Reason.NO_WORKER, "no AI worker is free")
-            return self.end(failure, now)
-        elif now >= self._seek_until and not self.transfer.is_pending:
-            failure = self._failure or Termination.of(Reason.WORKER_LOST, "no worker could take the call over")
-            return self.end(failure, now)
-        self._excluded.clear()  # the caller waits: whoever comes back is welcome
+        self.wk, self.is_person = None, False
+        end = self._search.given_up(self._is_connected, self.transfer.is_pending, now)
+        if end is not None:
+            return self.end(end, now)
         self.phase = Phase.SEEKING
         self._deadline = now + SEEK_RETRY_S
         return [do.WriteEntry()]
@@ -257,7 +223,7 @@ class Leg:
         """The worker that was asked or had accepted does not serve: take the call back, ask the next."""
         assert self.wk is not None
         wk, was_claimed = self.wk, self.phase in OWNED
-        self._excluded.add(wk)
+        self._search.exclude(wk)
         self._owner_leaves(now)
         actions: list[Action] = [do.SendRelease(wk, self.epoch)]
         if was_claimed:
@@ -272,7 +238,7 @@ class Leg:
         """One that was ready is lost, or released: the search for another one has its own time."""
         self._deadline = None
         if self.phase in (Phase.TALKING, Phase.RINGING):
-            self._seek_until = now + self._config.seek_limit_s
+            self._search.limit(now)
             self.transfer.told()
 
     def offer_answered(self, wk: str, epoch: int, accepted: bool, reason: str, now: float) -> list[Action]:
@@ -281,7 +247,7 @@ class Leg:
             is_owner = self.phase in OWNED and (wk, epoch) == (self.wk, self.epoch)
             return [do.SendRelease(wk, epoch)] if accepted and not is_owner else []
         if not accepted:
-            self._excluded.add(wk)
+            self._search.exclude(wk)
             return self._offer_again(now)
         self.phase = Phase.CLAIMED
         self._claimed_at = now
@@ -317,7 +283,7 @@ class Leg:
         assert self.wk is not None
         wk, epoch = self.wk, self.epoch
         release = do.SendRelease(wk, epoch)
-        self._excluded = {wk} if self._is_connected else self._excluded | {wk}
+        self._search.exclude(wk, alone=self._is_connected)
         if self.phase is Phase.OFFERING:
             return [release, *self._offer_again(now)]
         played = self.played_by_epoch[epoch] = self._played()
@@ -340,78 +306,50 @@ class Leg:
 
     def command(self, command: LegCommand, now: float) -> tuple[CommandReply, list[Action]]:
         """Do what is asked, or say in one sentence why not."""
-        if self.phase is Phase.ENDED:
-            return _refuse("the call has ended"), []
-        if command.epoch is None:
-            if isinstance(command, Ready | Failed | HandOver):
-                return _refuse(f"'{command.kind}' is a worker's word and needs its epoch"), []
-        elif command.epoch != self.epoch or self.wk is None:  # without an owner every epoch so far is fenced
-            return _refuse(f"epoch {command.epoch} is not the call's present one ({self.epoch})"), []
+        if (why_not := objection(self, command)) is not None:
+            return _refuse(why_not), []
         match command:
             case Ready() | Failed() | HandOver():
                 return self._owner_says(command, now)
             case HangUp():
                 return _DONE, self.end(Termination.of(command.reason, command.detail), now)
             case Mute():
-                self.muted = command.muted
-                return _DONE, [do.SetMuted(command.muted), do.TellAgent(), do.WriteEntry()]
+                return self._mute(command)
             case Accept() | Decline():
                 return self._decide(command, now)
             case Transfer() | SendDtmf() | Hold() | Say() | TakeOver():
-                objection = self._objection()
-                return (_refuse(objection), []) if objection else self._in_call(command, now)
-            case Record():
-                return _refuse("this version of callbus has no recorder: calls are not recorded"), []
-            case Describe():
-                return _DONE, []  # the shell tells what it sees
+                return self._in_call(command, now)
+            case Describe() | Record():  # the shell tells what it sees; a recording was refused above
+                return _DONE, []
             case _:
                 assert_never(command)
 
     def _decide(self, command: Accept | Decline, now: float) -> tuple[CommandReply, list[Action]]:
-        if self.phase is not Phase.WAITING:
-            return _refuse(f"the call does not wait for a person's word; it is {self.phase}"), []
         if isinstance(command, Decline):
             return _DONE, self.end(Termination.of(Reason.OPERATOR_DECLINED, command.detail), now)
-        self._setup_from = now
+        self._search.set_up(now)
         return _DONE, self._offer_next(now, "first")
 
-    def _objection(self) -> str | None:
-        """Why nothing can be done in the call now."""
-        if self.answered_at is None:
-            return "the call is not answered yet"
-        if self.phase is Phase.BRIDGED:
-            return f"the call was transferred to {self.transfer.target}; it can only be ended"
-        return None
+    def _mute(self, command: Mute) -> tuple[CommandReply, list[Action]]:
+        if command.muted == self.muted:
+            return _DONE, []
+        self.muted = command.muted
+        return _DONE, [do.SetMuted(command.muted), do.TellAgent(), do.WriteEntry()]
 
-    def _in_call(
-        self, command: Transfer | SendDtmf | Hold | Say | TakeOver, now: float
-    ) -> tuple[CommandReply, list[Action]]:
+    def _in_call(self, command: InCall, now: float) -> tuple[CommandReply, list[Action]]:
         match command:
             case SendDtmf():
                 return _DONE, [do.SendDigits(command.digits)]
             case Say():
-                return self._say(command)
-            case _ if self.transfer.is_pending:
-                return _refuse(f"a transfer to {self.transfer.target} is under way: wait for its end, or hang up"), []
+                return _DONE, [do.SayText(command.text)]
             case Hold():
                 return self._hold(command)
-            case Transfer() if self.held_by_us:
-                return _refuse("the other side is on hold: take it back first"), []
             case Transfer():
                 return _DONE, self.transfer.begin(command, now)
             case TakeOver():
                 return self._take_over(command, now)
             case _:
                 assert_never(command)
-
-    def _say(self, command: Say) -> tuple[CommandReply, list[Action]]:
-        if self.is_person:
-            return _refuse(f"{self.wk} has the call, not an agent"), []
-        if self.phase is not Phase.TALKING:
-            return _refuse("no agent has the call at the moment: try again"), []
-        if self.held or self.held_by_us:
-            return _refuse("the call is on hold: nobody would hear it"), []
-        return _DONE, [do.SayText(command.text)]
 
     def _hold(self, command: Hold) -> tuple[CommandReply, list[Action]]:
         if command.held == self.held_by_us:
@@ -437,7 +375,8 @@ class Leg:
         self.phase, self.wk, self.is_person = Phase.TALKING, by, True
         self.epoch += 1
         self._claimed_at = self._talking_since = now
-        self._deadline, self._seek_until, self._failure = None, float("inf"), None
+        self._deadline = None
+        self._search.begin_anew()
         actions += [do.TakenOver(by, self.epoch, previous, played), do.StartMedia(by, self.epoch, "continuous")]
         if self.muted:  # it was the agent who should not be heard
             self.muted = False
@@ -464,8 +403,7 @@ class Leg:
         if self.phase is not Phase.CLAIMED:
             return _refuse(f"the call is {self.phase}, not claimed"), []
         self._deadline = None
-        self._failure = None
-        self._seek_until = float("inf")
+        self._search.found()
         if self.answered_at is not None:
             return _DONE, self._talk(now)
         answer_at = self.started_at + self._config.answer_delay_s
@@ -500,15 +438,12 @@ class Leg:
     def _failed(self, command: Failed, now: float) -> tuple[CommandReply, list[Action]]:
         if self.phase is not Phase.OFFERING and self.phase not in OWNED:
             return _refuse(f"the call is {self.phase}"), []
-        self._failure = Termination.of(command.reason, command.detail)
+        failure = Termination.of(command.reason, command.detail)
+        self._search.failed(failure)
         if self.phase is not Phase.TALKING:
             return _DONE, self._next_worker(now, command.detail or command.reason)
-        if now - self._talking_since >= STEADY_S:
-            self._failures_in_a_row = 0
-        self._failures_in_a_row += 1
-        is_hopeless = self._failures_in_a_row >= FAILURES_IN_A_ROW  # the model fails whoever asks it
-        if is_hopeless and not self.transfer.is_pending:
-            return _DONE, self.end(self._failure, now)
+        if self._search.is_hopeless(now - self._talking_since) and not self.transfer.is_pending:
+            return _DONE, self.end(failure, now)
         return _DONE, self._replace("failed", command.detail or command.reason, now)
 
     def _hand_over(self, now: float) -> tuple[CommandReply, list[Action]]:
@@ -516,7 +451,7 @@ class Leg:
             return _refuse(f"the call is {self.phase}"), []
         if self.transfer.is_pending:
             return _refuse("a transfer is under way: ask again after its end"), []
-        if self._roster.pick({self.wk}) is None:
+        if not self._search.has_another(self.wk, self._is_connected):
             return _refuse("no other worker is free"), []
         why = "the person gave the call back" if self.is_person else "the worker drains"
         return _DONE, self._replace("drain", why, now)
@@ -540,7 +475,7 @@ class Leg:
         self._ring_by = None
         if self.phase is Phase.RINGING:
             return [do.PublishAnswered(codec, rate_hz), *self._talk(now)]
-        self._seek_until = now + self._config.seek_limit_s
+        self._search.limit(now)
         return [do.PublishAnswered(codec, rate_hz), do.SetFiller(True), do.WriteEntry()]
 
     def remote_held(self, held: bool) -> list[Action]:
@@ -570,7 +505,7 @@ class Leg:
             return done + (self._bridge() if self.transfer.mode == "bridge" else self._transferred(now))
         failed: list[Action] = [*self.transfer.failed(status, detail), do.TellAgent(), do.WriteEntry()]
         if self.phase is not Phase.TALKING:
-            self._seek_until = now + self._config.seek_limit_s
+            self._search.limit(now)
         if not self._parked:
             return failed
         self._parked = False

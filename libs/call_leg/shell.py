@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import nats.errors
@@ -13,11 +14,14 @@ from nats.aio.msg import Msg
 
 from libs.audio.tone import waiting_tone
 from libs.call_leg import actions as do
+from libs.call_leg.journal import CallJournal
 from libs.call_leg.kv_copy import CallsCopy
-from libs.call_leg.leg import OFFER_TIMEOUT_S, Leg, LegConfig, Phase
+from libs.call_leg.leg import OFFER_TIMEOUT_S, Leg, LegConfig
+from libs.call_leg.phase import Phase
 from libs.call_leg.ports import Entrance, NewCall
 from libs.call_leg.roster import Gone, Roster
-from libs.contracts import events, subjects, wire
+from libs.call_leg.state import description, entry_of, resume_of, session_state
+from libs.contracts import subjects, wire
 from libs.contracts.commands import (
     CommandReply,
     Describe,
@@ -31,15 +35,13 @@ from libs.contracts.commands import (
     Transfer,
 )
 from libs.contracts.heartbeat import CallEntry
-from libs.contracts.offer import CallState, Offer, OfferReply, Release, Resume
+from libs.contracts.offer import CallState, Offer, OfferReply, Release
 from libs.contracts.termination import Reason, Termination
 from libs.runtime.bus import Bus
 from libs.runtime.log import get_logger
 from libs.runtime.outbox import EventOutbox
 
 log = get_logger()
-
-SOURCE = "gw"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class LegShell:
     def __init__(self, context: LegContext, new: NewCall, entrance: Entrance) -> None:
         self._gw = context.gw
         self._bus = context.bus
-        self._outbox = context.outbox
+        self._journal = CallJournal(new, context.gw, context.outbox)
         self._copy = context.copy
         self.new = new
         self.entrance = entrance
@@ -81,7 +83,8 @@ class LegShell:
         self._ended = asyncio.Event()
         self._tasks: asyncio.TaskGroup | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._events = 0
+        self._todo: deque[do.Action] = deque()
+        self._is_performing = False
         self._decoder = wire.leg_command_decoder()
         self._pacing: Any = "paced"
         self._offered_at = datetime.now(UTC)
@@ -93,8 +96,7 @@ class LegShell:
     async def run(self) -> None:
         """Serve the call until it has ended; then everything that belongs to it is closed."""
         new = self.new
-        self.publish(events.CallOffered, direction=new.direction, entrance=new.entrance, gw=self._gw,
-                     caller=new.caller, callee=new.callee, agent=new.agent.name, route=new.route)  # fmt: skip
+        self._journal.offered()
         subscription = await self._bus.control.subscribe(
             subjects.control(new.org, new.call, "leg"), cb=self._on_command
         )
@@ -133,7 +135,8 @@ class LegShell:
 
     def answered(self, codec: str, rate_hz: int) -> None:
         """Outbound: the callee picked up; `codec` and `rate_hz` are those of the line."""
-        if codec in ("PCMU", "PCMA", "G722", "L16") and rate_hz == self.new.state.rate_hz:
+        is_news = self.leg.answered_at is None
+        if is_news and codec in ("PCMU", "PCMA", "G722", "L16") and rate_hz == self.new.state.rate_hz:
             self._codec = codec
         self.perform(self.leg.answered(codec, rate_hz, self._loop.time()))
 
@@ -171,7 +174,7 @@ class LegShell:
         """The caller pressed a key."""
         if self.leg.phase is Phase.ENDED:  # nothing follows the call's end in its stream
             return
-        self.publish(events.DtmfReceived, digit=digit)
+        self._journal.pressed(digit)
         self._tell(DtmfPressed(epoch=self.leg.epoch, digit=digit).to_json())
 
     def set_held(self, held: bool) -> None:
@@ -197,52 +200,39 @@ class LegShell:
         reply, todo = self.leg.command(command, self._loop.time())
         self.perform(todo)
         if reply.ok and isinstance(command, Describe):
-            return CommandReply(ok=True, details=self._description())
+            media, now = self.entrance.statistics(), self._loop.time()
+            details = description(self.new, self.leg, self._gw, self._codec, media, now)
+            return CommandReply(ok=True, details=details)
         if reply.ok and isinstance(command, TakeOver):
             line = {"gw": self._gw, "codec": self._codec, "rate_hz": self.new.state.rate_hz}
             return CommandReply(ok=True, details=reply.details | line)
         return reply
 
-    def _description(self) -> dict[str, Any]:
-        new, leg, now = self.new, self.leg, self._loop.time()
-        return {
-            "phase": leg.phase.value,
-            "epoch": leg.epoch,
-            "owner": leg.wk,
-            "is_person": leg.is_person,
-            "gw": self._gw,
-            "entrance": new.entrance,
-            "direction": new.direction,
-            "caller": new.caller,
-            "callee": new.callee,
-            "agent": new.agent.name,
-            "codec": self._codec,
-            "rate_hz": new.state.rate_hz,
-            "held": leg.held,
-            "held_by_us": leg.held_by_us,
-            "muted": leg.muted,
-            "transfer": leg.transfer.state,
-            "started_ago_s": round(now - leg.started_at, 3),
-            "answered_ago_s": None if leg.answered_at is None else round(now - leg.answered_at, 3),
-            "media": self.entrance.statistics().model_dump(exclude={"schema_version"}),
-        }
-
     # -- actions --------------------------------------------------------------------------------------------------
 
     def perform(self, todo: list[do.Action]) -> None:
-        """Do what the leg wants, in order; then set its timer anew."""
-        failed = ""
-        for action in todo:
+        """Do what the leg wants, in order; then set its timer anew.
+
+        What an entrance tells from within one of its verbs (a number that cannot be dialled is refused at once) waits
+        for the rest of what is being done: nothing may follow the call's end.
+        """
+        self._todo.extend(todo)
+        if self._is_performing:
+            return
+        self._is_performing = True
+        while self._todo:
+            action = self._todo.popleft()
             try:
                 _PERFORMERS[type(action)](self, action)
             except (
                 Exception
             ):  # a defect in one action must not keep the others, the call's end least of all, from being done
-                failed = type(action).__name__
-                log.exception("an action of the leg failed", action=failed, call=self.new.call)
+                name = type(action).__name__
+                log.exception("an action of the leg failed", action=name, call=self.new.call)
+                why = Termination.of(Reason.INTERNAL_ERROR, f"{name} failed; see the gateway's log")
+                self._todo.extend(self.leg.end(why, self._loop.time()))
+        self._is_performing = False
         self._arm()
-        if failed and self.leg.phase is not Phase.ENDED:
-            self.end(Termination.of(Reason.INTERNAL_ERROR, f"{failed} failed; see the gateway's log"))
 
     def _send_offer(self, action: do.SendOffer) -> None:
         if self._tasks is not None:
@@ -250,18 +240,9 @@ class LegShell:
 
     async def _offer(self, action: do.SendOffer) -> None:
         new, leg = self.new, self.leg
-        resume = None
-        if leg.dead is not None:
-            resume = Resume(
-                cause=leg.dead.cause,
-                previous_wk=leg.dead.wk,
-                previous_epoch=leg.dead.epoch,
-                played=dict(leg.played_by_epoch),
-                talk_ms=0 if leg.answered_at is None else (self._loop.time() - leg.answered_at) * 1000,
-            )
         offer = Offer(call=new.call, org=new.org, gw=self._gw, epoch=action.epoch, direction=new.direction,
                       caller=new.caller, callee=new.callee, agent=new.agent, state=self._state(),
-                      resume=resume)  # fmt: skip
+                      resume=resume_of(leg, self._loop.time()))  # fmt: skip
         try:
             data = await self._bus.request(subjects.offer(action.wk), offer.to_json(), OFFER_TIMEOUT_S)
             reply = OfferReply.model_validate_json(data)
@@ -285,17 +266,7 @@ class LegShell:
         self._send(subjects.release(action.wk), release.to_json())
 
     def _claimed(self, action: do.Claimed) -> None:
-        dead = self.leg.dead
-        cause = dead.cause if dead else "first"
-        self.publish(events.CallClaimed, epoch=action.epoch, wk=action.wk, cause=cause,
-                     previous_wk=dead.wk if dead else None,
-                     previous_played=self.leg.played_by_epoch.get(dead.epoch) if dead else None)  # fmt: skip
-        log.info("claimed", wk=action.wk, epoch=action.epoch, cause=cause)
-
-    def _lost(self, action: do.Lost) -> None:
-        self.publish(events.WorkerLost, epoch=action.epoch, wk=action.wk, cause=action.cause,
-                     played=action.played, detail=action.detail)  # fmt: skip
-        log.warning("worker lost", wk=action.wk, epoch=action.epoch, cause=action.cause, detail=action.detail)
+        self._journal.claimed(action, self.leg)
 
     def _start_media(self, action: do.StartMedia) -> None:
         self.audio.start(action.wk, action.epoch, action.pacing or self._pacing, self._loop.time())
@@ -311,24 +282,17 @@ class LegShell:
 
     def _set_muted(self, action: do.SetMuted) -> None:
         self.audio.muted = action.muted
-        self.publish(events.CallMuted, muted=action.muted)
+        self._journal.muted(action)
 
     def _answer(self, _: do.Answer) -> None:
         self.entrance.answer()
         self._publish_answered(do.PublishAnswered(self._codec, self.new.state.rate_hz))
 
     def _publish_answered(self, action: do.PublishAnswered) -> None:
-        self.publish(events.CallAnswered, codec=action.codec, rate_hz=action.rate_hz)
-        log.info("answered", wk=self.leg.wk, epoch=self.leg.epoch)
-
-    def _publish_waiting(self, action: do.PublishWaiting) -> None:
-        self.publish(events.CallWaiting, until=datetime.now(UTC) + timedelta(seconds=action.timeout_s))
+        self._journal.answered(action, self.leg)
 
     def _dial(self, _: do.Dial) -> None:
         self.entrance.dial()
-
-    def _publish_ringing(self, action: do.PublishRinging) -> None:
-        self.publish(events.CallRinging, status=action.status, early_media=action.early_media)
 
     def _start_transfer(self, action: do.StartTransfer) -> None:
         self._is_starting_transfer = True
@@ -341,28 +305,16 @@ class LegShell:
     def _cancel_transfer(self, _: do.CancelTransfer) -> None:
         self.entrance.cancel_transfer()
 
-    def _publish_transfer(self, action: do.PublishTransfer) -> None:
-        self.publish(events.CallTransfer, state=action.state, target=action.target, mode=action.mode,
-                     status=action.status, detail=action.detail)  # fmt: skip
-        log.info("transfer", state=action.state, mode=action.mode, status=action.status, detail=action.detail)
-
-    def _publish_held(self, action: do.PublishHeld) -> None:
-        self.publish(events.CallHeld, held=action.held, by=action.by)
-
     def _hold_caller(self, action: do.HoldCaller) -> None:
+        self.audio.held = action.held
         self.entrance.hold(action.held)
 
     def _send_digits(self, action: do.SendDigits) -> None:
         self.entrance.send_dtmf(action.digits)
-        self.publish(events.DtmfSent, digits=action.digits)
+        self._journal.sent_digits(action)
 
     def _say_text(self, action: do.SayText) -> None:
         self._tell(SayNow(epoch=self.leg.epoch, text=action.text).to_json())
-
-    def _taken_over(self, action: do.TakenOver) -> None:
-        self.publish(events.CallTakenOver, epoch=action.epoch, by=action.by, previous_wk=action.previous_wk,
-                     previous_played=action.previous_played)  # fmt: skip
-        log.info("taken over", by=action.by, epoch=action.epoch)
 
     def _reject(self, action: do.Reject) -> None:
         self.entrance.reject(self.new.fallback, action.termination)
@@ -371,17 +323,10 @@ class LegShell:
         self.entrance.hang_up(action.termination)
 
     def _ended_now(self, action: do.PublishEnded) -> None:
-        media = self.entrance.statistics()
-        ended = self._event(events.CallEnded, termination=action.termination, duration_ms=action.duration_s * 1000,
-                            talk_ms=action.talk_s * 1000, media=media)  # fmt: skip
-        self._outbox.put(ended, only_first=True, superseded=self._superseded)
-        end = action.termination
-        log.info("ended", result=end.result, reason=end.reason, detail=end.detail,
-                 talk_s=round(action.talk_s, 1), media=media.model_dump())  # fmt: skip
-        self._ended.set()
-
-    def _superseded(self) -> None:
-        log.warning("somebody else ended this call before us", call=self.new.call)
+        try:
+            self._journal.ended(action, self.entrance.statistics())
+        finally:
+            self._ended.set()
 
     def _write_entry(self, _: do.WriteEntry) -> None:
         self._copy.put(self.entry())
@@ -396,21 +341,10 @@ class LegShell:
 
     def entry(self) -> CallEntry:
         """This call for KV `calls`."""
-        new, leg = self.new, self.leg
-        return CallEntry(call=new.call, org=new.org, gw=self._gw, wk=leg.wk, epoch=leg.epoch, phase=leg.phase,
-                         agent=new.agent.name, caller=new.caller, callee=new.callee,
-                         offered_at=self._offered_at.isoformat())  # fmt: skip
+        return entry_of(self.new, self.leg, self._gw, self._offered_at)
 
     def _state(self) -> CallState:
-        leg = self.leg
-        now = {
-            "codec": self._codec,
-            "answered": leg.is_answered,
-            "held": leg.held or leg.held_by_us,
-            "muted": leg.muted,
-            "transfer": leg.transfer.state,
-        }
-        return self.new.state.model_copy(update=now)
+        return session_state(self.new, self.leg, self._codec)
 
     def _tell(self, payload: bytes) -> None:
         if self.leg.wk is not None:
@@ -426,21 +360,12 @@ class LegShell:
         except nats.errors.Error as error:  # R2 ends a session that misses this
             log.warning("not sent", subject=subject, problem=str(error) or type(error).__name__)
 
-    def publish(self, kind: Callable[..., events.CallEvent], **fields: object) -> None:
-        """Put an event of this call into the stream."""
-        self._outbox.put(self._event(kind, **fields))
-
-    def _event(self, kind: Callable[..., events.CallEvent], **fields: object) -> events.CallEvent:
-        self._events += 1
-        event_id = events.event_id(self.new.call, SOURCE, self._events)
-        return kind(event_id=event_id, org=self.new.org, call=self.new.call, at=datetime.now(UTC), **fields)
-
 
 _PERFORMERS: dict[type, Callable[[LegShell, Any], None]] = {
     do.SendOffer: LegShell._send_offer,
     do.SendRelease: LegShell._send_release,
     do.Claimed: LegShell._claimed,
-    do.Lost: LegShell._lost,
+    do.Lost: lambda shell, action: shell._journal.lost(action),
     do.StartMedia: LegShell._start_media,
     do.StopUplink: LegShell._stop_uplink,
     do.EndMedia: LegShell._end_media,
@@ -448,17 +373,17 @@ _PERFORMERS: dict[type, Callable[[LegShell, Any], None]] = {
     do.SetMuted: LegShell._set_muted,
     do.TellAgent: LegShell._tell_state,
     do.SayText: LegShell._say_text,
-    do.PublishWaiting: LegShell._publish_waiting,
+    do.PublishWaiting: lambda shell, action: shell._journal.waiting(action),
     do.Dial: LegShell._dial,
-    do.PublishRinging: LegShell._publish_ringing,
+    do.PublishRinging: lambda shell, action: shell._journal.ringing(action),
     do.PublishAnswered: LegShell._publish_answered,
     do.StartTransfer: LegShell._start_transfer,
     do.CancelTransfer: LegShell._cancel_transfer,
-    do.PublishTransfer: LegShell._publish_transfer,
-    do.PublishHeld: LegShell._publish_held,
+    do.PublishTransfer: lambda shell, action: shell._journal.transfer(action),
+    do.PublishHeld: lambda shell, action: shell._journal.held(action),
     do.HoldCaller: LegShell._hold_caller,
     do.SendDigits: LegShell._send_digits,
-    do.TakenOver: LegShell._taken_over,
+    do.TakenOver: lambda shell, action: shell._journal.taken_over(action),
     do.Answer: LegShell._answer,
     do.Reject: LegShell._reject,
     do.HangUpCaller: LegShell._hang_up,

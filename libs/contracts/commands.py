@@ -50,7 +50,11 @@ class HangUp(Command):
 
 
 class Mute(Command):
-    """Silence the agent towards the caller, or let it speak again; the session goes on."""
+    """Silence the agent towards the caller, or let it speak again; the session goes on.
+
+    It is the AI agent that is muted, whichever worker serves it, never a person: a take-over ends the muting, and while
+    a person has the call muting is refused. `hold` is what silences whoever has the call.
+    """
 
     kind: Literal["mute"] = "mute"
     muted: bool

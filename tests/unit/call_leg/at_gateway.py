@@ -9,7 +9,7 @@ import nats.js.errors
 
 from libs.call_leg.audio import CallAudio
 from libs.call_leg.gateway import CallLegs
-from libs.call_leg.leg import Phase
+from libs.call_leg.phase import Phase
 from libs.call_leg.ports import NewCall
 from libs.contracts import subjects, wire
 from libs.contracts.commands import CommandReply

@@ -145,6 +145,19 @@ def test_a_muted_agent_is_played_out_unheard():
     assert side.audio.tick() == LOUD
 
 
+def test_hold_wins_at_the_ear_whoever_speaks():
+    side = Side()
+    side.audio.held = True
+    side.audio.set_filler(b"\x01\x00" * 160)
+    side.hears(0), side.hears(1)
+    assert (side.audio.tick()[:2], side.audio.playout.played) == (b"\x01\x00", 160)
+    side.audio.set_filler(b"")
+    assert (side.audio.tick(), side.audio.playout.played) == (None, 320)  # what was said is not said again
+    side.hears(2)
+    side.audio.held = False
+    assert side.audio.tick() == LOUD
+
+
 def test_filler_fills_only_what_the_agent_leaves_silent():
     side = Side()
     loop = b"\x01\x00" * 160 + b"\x02\x00" * 160 + b"\x03\x00" * 10

@@ -3,7 +3,10 @@
 import asyncio
 import json
 
-from libs.call_leg.leg import Phase
+import nats.js.errors
+import pytest
+
+from libs.call_leg.phase import Phase
 from libs.contracts import subjects
 from libs.contracts.commands import (
     Accept,
@@ -307,3 +310,49 @@ async def test_hanging_up_while_a_transfer_runs_cancels_it(server, gateway):
         assert (await gateway.command(shell, HangUp())).ok
         assert caller.log[-2:] == ["cancel_transfer", ("hang_up", Reason.OPERATOR_HUNG_UP)]
         assert kinds(await gateway.events(shell))[-2:] == ["call.transfer", "call.ended"]
+
+
+async def test_a_number_that_is_refused_at_once_leaves_no_ghost_of_its_call(server, gateway):
+    async with FakeWorker(server.url) as worker:
+        await gateway.knows(worker)
+        shell, caller = gateway.call(direction="outbound")
+        caller.dial = lambda: shell.refused(Termination.of(Reason.TRUNK_FAILED, "no server is known"))
+        await until(lambda: not len(gateway.legs))
+        assert kinds(await gateway.events(shell)) == ["call.offered", "call.claimed", "call.ended"]
+        await gateway.legs._copy.flush(3)
+        store = await gateway.bus.js.key_value(subjects.KV_CALLS)
+        with pytest.raises(nats.js.errors.KeyNotFoundError):
+            await store.get(shell.new.call)
+
+
+async def test_what_an_entrance_tells_while_it_answers_comes_after_the_answer(server, gateway):
+    async with FakeWorker(server.url) as worker:
+        await gateway.knows(worker)
+        shell, caller = gateway.call()
+        caller.answer = lambda: shell.end(Termination.of(Reason.NO_COMMON_CODEC))
+        await until(lambda: not len(gateway.legs))
+        assert kinds(await gateway.events(shell)) == ["call.offered", "call.claimed", "call.answered", "call.ended"]
+
+
+async def test_a_call_whose_counters_are_lost_ends_all_the_same(server, gateway):
+    async with FakeWorker(server.url) as worker:
+        await gateway.knows(worker)
+        shell, caller = await gateway.talking()
+        caller.statistics = lambda: 1 / 0
+        shell.caller_gone(Reason.CALLER_HUNG_UP)
+        await until(lambda: not len(gateway.legs))
+
+
+async def test_a_held_caller_hears_the_tone_and_not_the_person_who_took_over(server, gateway):
+    async with FakeWorker(server.url) as worker, FakeWorker(server.url, capacity=0) as person:
+        await gateway.knows(worker, person)
+        shell, caller = await gateway.talking()
+        assert (await gateway.command(shell, Hold(held=True))).ok
+        reply = await gateway.command(shell, TakeOver(by=person.wk))
+        loud = AudioFrame(Codec.PCM16_8000, 0, reply.details["epoch"], 0, 0, b"\x40\x40" * 160)
+        caller.audio.heard_from_worker(person.wk, pack(loud))
+        caller.audio.heard_from_worker(person.wk, pack(loud._replace(seq=1, timestamp=160)))
+        assert b"\x40\x40" not in caller.audio.tick()
+        assert (await gateway.command(shell, Hold(held=False))).ok
+        caller.audio.heard_from_worker(person.wk, pack(loud._replace(seq=2, timestamp=320)))
+        assert caller.audio.tick() == b"\x40\x40" * 160

@@ -8,7 +8,7 @@ import nats.errors
 import nats.js.errors
 import pytest
 
-from libs.call_leg.leg import Phase
+from libs.call_leg.phase import Phase
 from libs.contracts import subjects
 from libs.contracts.commands import CommandReply, HandOver, HangUp, Mute
 from libs.contracts.events import CallEnded, event_id

@@ -3,7 +3,9 @@
 import pytest
 
 from libs.call_leg import actions as do
-from libs.call_leg.leg import FAILURES_IN_A_ROW, OVERTIME_S, SEEK_LIMIT_S, SEEK_RETRY_S, Phase
+from libs.call_leg.leg import OVERTIME_S, SEEK_RETRY_S
+from libs.call_leg.phase import Phase
+from libs.call_leg.search import FAILURES_IN_A_ROW, SEEK_LIMIT_S
 from libs.call_leg.transfer import TRANSFER_LIMIT_S
 from libs.contracts.commands import Failed, HandOver, HangUp, Hold, Mute, Say, SendDtmf, TakeOver, Transfer
 from libs.contracts.termination import Reason, Termination
@@ -174,7 +176,7 @@ def test_after_such_a_death_the_bridge_stands():
 def test_a_model_that_fails_again_and_again_waits_for_the_transfer_too():
     call = transferring()
     for _ in range(FAILURES_IN_A_ROW):
-        call.leg._failures_in_a_row += 1
+        call.leg._search._failures_in_a_row += 1
     actions = call.command(Failed(epoch=1, reason=Reason.MODEL_FAILED))[1]
     assert call.leg.phase is Phase.SEEKING
     assert course(actions) == []

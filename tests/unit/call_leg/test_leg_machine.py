@@ -19,11 +19,13 @@ from libs.call_leg.actions import (
     StopUplink,
     TakenOver,
 )
-from libs.call_leg.leg import OWNED, Leg, LegConfig, Phase
+from libs.call_leg.leg import Leg, LegConfig
+from libs.call_leg.phase import OWNED, Phase
 from libs.call_leg.roster import Gone, Roster
 from libs.contracts.commands import (
     Accept,
     Decline,
+    Describe,
     Failed,
     HandOver,
     HangUp,
@@ -188,7 +190,8 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(
         command=st.sampled_from([Accept(), Accept(), Hold(held=True), Hold(held=False), Say(text="x"),
-                                 SendDtmf(digits="1"), TakeOver(by=PERSON), TakeOver(by=PERSON)]),
+                                 SendDtmf(digits="1"), TakeOver(by=PERSON), TakeOver(by=PERSON),
+                                 Mute(muted=True), Mute(muted=False), Describe()]),
     )  # fmt: skip
     def people_command(self, command):
         if isinstance(command, TakeOver):
@@ -269,6 +272,8 @@ class AnyOrder(RuleBasedStateMachine):
             assert self.filler != talking, "filler when nobody can speak, and only then"
         if self.owner:
             assert self.owner == (leg.wk, leg.epoch)
+        assert not leg.is_person or leg.wk == PERSON
+        assert not (leg.is_person and leg.muted), "only agents are muted"
         if leg.phase in (Phase.WAITING, Phase.OFFERING, Phase.CLAIMED, Phase.RINGING, Phase.SEEKING):
             assert leg.deadline() is not None, "a phase that nothing ends"
         if leg.phase is Phase.ENDED:

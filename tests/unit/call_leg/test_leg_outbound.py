@@ -3,7 +3,9 @@
 import pytest
 
 from libs.call_leg import actions as do
-from libs.call_leg.leg import RING_GUARD_S, SEEK_LIMIT_S, SEEK_RETRY_S, Phase
+from libs.call_leg.leg import RING_GUARD_S, SEEK_RETRY_S
+from libs.call_leg.phase import Phase
+from libs.call_leg.search import SEEK_LIMIT_S
 from libs.contracts.commands import Accept, Decline, Failed, HandOver, HangUp, Hold, Say, SendDtmf, Transfer
 from libs.contracts.termination import Reason, Termination
 from tests.unit.call_leg.test_leg import Call, W, ended, reason_of

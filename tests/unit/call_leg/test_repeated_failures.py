@@ -1,8 +1,10 @@
 """A model that fails whoever asks it must not keep a caller in an endless row of workers."""
 
 from libs.call_leg.actions import Action, Answer, HangUpCaller, PublishEnded, SendOffer
-from libs.call_leg.leg import FAILURES_IN_A_ROW, STEADY_S, Leg, LegConfig, Phase
+from libs.call_leg.leg import Leg, LegConfig
+from libs.call_leg.phase import Phase
 from libs.call_leg.roster import Roster
+from libs.call_leg.search import FAILURES_IN_A_ROW, STEADY_S
 from libs.contracts.commands import Failed, Ready
 from libs.contracts.termination import Reason
 

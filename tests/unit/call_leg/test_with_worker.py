@@ -3,7 +3,7 @@
 import asyncio
 from contextlib import asynccontextmanager
 
-from libs.call_leg.leg import Phase
+from libs.call_leg.phase import Phase
 from libs.contracts.commands import HandOver, Hold, TakeOver, Transfer
 from libs.contracts.config import AgentConfig
 from libs.contracts.termination import Reason

@@ -1,0 +1,100 @@
+"""The search for a worker that serves the call: who is asked next, and when it is given up. A core without I/O.
+
+Theory of operation.
+
+ - Before anybody is on the line each worker is asked once, `first_attempts` at most; a worker that was ready ends the
+   count, so that its successor is looked for as the first one was.
+ - Once somebody is on the line, or is being called, there is no last worker: the search lasts `limit_s` from the
+   owner's loss on, and whoever comes back is welcome.
+ - R3: without a sound link nobody's silence counts. Set-up waits up to `SETUP_PATIENCE_S` for the workers to be heard.
+   A worker's own word that it failed is evidence on any link.
+ - A model that fails whoever asks it must not keep a caller in an endless row of workers: `FAILURES_IN_A_ROW` owners
+   that each failed within `STEADY_S` end the call.
+"""
+
+from __future__ import annotations
+
+from libs.call_leg.roster import Roster
+from libs.contracts.termination import Reason, Termination
+
+FIRST_ATTEMPTS = 3
+SEEK_LIMIT_S = 20.0
+SETUP_PATIENCE_S = 3.0
+STEADY_S = 10.0  # an owner that lasted this long was well; failures after shorter times are counted together
+FAILURES_IN_A_ROW = 3
+NEVER = float("inf")
+
+
+class WorkerSearch:
+    """One per leg, for all its searches. `is_connected`: somebody is on the line, or is being called."""
+
+    def __init__(self, roster: Roster, first_attempts: int = FIRST_ATTEMPTS, limit_s: float = SEEK_LIMIT_S) -> None:
+        self._roster = roster
+        self._first_attempts = first_attempts
+        self._limit_s = limit_s
+        self._attempts = 0
+        self._excluded: set[str] = set()
+        self._setup_from = 0.0
+        self._until = NEVER
+        self._failure: Termination | None = None
+        self._failures_in_a_row = 0
+
+    def set_up(self, now: float) -> None:
+        """The call may be offered from now on."""
+        self._setup_from = now
+
+    def limit(self, now: float) -> None:
+        """Somebody on the line waits: the search has its time from here on."""
+        self._until = now + self._limit_s
+
+    def found(self) -> None:
+        """A worker is ready, or a person has the call."""
+        self._attempts = 0
+        self._until = NEVER
+        self._failure = None
+
+    def begin_anew(self) -> None:
+        """A person had the call: what agents failed before it is not counted together with what comes after."""
+        self.found()
+        self._failures_in_a_row = 0
+
+    def exclude(self, wk: str, *, alone: bool = False) -> None:
+        """Do not ask this one again; `alone`: all others are welcome again."""
+        self._excluded = {wk} if alone else self._excluded | {wk}
+
+    def failed(self, failure: Termination) -> None:
+        """A worker told why it cannot serve the call: that is what the call ends with when no other can."""
+        self._failure = failure
+
+    def is_hopeless(self, talked_s: float) -> bool:
+        """An owner failed after this time of talking: whether the next one would fail as well."""
+        if talked_s >= STEADY_S:
+            self._failures_in_a_row = 0
+        self._failures_in_a_row += 1
+        return self._failures_in_a_row >= FAILURES_IN_A_ROW
+
+    def next(self, is_connected: bool) -> str | None:
+        """The worker to ask now, or None."""
+        if not is_connected and self._attempts >= self._first_attempts:
+            return None
+        wk = self._roster.pick(self._excluded)
+        if wk is not None:
+            self._attempts += 1
+            self._roster.offered(wk)
+        return wk
+
+    def has_another(self, wk: str, is_connected: bool) -> bool:
+        """Whether somebody could be asked if this one gave the call away."""
+        return self._roster.pick({wk} if is_connected else self._excluded | {wk}) is not None
+
+    def given_up(self, is_connected: bool, is_patient: bool, now: float) -> Termination | None:
+        """`next` found nobody: what the call ends with, or None to try again. `is_patient`: a transfer still runs."""
+        said_no = self._failure is not None
+        if not said_no and not self._roster.is_sound(now) and now < self._setup_from + SETUP_PATIENCE_S:
+            self._attempts = 0
+        elif not is_connected:
+            return self._failure or Termination.of(Reason.NO_WORKER, "no AI worker is free")
+        elif now >= self._until and not is_patient:
+            return self._failure or Termination.of(Reason.WORKER_LOST, "no worker could take the call over")
+        self._excluded.clear()  # who waits is glad of whoever comes back
+        return None
