@@ -28,20 +28,15 @@ SIP_PORT = 5060
 
 
 async def serve_pyvoip(service: Service, settings: Settings) -> None:
-    """Register, serve until told to stop, let the calls finish.
+    """Register, serve until told to stop, let the calls finish."""
+    from services.sip_gateway.pyvoip import PyVoipGateway
+    from services.sip_gateway.pyvoip_phone import Account
 
-    Raises:
-        RuntimeError: the package is not installed.
-    """
-    try:
-        from services.sip_gateway.pyvoip import PyVoipGateway
-        from services.sip_gateway.pyvoip_phone import Account
-    except ImportError as error:
-        raise RuntimeError(f"SIP_STACK=pyvoip needs the dependency group 'pyvoip' (GPLv3): {error}") from None
     trunk = settings.trunks().named(DEFAULT)
     login = trunk.login if trunk is not None else None
-    if trunk is None or login is None or not trunk.server:
-        raise RuntimeError("SIP_STACK=pyvoip needs SIP_SERVER, SIP_USERNAME and SIP_PASSWORD")
+    assert trunk is not None  # the settings see to it
+    assert login is not None
+    assert trunk.server
     found = await asyncio.get_running_loop().getaddrinfo(trunk.server, trunk.port or SIP_PORT, family=socket.AF_INET)
     server = str(found[0][4][0])
     listen = settings.sip_listen_host

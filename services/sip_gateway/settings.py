@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
@@ -129,6 +130,11 @@ class Settings(ServiceSettings):
     def _pyvoip_has_its_account(self) -> Settings:
         if self.sip_stack == "pyvoip" and not (self.sip_server and self.sip_username and self.sip_password):
             raise ValueError("SIP_STACK=pyvoip needs SIP_SERVER, SIP_USERNAME and SIP_PASSWORD: it always registers")
+        if self.sip_stack == "pyvoip" and find_spec("rfcvoip") is None:
+            raise ValueError(
+                "SIP_STACK=pyvoip needs the package rfcvoip (GPLv3), which no set-up of ours brings: "
+                "install requirements/pyvoip.lock"
+            )
         return self
 
     @model_validator(mode="after")

@@ -26,12 +26,17 @@ async def server() -> AsyncIterator[NatsServer]:
         yield running
 
 
-@pytest.fixture(params=list(DRIVERS))
-def driver(request):
+def made(request):
     """One entrance. What it cannot do has to fail: a test that passes although it is listed is an error."""
     module, name = DRIVERS[request.param]
-    made = getattr(import_module(module), name)()
-    reason = made.cannot.get(request.node.originalname)
+    driver = getattr(import_module(module), name)()
+    reason = driver.cannot.get(request.node.originalname)
     if reason:
         request.node.add_marker(pytest.mark.xfail(reason=reason, strict=True))
-    return made
+    return driver
+
+
+@pytest.fixture(params=list(DRIVERS))
+def driver(request):
+    """Each entrance in turn."""
+    return made(request)

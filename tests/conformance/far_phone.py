@@ -68,8 +68,8 @@ class Dialled:
         with suppress(CallRejected):
             await self._call.cancel()
 
-    async def holds(self, held: bool) -> None:
-        await self._call.set_direction(Direction.SENDONLY if held else Direction.SENDRECV)
+    async def holds(self, held: bool) -> Direction:
+        return await self._call.set_direction(Direction.SENDONLY if held else Direction.SENDRECV)
 
 
 class PickedUp:

@@ -29,13 +29,22 @@ class SipDriver:
         trunks = folder / "trunks.yaml"
         trunks.write_text(TRUNK.format(port=self.side.address[1]))
         settings = Settings(
-            _env_file=None, sip_listen_host="127.0.0.1", sip_listen_port=0, sip_trunks_file=trunks, sip_server=None
+            _env_file=None,
+            sip_listen_host="127.0.0.1",
+            sip_listen_port=0,
+            sip_trunks_file=trunks,
+            sip_server=None,
+            sip_allowed_sources="127.0.0.1/32",
         )
         self.gateway = gateway = SipGateway(settings, world.bus, world.legs, world.config, world.outbox)
         world.run(gateway.run())
         await gateway.open()
         world.stack.callback(gateway.ticker.close)
         world.stack.callback(gateway.transport.close)
+
+    @property
+    def sip_address(self) -> tuple[str, int]:
+        return "127.0.0.1", self.gateway.transport.port
 
     async def dials(self, user: str) -> Dialled:
         return await Dialled.dial(self.phone, f"sip:{user}@127.0.0.1:{self.gateway.transport.port}")

@@ -50,7 +50,8 @@ class FarEnd(Protocol):
     async def gives_up(self) -> None:
         """Before the answer."""
 
-    async def holds(self, held: bool) -> None: ...
+    async def holds(self, held: bool) -> object:
+        """Gives what our side said to it."""
 
 
 class Driver(Protocol):

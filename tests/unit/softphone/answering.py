@@ -7,7 +7,7 @@ import itertools
 
 from libs.audio.dtmf import DtmfReceiver
 from libs.audio.rtp import RtpPacket
-from libs.sip.events import Action, Cancelled, Ended, IncomingCall, Send, SessionChanged
+from libs.sip.events import Action, Cancelled, Ended, IncomingCall, Send, SessionChanged, TransferRequested
 from libs.sip.sdp import LocalMedia, Negotiated, negotiate
 from libs.sip.user_agent import UaConfig, UserAgent
 
@@ -46,6 +46,7 @@ class AnsweringSide(asyncio.DatagramProtocol):
         self.legs: dict[str, Echo] = {}
         self.answers = True
         self.rejects: int | None = None
+        self.loses = 0  # so many datagrams are lost
         self.changed = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -55,7 +56,7 @@ class AnsweringSide(asyncio.DatagramProtocol):
         transport, side = await loop.create_datagram_endpoint(cls, ("127.0.0.1", 0))
         side.transport = transport
         side.address = transport.get_extra_info("sockname")
-        side.agent = UserAgent(UaConfig(*side.address, t1_s=0.1), lambda: f"s{next(_numbers)}")
+        side.agent = UserAgent(UaConfig(*side.address, t1_s=0.1, accepts_refer=True), lambda: f"s{next(_numbers)}")
         return side
 
     @property
@@ -73,6 +74,9 @@ class AnsweringSide(asyncio.DatagramProtocol):
         self.transport.close()
 
     def datagram_received(self, data: bytes, addr) -> None:
+        if self.loses:
+            self.loses -= 1
+            return
         self.act(self.agent.receive(data, addr, self.loop.time()))
 
     def act(self, actions: list[Action]) -> None:
@@ -83,6 +87,8 @@ class AnsweringSide(asyncio.DatagramProtocol):
             self.events.append(action)
             if isinstance(action, IncomingCall):
                 self._incoming(action)
+            elif isinstance(action, TransferRequested) and action.is_accepted:
+                self.act(self.agent.notify_transfer(action.dialog, 200, self.loop.time(), "OK"))
             elif isinstance(action, Ended | Cancelled) and action.dialog in self.legs:
                 self.legs[action.dialog].transport.close()
         self.changed.set()
