@@ -6,11 +6,10 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from libs.audio.codec import CLOCK_HZ, CODECS, codec_named
-from libs.audio.level import dbfs
 from libs.audio.rtcp import RtcpReporter
 from libs.audio.rtp import RtpError, RtpPacket
 from libs.audio.srtp import Unauthentic
@@ -19,6 +18,7 @@ from libs.sip.sdp import Direction, LocalMedia, Negotiated, SessionDescription, 
 from libs.softphone.control import ControlEnd, Security
 from libs.softphone.endpoint import RtpEndpoint
 from libs.softphone.heard import HeardPacket, StreamStats, Timeline
+from libs.softphone.listening import Listener, Speech
 from libs.softphone.talker import PlayHandle, RtpStart, Talker
 from libs.softphone.ticker import shared_ticker
 
@@ -53,14 +53,6 @@ class CallEnd:
 
 
 @dataclass(frozen=True, slots=True)
-class Speech:
-    """Where in `heard` speech began, and when its first packet came (`time.monotonic()`)."""
-
-    position_samples: int
-    arrived_at: float
-
-
-@dataclass(frozen=True, slots=True)
 class CallOptions:
     """Rarely wanted settings of one call.
 
@@ -83,24 +75,6 @@ class CallOptions:
         return LocalMedia(
             *address, codecs, secrets.randbits(31), srtp=self.srtp, srtp_key=key, rtcp_mux=self.rtcp == "mux"
         )
-
-
-@dataclass(slots=True)
-class _SpeechWaiter:
-    min_dbfs: float
-    samples: int
-    future: asyncio.Future[Speech]
-    run_samples: int = 0
-    began: Speech | None = None
-    expected_position: int = -1
-
-
-@dataclass(slots=True)
-class _SilenceWaiter:
-    min_dbfs: float
-    silence_s: float
-    future: asyncio.Future[None]
-    timer: asyncio.TimerHandle | None = field(default=None)
 
 
 class PhoneCall:
@@ -130,8 +104,7 @@ class PhoneCall:
         self._answer: asyncio.Future[None] = loop.create_future()
         self._end: asyncio.Future[CallEnd] = loop.create_future()
         self._reoffer: asyncio.Future[None] | None = None
-        self._speech_waiters: list[_SpeechWaiter] = []
-        self._silence_waiters: list[_SilenceWaiter] = []
+        self._listener = Listener()
 
     # -- talking ------------------------------------------------------------------------------------------------
 
@@ -223,62 +196,29 @@ class PhoneCall:
             self._control.received(packet, arrived_at)
         pcm = self.timeline.push(packet, arrived_at)
         if pcm and self.timeline.packets:
-            self._listen(pcm, self.timeline.packets[-1])
-
-    def _listen(self, pcm: bytes, packet: HeardPacket) -> None:
-        if not self._speech_waiters and not self._silence_waiters:
-            return
-        level = dbfs(pcm)
-        for waiter in tuple(self._speech_waiters):
-            if level < waiter.min_dbfs:
-                waiter.run_samples = 0
-                continue
-            if waiter.run_samples == 0 or packet.position_samples != waiter.expected_position:
-                waiter.run_samples = 0
-                waiter.began = Speech(packet.position_samples, packet.arrived_at)
-            waiter.run_samples += packet.samples
-            waiter.expected_position = packet.position_samples + packet.samples
-            if waiter.run_samples >= waiter.samples and not waiter.future.done() and waiter.began is not None:
-                waiter.future.set_result(waiter.began)
-        for silence in self._silence_waiters:
-            if level >= silence.min_dbfs:
-                self._restart(silence)
+            self._listener.heard(pcm, self.timeline.packets[-1])
 
     async def wait_for_speech(self, min_dbfs: float = -35.0, ms: int = 60, timeout_s: float | None = 10.0) -> Speech:
         """Wait for `ms` of uninterrupted audio of at least `min_dbfs`, counted from now.
 
         Raises TimeoutError, and CallOver when the call ends first.
         """
-        waiter = _SpeechWaiter(min_dbfs, ms * self.rate_hz // 1000, asyncio.get_running_loop().create_future())
-        self._speech_waiters.append(waiter)
+        wait = self._listener.for_speech(min_dbfs, ms * self.rate_hz // 1000)
         try:
-            return await self._or_end(waiter.future, timeout_s)
+            return await self._or_end(wait.future, timeout_s)
         finally:
-            self._speech_waiters.remove(waiter)
+            self._listener.forget(wait)
 
     async def wait_for_silence(self, ms: int = 500, timeout_s: float | None = 10.0, min_dbfs: float = -35.0) -> None:
         """Wait until nothing of at least `min_dbfs` was heard for `ms`, counted from now; no packets are silence too.
 
         Raises TimeoutError, and CallOver when the call ends first.
         """
-        waiter = _SilenceWaiter(min_dbfs, ms / 1000, asyncio.get_running_loop().create_future())
-        self._silence_waiters.append(waiter)
-        self._restart(waiter)
+        wait = self._listener.for_silence(min_dbfs, ms / 1000)
         try:
-            await self._or_end(waiter.future, timeout_s)
+            await self._or_end(wait.future, timeout_s)
         finally:
-            self._silence_waiters.remove(waiter)
-            if waiter.timer is not None:
-                waiter.timer.cancel()
-
-    def _restart(self, waiter: _SilenceWaiter) -> None:
-        def silent() -> None:
-            if not waiter.future.done():
-                waiter.future.set_result(None)
-
-        if waiter.timer is not None:
-            waiter.timer.cancel()
-        waiter.timer = asyncio.get_running_loop().call_later(waiter.silence_s, silent)
+            self._listener.forget(wait)
 
     async def _or_end(self, future: asyncio.Future[Result], timeout_s: float | None) -> Result:
         """The future's result, unless the call ends or time runs out first."""

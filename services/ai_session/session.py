@@ -35,20 +35,14 @@ from libs.runtime.bus import Bus
 from libs.runtime.log import bound, get_logger
 from services.ai_session.actions import Fail, HandOver, HangUp, NoteTrouble, RunTool, Why
 from services.ai_session.backends.factory import BackendPlan
-from services.ai_session.backends.port import (
-    BackendError,
-    BackendEvent,
-    CallerTranscript,
-    Lost,
-    ResponseStarted,
-    UsageCounted,
-)
+from services.ai_session.backends.port import BackendError, BackendEvent, Lost
 from services.ai_session.bridge import Bridge, Escalation
 from services.ai_session.history import Conversation, GoOn, render
 from services.ai_session.journal import Journal, Outbox
 from services.ai_session.leg_link import LegLink
 from services.ai_session.model_link import ModelLink
 from services.ai_session.outstanding import Outstanding
+from services.ai_session.settlement import Settlement
 from services.ai_session.tools import HANG_UP, ToolCaller, ToolDirectory, parse_arguments
 
 log = get_logger()
@@ -56,7 +50,6 @@ log = get_logger()
 NO_UPLINK_S = 2.0  # R2
 LINK_LOSS_S = 10.0  # R3
 AFTER_FAILURE_S = 2.0
-LINGER_S = 2.0  # after the call's end, for what the model still owes
 
 _REASONS = {
     "refused": Reason.MODEL_REFUSED,
@@ -90,6 +83,7 @@ class Session:
         self._leg = LegLink(offer, around.bus)
         self._model = ModelLink(offer, plan, around.tools, self.bridge, self._on_event)
         self._outstanding = Outstanding()
+        self._settlement = Settlement(self.bridge, self._model, self._outstanding)
         self._loop = asyncio.get_running_loop()
         self.bridge.last_up_at = self._loop.time()
         self._group: asyncio.TaskGroup | None = None
@@ -100,8 +94,7 @@ class Session:
         self._ready = False  # the model's session is open, and the leg wants it
         self._go_on: GoOn | None = None  # how to begin once the call is answered
         self._drain_patience_s: float | None = None
-        self._broken = self._failing = self._lingering = False
-        self._settled = asyncio.Event()
+        self._broken = self._failing = False
         self.ended_by = ""
 
     # -- called by the worker -------------------------------------------------------------------------
@@ -257,50 +250,28 @@ class Session:
         """An event of the present model connection."""
         try:
             self._outstanding.note(event)
-            if not self._lingering:
+            if self._settlement.is_running:
+                self._settlement.take(event, self._loop.time())
+            else:
                 self.bridge.on_event(event, self._loop.time())
-                return
-            match event:
-                case CallerTranscript() | UsageCounted():
-                    self.bridge.on_event(event, self._loop.time())
-                case ResponseStarted(response):
-                    self._cancel(response)
-                case _:
-                    pass
-            if not self._outstanding:
-                self._settled.set()
         except Exception as error:  # noqa: BLE001  see uplink
             self._break(error)
 
     def _settle(self, played: int | None) -> None:
-        now, bridge = self._loop.time(), self.bridge
-        bridge.attach(None)
-        self._lingering = self._ready and not self._reconnecting and not self._failing
-        if self._lingering and played is not None and bridge.playout.busy:
-            bridge.playout.flush()  # nobody is told: this only makes the ledger final
-            for event in bridge.playout.heard(played, flushed=True):
-                bridge.do(bridge.turn.on_playout(event, now), now)
-        if not self._lingering or not self._outstanding:
+        is_served = self._ready and not self._reconnecting and not self._failing
+        if self._settlement.begin(played, is_served=is_served, now=self._loop.time()):
+            self._spawn(self._linger())
+        else:
             self.end("released")
-            return
-        for response in self._outstanding.responses:
-            self._cancel(response)
-        self._spawn(self._linger())
-
-    def _cancel(self, response: str) -> None:
-        if self._model.backend is not None:
-            self._model.backend.cancel_response(response)
 
     async def _linger(self) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(LINGER_S):
-                await self._settled.wait()
+        await self._settlement.wait()
         self.end("released")
 
     # -- what needs waiting ---------------------------------------------------------------------------
 
     def _escalate(self, what: Escalation) -> None:
-        if self._lingering:
+        if self._settlement.is_running:
             return
         match what:
             case RunTool():
@@ -355,11 +326,10 @@ class Session:
         self.bridge.tool_done(now)
         if ends_call and ok:
             self.bridge.do(self.bridge.turn.end_politely(Why.AGENT, now), now)
-        elif asked_by is not None and asked_by is self._model.backend and not self._lingering:
+        elif asked_by is not None and asked_by is self._model.backend and not self._settlement.is_running:
             asked_by.tool_result(request.tool_call_id, render(output))  # a new one was told "unknown" in its replay
         self._outstanding.tool_done(request.tool_call_id)
-        if self._lingering and not self._outstanding:
-            self._settled.set()
+        self._settlement.check()
 
     async def _reconnect(self, lost: Lost) -> None:
         """The model connection is gone: open another one with the conversation so far, or give the call back."""

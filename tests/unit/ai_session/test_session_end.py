@@ -120,7 +120,7 @@ async def test_a_release_for_another_worker_ends_the_session_at_once(server):
 
 
 async def test_a_transcript_that_never_comes_is_awaited_for_two_seconds(server, monkeypatch):
-    monkeypatch.setattr("services.ai_session.session.LINGER_S", 0.2)
+    monkeypatch.setattr("services.ai_session.settlement.LINGER_S", 0.2)
     async with a_call(server, agent(), capacity=1) as (worker, leg):
         await leg.offer(worker.id)
         await leg.until_ready()
