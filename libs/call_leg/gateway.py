@@ -134,6 +134,7 @@ class CallLegs:
         """Register a call before its set-up starts, so that a drain sees it."""
         shell = LegShell(self._context, new, entrance)
         self._calls[new.call] = shell
+        shell.announce()  # not by its task: a caller may be gone before that runs
         self._idle.clear()
         return shell
 

@@ -129,7 +129,7 @@ class Leg:
         self._ring_by: float | None = None
         self._dialled = False
         self._rung: tuple[int, bool] | None = None
-        self._offered_as_answered = False
+        self._known: tuple[object, ...] = ()  # the state that the owner was offered, or told when it was ready
         self._parked = False  # without an owner until the transfer's end
 
     @property
@@ -137,6 +137,11 @@ class Leg:
         """What a session is told: from when on the two hear each other. Mostly the answer follows `ready` at once."""
         delayed = self._config.outbound or self._config.answer_delay_s > 0
         return self.answered_at is not None or not delayed
+
+    @property
+    def _told_state(self) -> tuple[object, ...]:
+        """What a session must know (R8): in its offer, and as soon as something of it changes."""
+        return (self.is_answered, self.held, self.held_by_us, self.muted, self.transfer.state)
 
     @property
     def _is_connected(self) -> bool:
@@ -172,7 +177,7 @@ class Leg:
         if self.phase is Phase.ENDED:
             return []
         if (limit := self._overtime_at()) is not None and now >= limit:
-            why = "nobody ended" if self.phase is Phase.BRIDGED else "the worker did not end"
+            why = "nobody ended" if self.phase is Phase.BRIDGED or self.is_person else "the worker did not end"
             return self.end(Termination.of(Reason.MAX_DURATION, f"{why} the call in time"), now)
         if self._ring_by is not None and now >= self._ring_by:
             return self.end(Termination.of(Reason.CALLEE_NO_ANSWER, "nobody picked up in time"), now)
@@ -203,7 +208,7 @@ class Leg:
         if wk is None:
             return self._nobody(now)
         self._is_ready_early = self.is_person = False
-        self._offered_as_answered = self.is_answered
+        self._known = self._told_state
         self.epoch += 1
         self.wk = wk
         self.phase = Phase.OFFERING
@@ -415,8 +420,8 @@ class Leg:
         elif not self._dialled:
             self._dialled = True
             self._ring_by = now + self._config.ring_timeout_s + RING_GUARD_S
-            return _DONE, [do.Dial(), do.WriteEntry()]
-        return _DONE, [do.WriteEntry()]
+            return _DONE, [*self._tell_news(), do.Dial(), do.WriteEntry()]
+        return _DONE, [*self._tell_news(), do.WriteEntry()]
 
     def _talk(self, now: float) -> list[Action]:
         """A ready owner and the other side hear each other (again)."""
@@ -424,16 +429,20 @@ class Leg:
         self._talking_since = now
         self._deadline = None
         actions: list[Action] = [] if self.held_by_us else [do.SetFiller(False)]
-        return [*actions, *self._tell_answered(), do.WriteEntry()]
+        return [*actions, *self._tell_news(), do.WriteEntry()]
 
-    def _tell_answered(self) -> list[Action]:
-        return [] if self._offered_as_answered else [do.TellAgent()]
+    def _tell_news(self) -> list[Action]:
+        """What changed since the offer: a session that was not ready may not have been there to hear it."""
+        if self._known == self._told_state:
+            return []
+        self._known = self._told_state
+        return [do.TellAgent()]
 
     def _answer(self, now: float) -> list[Action]:
         self.phase = Phase.TALKING
         self.answered_at = self._talking_since = now
         self._deadline = None
-        return [do.Answer(), *self._tell_answered(), do.WriteEntry()]
+        return [do.Answer(), *self._tell_news(), do.WriteEntry()]
 
     def _failed(self, command: Failed, now: float) -> tuple[CommandReply, list[Action]]:
         if self.phase is not Phase.OFFERING and self.phase not in OWNED:

@@ -93,10 +93,13 @@ class LegShell:
 
     # -- life -----------------------------------------------------------------------------------------------
 
+    def announce(self) -> None:
+        """Let the stream know of the call, before anything else of it can be told."""
+        self._journal.offered()
+
     async def run(self) -> None:
         """Serve the call until it has ended; then everything that belongs to it is closed."""
         new = self.new
-        self._journal.offered()
         subscription = await self._bus.control.subscribe(
             subjects.control(new.org, new.call, "leg"), cb=self._on_command
         )

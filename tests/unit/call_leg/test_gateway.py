@@ -268,3 +268,10 @@ async def test_a_gateway_that_goes_down_leaves_no_call_in_the_copy(gateway, serv
         store = await gateway.bus.js.key_value(subjects.KV_CALLS)
         with pytest.raises(nats.js.errors.KeyNotFoundError):
             await store.get(shell.new.call)
+
+
+async def test_a_caller_who_is_gone_before_the_calls_task_runs_leaves_a_whole_record(server, gateway):
+    shell, _ = gateway.call()
+    shell.caller_gone(Reason.CALLER_CANCELLED)
+    await until(lambda: not len(gateway.legs))
+    assert kinds(await gateway.events(shell)) == ["call.offered", "call.ended"]

@@ -231,6 +231,45 @@ def test_the_last_worker_lost_during_the_delay_brings_the_fallback():
     assert reason_of(actions) is Reason.NO_WORKER
 
 
+# -- what a session that is not there yet must hear (R8) -------------------------------------------------------
+
+
+def failing_over():
+    call = at("talking")
+    call.lose("a")
+    call.accept("b", 2)
+    return call
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda call: call.command(Hold(held=True)),
+        lambda call: call.command(Mute(muted=True)),
+        lambda call: call.leg.remote_held(True),
+        lambda call: (call.command(ASK), call.leg.transfer_began("refer")),
+    ],
+)
+def test_what_changed_since_the_offer_is_told_when_the_worker_is_ready(change):
+    call = failing_over()
+    change(call)
+    assert do.TellAgent() in call.ready(2)
+
+
+def test_what_changed_back_since_the_offer_is_no_news():
+    call = failing_over()
+    call.leg.remote_held(True)
+    call.leg.remote_held(False)
+    assert call.ready(2) == [do.SetFiller(False), W]
+
+
+@pytest.mark.parametrize("settings", [{"outbound": True}, {"answer_delay_s": 3}])
+def test_an_agent_muted_before_it_was_ready_knows_it_before_the_answer(settings):
+    call = Call(**settings).claimed()
+    call.command(Mute(muted=True))
+    assert call.ready(1)[0] == do.TellAgent()
+
+
 # -- outbound --------------------------------------------------------------------------------------------------
 
 
