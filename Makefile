@@ -53,7 +53,7 @@ test-pyvoip: setup  ## the conformance suite over SIP_STACK=pyvoip; its GPLv3 pa
 	@$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python .venv-pyvoip
 	@$(BIN)/uv pip install --quiet --python .venv-pyvoip/bin/python --require-hashes -r requirements.lock \
 	  -r requirements/pyvoip.lock
-	@.venv-pyvoip/bin/python -m pytest -q tests/conformance
+	@.venv-pyvoip/bin/python -m pytest -q -n 4 tests/conformance
 
 .PHONY: check
 check: lint types test  ## what has to hold before a commit
