@@ -54,7 +54,7 @@ async def test_it_calls_hears_the_whole_greeting_and_hangs_up(
     assert ended.media is not None
     assert ended.media.rtp_lost == ended.media.rtp_malformed == 0
     assert greeting.item is not None
-    clip, heard = await clip_of(running, greeting.item), phone.recording()
+    clip, heard = await clip_of(running, greeting.item), await phone.recording()
     assert len(clip) > 2 * 8000 * 2
     correlation, _ = best_correlation(clip, heard)
     assert correlation >= 0.9

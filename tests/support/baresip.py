@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cli.ports import free_port
+from cli.ports import free_port, is_free
 from libs.audio.wav import read_wav, write_wav
 from tests.integration.peers import free_udp_ports, require
 
@@ -109,18 +109,24 @@ class Baresip:
             over = message.get("type") == "CALL_CLOSED" and kind.startswith("CALL_") and kind != "CALL_CLOSED"
             assert not over, f"the call ended: {message}"
 
-    def recordings(self) -> list[bytes]:
-        """What was decoded from RTP, at the account's rate: one for each call, the first call first."""
+    async def recordings(self) -> list[bytes]:
+        """What was decoded from RTP, at the account's rate: one for each call that ended, the first call first."""
+        async with asyncio.timeout(5):
+            while not all(heard := self._recordings()):  # noqa: ASYNC110  a file gets its length when it is closed
+                await asyncio.sleep(0.05)
+        return heard
+
+    def _recordings(self) -> list[bytes]:
         found = []
-        for file in sorted(self._folder.glob("dump-*-dec.wav"), key=lambda path: path.stat().st_ctime_ns):
+        for file in sorted(self._folder.glob("dump-*-dec.wav")):
             wav = read_wav(file.read_bytes())
             assert wav.rate_hz == self.account.rate_hz
             found.append(wav.pcm)
         return found
 
-    def recording(self) -> bytes:
+    async def recording(self) -> bytes:
         """What was heard in its only call."""
-        (heard,) = self.recordings()
+        (heard,) = await self.recordings()
         return heard
 
     @property
@@ -140,7 +146,7 @@ async def baresip(
     program = require("baresip")
     control_port, rtp_port = free_port(), free_udp_ports(8)
     config = CONFIG.format(
-        folder=folder, modules=MODULES, sip_port=free_port(transport="udp"), control_port=control_port,
+        folder=folder, modules=MODULES, sip_port=_sip_port(), control_port=control_port,
         rtp_port=rtp_port, last_rtp_port=rtp_port + 15, rate_hz=account.rate_hz,
         trusted="" if trusted is None else f"sip_cafile {trusted}",
     )  # fmt: skip
@@ -176,6 +182,14 @@ async def baresip(
             except TimeoutError:
                 process.kill()
                 await process.wait()
+
+
+def _sip_port() -> int:
+    """It listens on UDP and TCP, and for TLS one port higher."""
+    while True:
+        port = free_port(transport="udp")
+        if is_free(port, "127.0.0.1", "tcp") and is_free(port + 1, "127.0.0.1", "tcp"):
+            return port
 
 
 async def _connect(port: int, process: asyncio.subprocess.Process) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -167,6 +167,23 @@ class EventFeed:
         await waiting(self._count, kind)
         return self.of(kind)[:count]
 
+    async def wait_where(self, kind: type[Kind], fits: Callable[[Kind], bool], timeout_s: float = 20.0) -> Kind:
+        """The first event of a kind that fits.
+
+        Raises:
+            tenacity.RetryError: it did not come in time.
+        """
+
+        async def found() -> Kind | None:
+            return next((event for event in self.of(kind) if fits(event)), None)
+
+        waiting = AsyncRetrying(
+            stop=stop_after_delay(timeout_s), wait=wait_fixed(0.02), retry=retry_if_result(lambda event: event is None)
+        )
+        event = await waiting(found)
+        assert event is not None
+        return event
+
     async def end_of(self, caller: str, timeout_s: float = 20.0) -> CallEnded:
         """The end of the call that came from this number.
 
@@ -203,9 +220,9 @@ async def platform(
 ) -> AsyncIterator[Platform]:
     """Bus, SIP gateway and workers, with catalog_tools, transcript_store and rehearsal on request.
 
-    Yields when all are ready and the gateway knows every worker. `agent` makes one of the test's own out of the bus's
-    URL (tests/support/fake_worker.py), beside the `workers`; without any the gateway is not ready. `environment` is for every service,
-    `worker_environment` for the workers alone (rehearsal sets the endpoint itself).
+    Yields when all are ready and the gateway knows every worker. `agent` makes one more worker, the test's own, out of
+    the bus's URL (tests/support/fake_worker.py). `environment` is for every service, `worker_environment` for the
+    workers alone (rehearsal sets the endpoint itself).
     """
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="callbus-")))

@@ -12,7 +12,7 @@ from libs.contracts import subjects
 from libs.contracts.commands import CommandReply, LegCommand
 from libs.contracts.frame import AudioFrame, Codec, Flag, pack, unpack
 from libs.contracts.offer import Offer
-from tests.support.fake_worker import FakeWorker, accept
+from tests.support.fake_worker import FakeWorker
 
 LEAD_S = 0.1
 
@@ -30,6 +30,11 @@ class RecordingAgent(FakeWorker):
         """The next call that comes."""
         async with asyncio.timeout(15):
             return await self.offers.get()
+
+    def forget_calls(self) -> None:
+        """Calls that nobody took note of."""
+        while not self.offers.empty():
+            self.offers.get_nowait()
 
     async def hears(self, offer: Offer, seconds: float = 0.02, timeout_s: float = 15) -> None:
         """Wait until so much more audio of this call has come."""
@@ -93,6 +98,3 @@ class RecordingAgent(FakeWorker):
         async with self._came:
             self._heard_of[call].append(unpack(msg.data))
             self._came.notify_all()
-
-
-__all__ = ["RecordingAgent", "accept"]

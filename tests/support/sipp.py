@@ -43,13 +43,12 @@ async def far_end(scenario: str, port: int, folder: Path) -> AsyncIterator[FarEn
         "-mp", str(free_udp_ports(4)), "-rtp_echo", "-m", "1", "-nostdin", "-timeout", "40", "-timeout_error",
         "-trace_err", "-error_file", "errors.log", "-trace_msg", "-message_file", "messages.log",
     ]  # fmt: skip
-    process = await asyncio.create_subprocess_exec(
-        *argv, cwd=folder, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
-    )
+    with (folder / "output.log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(*argv, cwd=folder, stdout=asyncio.subprocess.DEVNULL, stderr=log)
     try:
         async with asyncio.timeout(5):
             while is_free(port, "127.0.0.1", "udp"):
-                assert process.returncode is None, "sipp did not start"
+                assert process.returncode is None, f"sipp did not start: {(folder / 'output.log').read_text()}"
                 await asyncio.sleep(0.02)
         yield FarEnd(process, folder)
     finally:
