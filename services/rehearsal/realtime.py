@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, Protocol
 
-from services.rehearsal.accounting import Accounting, transcription_usage
+from services.rehearsal.accounting import Accounting
 from services.rehearsal.conversation import Item, Origin, client_item
 from services.rehearsal.director import Act, CallTool, Request, direct
 from services.rehearsal.faults import AUDIO_DELTA, FaultPlan
@@ -28,6 +28,7 @@ from services.rehearsal.outputs import Abort, Close, Frame, Output
 from services.rehearsal.responses import Pace, ResponseSpec, ResponseStream
 from services.rehearsal.scenario import Scenario, ScenarioSet
 from services.rehearsal.session_config import SessionConfig, TurnDetection, check_format
+from services.rehearsal.transcription import failed_transcription, transcription_events
 from services.rehearsal.validation import (
     ClientEventError,
     decode_client_event,
@@ -317,20 +318,9 @@ class RealtimeSession:
 
     def _transcribe(self, item: Item, now: float) -> None:
         at = now + self._options.transcription_delay_ms / 1000
-        about: Frame = {"item_id": item.id, "content_index": 0}
-        kind = "conversation.item.input_audio_transcription"
-        if self._faults.take("transcription_failed") is not None:
-            error = {"type": "transcription_error", "code": "audio_unintelligible", "param": None}
-            error["message"] = "The audio could not be transcribed."
-            self._schedule(at, {"type": f"{kind}.failed", **about, "error": error})
-            return
-        words = item.text.split(" ")
-        for start in range(0, len(words) if item.text else 0, 3):
-            delta = " ".join(words[start : start + 3]) + (" " if start + 3 < len(words) else "")
-            self._schedule(at, {"type": f"{kind}.delta", **about, "delta": delta})
-        usage = transcription_usage(item.audio_ms, item.text)
-        completed = {"type": f"{kind}.completed", **about, "transcript": item.text, "usage": usage}
-        self._schedule(at, completed)
+        is_failing = self._faults.take("transcription_failed") is not None
+        for frame in [failed_transcription(item)] if is_failing else transcription_events(item):
+            self._schedule(at, frame)
 
     def _check_idle(self, now: float) -> None:
         detection = self._config.turn_detection
