@@ -41,6 +41,7 @@ snd_path {folder}
 rtp_ports {rtp_port}-{last_rtp_port}
 jitter_buffer_type fixed
 jitter_buffer_delay 2-8
+rtcp_mux {rtcp_mux}
 """
 TAIL_S = 60
 """Silence behind what it says: the call ends with its audio file."""
@@ -57,6 +58,7 @@ class Account:
     codec: Literal["pcma", "pcmu", "G722"] = "pcma"
     srtp: Literal["", "srtp", "srtp-mand"] = ""
     answers: bool = False
+    rtcp_mux: bool = False
 
     @property
     def rate_hz(self) -> int:
@@ -65,11 +67,11 @@ class Account:
 
     def line(self) -> str:
         """As baresip's `accounts` file has it."""
-        codec = f"audio_codecs={self.codec}/{self.rate_hz}/1"
-        if not self.password:
-            return f"<sip:{self.user}@127.0.0.1>;regint=0;{codec}\n"
-        address = f"<sip:{self.user}@127.0.0.1:{self.port};transport={self.transport}>"
-        parts = [address, f"auth_user={self.user}", f"auth_pass={self.password}", codec, "regint=300"]
+        parts = [f"<sip:{self.user}@127.0.0.1>", "regint=0"]
+        if self.password:
+            address = f"<sip:{self.user}@127.0.0.1:{self.port};transport={self.transport}>"
+            parts = [address, f"auth_user={self.user}", f"auth_pass={self.password}", "regint=300"]
+        parts += [f"audio_codecs={self.codec}/{self.rate_hz}/1"]
         parts += [f"mediaenc={self.srtp}"] if self.srtp else []
         parts += ["answermode=auto"] if self.answers else []
         return ";".join(parts) + "\n"
@@ -148,7 +150,7 @@ async def baresip(
     config = CONFIG.format(
         folder=folder, modules=MODULES, sip_port=_sip_port(), control_port=control_port,
         rtp_port=rtp_port, last_rtp_port=rtp_port + 15, rate_hz=account.rate_hz,
-        trusted="" if trusted is None else f"sip_cafile {trusted}",
+        rtcp_mux="yes" if account.rtcp_mux else "no", trusted="" if trusted is None else f"sip_cafile {trusted}",
     )  # fmt: skip
     (folder / "config").write_text(config)
     (folder / "accounts").write_text(account.line())
