@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from libs.audio.level import dbfs
-from libs.contracts.commands import Describe, HangUp, Hold, SendDtmf, Transfer
+from libs.contracts.commands import Describe, HangUp, Hold, SendDtmf, StateChanged, Transfer
 from libs.contracts.events import (
     CallAnswered,
     CallEnded,
@@ -107,6 +107,7 @@ async def test_it_registers_with_digest_over_udp_and_tls_and_refreshes(network: 
 
 async def test_it_registers_again_when_the_provider_was_restarted(network: Pbx) -> None:
     network.provider.stop()
+    await network.trunk_is("failed", "tls")  # its connection is gone
     network.provider.start()  # with an empty location table
     await refreshed(network, 1)
     for trunk in ("default", "tls"):
@@ -213,6 +214,8 @@ async def test_a_call_over_tls_with_srtp(network: Pbx, feed: EventFeed, directio
         await network.agent.say(offer, AGENT_SAYS)
         await network.agent.hears(offer, 1.5)
         end = await hangs_up(bob, feed, offer)
+        called = f"INVITE {BOB} by {TLS_USER}" if direction == "outbound" else f"INVITE {TLS_NUMBER} by bob"
+        assert f"{called} over tls" in network.provider.log
         assert "SRTP is Enabled" in bob.log
         assert likeness(AGENT_SAYS, await bob.recording()) >= ALIKE
     assert likeness(ALICE_SAYS, network.agent.heard(offer)) >= ALIKE
@@ -247,6 +250,7 @@ async def test_on_hold_by_the_caller_the_agent_is_silent_and_deaf_until_they_res
     async with inbound(network, network.alice, says=4 * ALICE_SAYS) as (alice, offer):
         alice.command("hold")
         assert (await held(feed, offer, True)).by == "remote"
+        assert (await network.agent.is_told(StateChanged)).state.held
         async with network.agent.saying(offer, AGENT_SAYS):
             await network.agent.hears(offer, 0.2)  # what was on its way
             sent, frames = await rtp_sent(network, offer), network.agent.frames_of(offer)
@@ -312,25 +316,29 @@ async def transferred(feed: EventFeed, offer: Offer) -> CallTransfer:
     )
 
 
-@pytest.mark.parametrize("mode", ["refer", "bridge"])
+@pytest.mark.parametrize(("mode", "codec"), [("refer", "pcma"), ("bridge", "pcma"), ("bridge", "G722")])
 async def test_after_a_transfer_the_caller_and_the_target_hear_each_other(
-    network: Pbx, feed: EventFeed, mode: str
+    network: Pbx, feed: EventFeed, mode: str, codec: str
 ) -> None:
+    target = replace(network.carol, codec=codec)
     async with (
         inbound(network, network.alice, says=6 * ALICE_SAYS) as (alice, offer),
-        network.phone(network.carol, says=CAROL_SAYS) as carol,
+        network.phone(target, says=CAROL_SAYS) as carol,
     ):
         await network.agent.asks(offer, Transfer(epoch=offer.epoch, target=CAROL, mode=mode))
         transfer = await transferred(feed, offer)
         assert (transfer.state, transfer.mode) == ("done", mode), transfer.detail
         await carol.event("CALL_ESTABLISHED")
-        await asyncio.sleep(5)
-        carol.command("hangup")
-        end = await ended(feed, offer.call)
-        await alice.event("CALL_CLOSED")
-        assert end.termination.reason is Reason.TRANSFERRED
+        await asyncio.sleep(0.2)
+        frames = network.agent.frames_of(offer)
+        await asyncio.sleep(4.5)
+        first, other = (carol, alice) if codec == "pcma" else (alice, carol)
+        first.command("hangup")
+        await other.event("CALL_CLOSED")
+        assert (await ended(feed, offer.call)).termination.reason is Reason.TRANSFERRED
         assert likeness(CAROL_SAYS, (await alice.recordings())[-1]) >= ALIKE
-        assert likeness(ALICE_SAYS, await carol.recording()) >= ALIKE
+        assert likeness(ALICE_SAYS, await carol.recording(), target.rate_hz) >= ALIKE
+    assert network.agent.frames_of(offer) == frames  # whoever has left listens no more
 
 
 @pytest.mark.parametrize("mode", ["refer", "bridge"])

@@ -6,15 +6,20 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from pydantic import TypeAdapter
 
 from libs.audio.resample import Resampler
 from libs.contracts import subjects
-from libs.contracts.commands import CommandReply, LegCommand
+from libs.contracts.commands import AgentCommand, Command, CommandReply, LegCommand
 from libs.contracts.frame import AudioFrame, Codec, Flag, pack, unpack
 from libs.contracts.offer import Offer
 from tests.support.fake_worker import FakeWorker
 
 LEAD_S = 0.1
+Told = TypeVar("Told", bound=Command)
+_AGENT_COMMAND: TypeAdapter[Command] = TypeAdapter(AgentCommand)
 
 
 class RecordingAgent(FakeWorker):
@@ -33,8 +38,9 @@ class RecordingAgent(FakeWorker):
 
     def forget_calls(self) -> None:
         """Calls that nobody took note of."""
-        while not self.offers.empty():
-            self.offers.get_nowait()
+        for queue in (self.offers, self.told):
+            while not queue.empty():
+                queue.get_nowait()
 
     async def hears(self, offer: Offer, seconds: float = 0.02, timeout_s: float = 15) -> None:
         """Wait until so much more audio of this call has come."""
@@ -72,6 +78,13 @@ class RecordingAgent(FakeWorker):
             )
             self.bus.send_frame(subjects.audio(offer.org, offer.gw, self.wk, offer.call, "dn"), pack(frame))
             await asyncio.sleep(max(0, begun_at + index * 0.02 - LEAD_S - clock()))
+
+    async def is_told(self, kind: type[Told]) -> Told:
+        """The next command of this kind to the agent; others are skipped."""
+        async with asyncio.timeout(5):
+            while not isinstance(command := _AGENT_COMMAND.validate_json(await self.told.get()), kind):
+                pass
+        return command
 
     @asynccontextmanager
     async def saying(self, offer: Offer, pcm_8k: bytes) -> AsyncIterator[None]:
