@@ -68,6 +68,7 @@ class SentRequest:
     is_refresh: bool = False
     tried: Tried = ()
     glares: int = 0
+    raises: int = 0
     is_second_try: bool = False
     auth_headers: HeaderList = ()
 
@@ -103,6 +104,7 @@ class Dialog:
     open_update: bool = False
     waiting_offer: SentRequest | None = None
     reliable_sequence: dict[str, int] = field(default_factory=dict)
+    early_answers: dict[str, SessionDescription] = field(default_factory=dict)  # of provisional responses, by To tag
     referral_open: bool = False
     referral_settled: bool = False
     inbound_referral: int | None = None

@@ -20,6 +20,7 @@ from libs.sip.sdp import Direction, SessionDescription, accept_answer
 from libs.sip.session_timer import MIN_SE_S, SessionExpires, SessionTimer, agreed_by_callee, min_se
 
 MAX_GLARES = 5
+MAX_RAISES = 5  # of one request's session interval: each proxy on the way may ask for more than the one before
 # how soon a refresh that failed without ending the dialog is tried again
 REFRESH_RETRY_S = 10.0
 _SDP_TYPE = ("Content-Type", "application/sdp")
@@ -174,11 +175,12 @@ class SessionLayer(DialogLayer):
     # -- session timers (RFC 4028) ------------------------------------------------------------------------------
 
     def _raise_interval(self, sent: SentRequest, response: Response) -> bool:
-        """422: ask for what Min-SE says (§7.3). False when that would be the same question again."""
+        """422: ask for what Min-SE says (§7.3). False when that would be the same question again, or has no end."""
         wanted_s = min_se(response.headers)
         dialog = sent.dialog
-        if wanted_s <= dialog.min_se_s:
+        if wanted_s <= dialog.min_se_s or sent.raises >= MAX_RAISES:
             return False
+        sent.raises += 1
         dialog.min_se_s = wanted_s
         dialog.session_interval_s = max(dialog.session_interval_s, wanted_s)
         return True

@@ -16,6 +16,8 @@ from libs.sip.session_layer import SessionLayer
 from libs.sip.transaction import ClientInvite, ClientNonInvite, State
 from libs.sip.uri import NameAddr, SipUri, format_name_addr
 
+MAX_EARLY_ANSWERS = 16  # legs of a forked call whose early answer is kept
+
 
 @dataclass(frozen=True)
 class OutgoingCall:
@@ -133,7 +135,10 @@ class Uac(SessionLayer):
                 return []
             actions = prack
         dialog.state = DialogState.EARLY
-        return [*actions, Ringing(dialog.id, response.status, self._read_sdp(response))]
+        answer = self._read_sdp(response)
+        if answer is not None and len(dialog.early_answers) < MAX_EARLY_ANSWERS:
+            dialog.early_answers[response.to.tag] = answer
+        return [*actions, Ringing(dialog.id, response.status, answer)]
 
     def _acknowledge_provisional(
         self, dialog: Dialog, response: Response, source: Address, now: float
@@ -218,7 +223,10 @@ class Uac(SessionLayer):
         if not is_first and transaction.sent is not None:
             return [*actions, *self._offer_accepted(transaction.sent, response, now)]
         self._agreed_by_peer(dialog, response, now)
-        return [*actions, Answered(dialog.id, self._read_sdp(response))]
+        # §13.2.1: an answer in a reliable provisional response of this leg is the answer, and the 2xx brings none
+        early = dialog.early_answers.get(response.to.tag) if not response.body else None
+        dialog.early_answers.clear()
+        return [*actions, Answered(dialog.id, early or self._read_sdp(response))]
 
     def _acknowledge(self, dialog: Dialog, transaction: ClientInvite, response: Response) -> list[Action]:
         # §22.1: the ACK carries the credentials of its INVITE

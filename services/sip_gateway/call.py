@@ -20,6 +20,7 @@ from libs.sip.sdp import Direction, Negotiated, SessionDescription, accept_answe
 from libs.sip.session_layer import redirected
 from libs.sip.uri import SipUri
 from services.sip_gateway.negotiation import Agreed
+from services.sip_gateway.outcomes import said
 from services.sip_gateway.transfer import Transfers
 
 if TYPE_CHECKING:
@@ -169,6 +170,7 @@ class SipCall:
             case sip.Ended():
                 self._ended(event)
             case sip.DtmfInfo():
+                self._transfers.dtmf(event.digit)
                 self._digit(event.digit)
             case sip.SessionChanged():
                 self._session_changed(event.negotiated)
@@ -197,8 +199,10 @@ class SipCall:
         }
         self._transfers.dialog_ended()
         reason = reasons.get(event.cause)
+        if reason is Reason.CALLER_HUNG_UP and self.shell.leg.answered_at is None:
+            reason = Reason.CALLER_CANCELLED  # BYE in an early dialog (RFC 3261 §15): given up as by CANCEL
         if reason is not None:
-            self.shell.caller_gone(reason, event.reason)
+            self.shell.caller_gone(reason, said(event.reason))
 
     def _digit(self, digit: str) -> None:
         self.shell.dtmf(digit)
@@ -295,7 +299,7 @@ class InboundCall(SipCall):
                 self._left.set()
             case sip.Cancelled():
                 self._exchange.owners.pop(self.dialog, None)
-                self.shell.caller_gone(Reason.CALLER_CANCELLED, event.reason)
+                self.shell.caller_gone(Reason.CALLER_CANCELLED, said(event.reason))
             case sip.Confirmed():
                 if event.answer is not None:
                     self._late_answer(event.answer)

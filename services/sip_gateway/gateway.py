@@ -65,6 +65,8 @@ class ScreenedTransport(SipTransport):
     screen: InviteScreen
 
     def _received(self, local: Local, data: bytes, source: tuple[str, int]) -> None:
+        # RFC 3261 §7.5: empty lines before a message are none
+        data = data.lstrip(b"\r\n") or data
         if data.startswith(b"INVITE ") and not self.screen.lets_in(data, source, self._loop.time()):
             self.counters["invites_over_limit"] += 1  # no record: that would be what the limit is there to spare
             answer = refusal(data, source)

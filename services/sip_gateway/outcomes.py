@@ -28,11 +28,17 @@ _CAUSE = re.compile(r"q\.850\s*;(?:[^,]*;)?\s*cause\s*=\s*([0-9]{1,3})", re.IGNO
 _CONTACT = re.compile(r"<?((?:sips?|tel):[^>;,\s]{1,100})", re.IGNORECASE)
 # what says no more than "it did not work": a cause beside it says more
 _VAGUE = frozenset({403, 480, 500, 502, 503, 504, 580})
+LONGEST = 200
+
+
+def said(text: str) -> str:
+    """What a peer wrote, as it may stand in a record: printable and of bounded length."""
+    return "".join(filter(str.isprintable, text[:LONGEST]))
 
 
 def termination_of(status: int, reason: str, headers: Mapping[str, list[str]]) -> Termination:
     """What a 3xx to 6xx means for the call. `headers` has lower-case names."""
-    detail = f"{status} {reason}".strip()
+    detail = f"{status} {said(reason)}".strip()
     if 300 <= status < 400:
         to = _CONTACT.search(", ".join(headers.get("contact", ())))
         detail += f"; moved to {to[1]}" if to else ""

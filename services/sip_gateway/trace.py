@@ -31,7 +31,11 @@ _CALL_ID = re.compile(rb"\n(?:call-id|i)[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE)
 _CREDENTIALS = re.compile(
     r"^((?:proxy-)?authorization[ \t]*:)[^\r\n]*(?:\r?\n[ \t][^\r\n]*)*", re.IGNORECASE | re.MULTILINE
 )
-_KEYS = re.compile(r"^(a=crypto:\d+ [^ \r\n]+ inline:|a=key-mgmt:|k=)[^\r\n]*", re.IGNORECASE | re.MULTILINE)
+_KEYS = re.compile(r"^((?:a=crypto:[^\r\n]*?inline:)|a=key-mgmt:|k=)[^\r\n]*", re.IGNORECASE | re.MULTILINE)
+# RFC 3261 §19.1.1: a password in a URI, and headers that a URI carries for the request made of it. Bounded and
+# possessive: nobody makes the search slow with a message full of `sip:`.
+_PASSWORD = re.compile(r"(\bsips?:[^\s:@<>\"]{0,512}+:)[^\s@<>\"]{0,512}+(?=@)", re.IGNORECASE)
+_IN_URI = re.compile(r"([?&](?:proxy-)?authorization=)[^&>\s]*", re.IGNORECASE)
 REMOVED = "[removed]"
 
 
@@ -46,10 +50,12 @@ def call_id_of(message: bytes) -> bytes | None:
 
 
 def without_credentials(message: bytes) -> str:
-    """A message as text that may be shown: no digest answers, no media keys."""
+    """A message as text that may be shown: no digest answers, no media keys, no passwords in addresses."""
     text = message[:MAX_TEXT].decode("utf-8", "replace")
     text = _CREDENTIALS.sub(rf"\1 {REMOVED}", text)
-    return _KEYS.sub(rf"\1{REMOVED}", text)
+    for secret in (_PASSWORD, _IN_URI, _KEYS):
+        text = secret.sub(rf"\1{REMOVED}", text)
+    return text
 
 
 @dataclass(frozen=True, slots=True)

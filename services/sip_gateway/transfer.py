@@ -17,6 +17,7 @@ from libs.sip.errors import SipParseError, SipStateError
 from libs.sip.sdp import SessionDescription, make_offer
 from libs.sip.uri import SipUri
 from services.sip_gateway.negotiation import Agreed, Refusal, local_media, offered
+from services.sip_gateway.outcomes import said
 from services.sip_gateway.outgoing import Dialling, Order, target_uri
 
 if TYPE_CHECKING:
@@ -116,6 +117,11 @@ class Transfers:
         if isinstance(self._running, Refer):
             self._running.dialog_ended()
 
+    def dtmf(self, digit: str) -> None:
+        """The caller pressed a key by INFO: a bridged target is to hear it, as it hears those in RTP."""
+        if isinstance(self._running, Bridge):
+            self._running.send_dtmf(digit)
+
     def target_is_silent(self, now: float, limit_s: float) -> bool:
         """Whether a bridged target has vanished: no RTP for so long, though it does not hold."""
         return isinstance(self._running, Bridge) and self._running.is_silent(now, limit_s)
@@ -154,11 +160,11 @@ class Refer:
         if isinstance(event, sip.ReferAnswered):
             self._is_accepted = event.is_accepted
             if not event.is_accepted:
-                self._end(False, event.status, f"REFER was refused: {event.reason}")
+                self._end(False, event.status, f"REFER was refused: {said(event.reason)}")
         elif not event.is_final:
-            self._call.shell.transfer_progress(event.status, event.reason)
+            self._call.shell.transfer_progress(event.status, said(event.reason))
         else:
-            self._end(200 <= event.status < 300, event.status or None, event.reason)
+            self._end(200 <= event.status < 300, event.status or None, said(event.reason))
 
     def dialog_ended(self) -> None:
         """Some providers say BYE instead of the last NOTIFY."""
@@ -249,6 +255,11 @@ class Bridge:
                 self._call.send_dtmf(event.digit)
             case _:
                 pass
+
+    def send_dtmf(self, digit: str) -> None:
+        """To the target, once it is there."""
+        if self._rtp is not None and self._rtp.is_bridged:
+            self._rtp.send_digits(digit, self._exchange.now)
 
     def is_silent(self, now: float, limit_s: float) -> bool:
         """No RTP of the target for so long."""

@@ -334,6 +334,19 @@ def test_a_reliable_provisional_response_gets_its_prack_over_the_route_and_later
     assert parse(core.bye(dialog, 2.0)[0].data).cseq == 4
 
 
+def test_the_answer_of_a_reliable_provisional_response_is_that_of_the_2xx_without_one():
+    core = agent(CALLER, "c")
+    _, sent = placed(core)
+    sdp = "Content-Type: application/sdp\r\n"
+    core.receive(response_to(sent, "183 Session Progress", "a", RELIABLE.format(rseq=7) + sdp, ANSWER), CALLEE, 0.1)
+    other = ANSWER.replace("m=audio ", "m=audio 1")
+    core.receive(response_to(sent, "183 Session Progress", "b", RELIABLE.format(rseq=1) + sdp, other), CALLEE, 0.2)
+    answered = core.receive(response_to(sent, "200 OK", "a", "Contact: <sip:x@192.0.2.77:5090>\r\n"), CALLEE, 1.0)[-1]
+    assert isinstance(answered, Answered)
+    assert answered.sdp is not None
+    assert answered.sdp.serialize() == ANSWER
+
+
 def test_a_reliable_response_without_a_number_is_dropped():
     core = agent(CALLER, "c")
     _, sent = placed(core)

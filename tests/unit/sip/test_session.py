@@ -125,6 +125,16 @@ def test_an_interval_that_is_too_small_gets_422_and_ours_is_raised_by_one():
     assert caller.receive(too_small, CALLEE, 0.3) == [ack]
 
 
+def test_a_peer_that_asks_for_ever_longer_intervals_is_not_followed_for_ever():
+    core = agent(CALLER, "c")
+    _, sent = placed(core)
+    for number in range(5):
+        longer = response_to(sent, "422 Too Small", "t", f"Min-SE: {2000 + number}\r\n")
+        sent = core.receive(longer, CALLEE, 0.1)[-1].data
+    last = core.receive(response_to(sent, "422 Too Small", "t", "Min-SE: 3000\r\n"), CALLEE, 0.2)
+    assert last[-1].status == 422
+
+
 def test_a_refresh_that_is_too_small_for_the_peer_is_raised():
     core = agent(CALLER, "c")
     _dialog, sent = placed(core)

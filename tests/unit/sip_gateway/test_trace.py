@@ -111,6 +111,11 @@ def test_the_call_id_is_found_however_it_is_written(name):
         'authorization:Digest username="a",\r\n\tresponse="0123secret"',
         'Proxy-Authorization: Digest response="0123secret"',
         "a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:0123secret|2^20",
+        "a=crypto:1  AES_CM_128_HMAC_SHA1_80\tinline:0123secret|2^20",  # our parser takes these, too
+        "a=crypto: 1 AES_CM_128_HMAC_SHA1_80 inline:0123secret|2^20;inline:0123secret",
+        "Contact: <sip:anna:0123secret@b>",
+        "Route: <sip:p.example;lr>, <sips:anna;x=y:0123secret@b:5061;lr>",
+        "Refer-To: <sip:a@b?Replaces=x&Proxy-Authorization=0123secret>",
         "k=base64:0123secret",
         "a=key-mgmt:mikey 0123secret",
     ],
@@ -121,3 +126,17 @@ def test_credentials_and_keys_are_removed(line):
     assert "[removed]" in shown
     assert "From: <sip:anna@b>\r\n" in shown
     assert shown.endswith("\r\nTo: <sip:b@b>\r\n")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Via: SIP/2.0/UDP 10.0.0.1:5060;branch=z9hG4bK1",
+        "Contact: <sip:anna@[::1]:5060;transport=tcp>",
+        "Record-Route: <sip:10.0.0.1:5060;lr>, <sip:anna@b>",
+        "Call-ID: 1:2@10.0.0.1:5060",
+    ],
+)
+def test_addresses_without_a_password_stay_as_they_are(line):
+    message = f"INVITE sip:a@b:5060 SIP/2.0\r\n{line}\r\n"
+    assert without_credentials(message.encode()) == message
