@@ -7,6 +7,7 @@ import audioop
 import base64
 from collections import Counter
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal, assert_never
@@ -78,6 +79,7 @@ class TwilioCall:
         self.line: Line | None = None
         self.next = Next.CONNECT
         self.transfer_command: Transfer | None = None
+        self.transfers = 0  # so far: what Twilio reports of an earlier one says nothing about the present one
         self.last_words: bytes | None = None
         self.forward_to: str | None = None
         self.is_answered = False
@@ -137,6 +139,7 @@ class TwilioCall:
     def transfer(self, command: Transfer) -> Literal["refer", "bridge", "dial"]:
         """Our end of the stream closes, Twilio asks what comes next and gets `<Dial>`."""
         self.transfer_command, self.next = command, Next.DIAL
+        self.transfers += 1
         self._line_due_at = None
         if self.line is not None:
             self._forget(self.line)
@@ -214,8 +217,9 @@ class TwilioCall:
         return self.verdict.result()
 
     def expect_line(self) -> None:
-        """TwiML that asks for a stream is on its way."""
-        self._line_due_at = self._loop.time() + STREAM_WITHIN_S
+        """TwiML that asks for a stream is on its way; or asks again, by a request that was repeated."""
+        if self.line is None:
+            self._line_due_at = self._loop.time() + STREAM_WITHIN_S
 
     def attach(self, line: Line) -> None:
         """The call's stream is there, the first one or another after a transfer or a broken connection."""
@@ -337,9 +341,11 @@ class TwilioCall:
 
     async def finish(self) -> None:
         """The leg has ended: the fallback's message, the last words in Twilio's buffer, the stream's end."""
-        if self.last_words is not None and self.line is not None:
+        if self.last_words is not None and (line := self.line) is not None:
             self.audio.set_filler(self.last_words + bytes(int(2 * RATE_HZ * LINGER_S)))
-            await asyncio.sleep(len(self.last_words) / (2 * RATE_HZ) + LINGER_S / 2)
+            with suppress(TimeoutError):  # or the caller has heard enough
+                async with asyncio.timeout(len(self.last_words) / (2 * RATE_HZ) + LINGER_S / 2):
+                    await line.gone.wait()
             self.audio.set_filler(b"")
         if (line := self.line) is None:
             return

@@ -28,6 +28,7 @@ MARK_EVERY_FRAMES = 5
 MAX_BEHIND_S = 0.4
 MAX_LAG_FRAMES = 6  # of the ten that a worker leads by, so that it never waits for us
 REMEMBERED = 8
+MOST_CLEARED = 200  # names of marks that a `clear` takes back, until they come
 UNANSWERED_S = 2.0  # with the caller's audio flowing meanwhile: this mark will not come back
 QUIET_S = 0.5  # after that much silence Twilio's buffer is empty: the next mark measures the round trip
 
@@ -42,7 +43,7 @@ class Downlink:
         self._media = f'{{"event":"media","streamSid":{self._sid},"media":{{"payload":"'
         self._numbers = 0
         self._pending: deque[tuple[str, float, bool]] = deque()  # name, sent at, sent into silence
-        self._cleared: set[str] = set()
+        self._cleared: dict[str, None] = {}  # in the order of sending
         self._round_trips: deque[float] = deque(maxlen=REMEMBERED)
         self._lags: deque[float] = deque(maxlen=REMEMBERED)
         self._unmarked = 0
@@ -76,14 +77,16 @@ class Downlink:
 
     def may_send(self, now: float, heard_at: float) -> bool:
         """Whether the connection keeps up. `heard_at` is when the caller's last message came."""
-        if not self._pending or self.round_trip_s is None:
+        if not self._pending:
             return True
-        age_s = now - self._pending[0][1]
-        if age_s <= self.round_trip_s + self.buffered_s + MAX_BEHIND_S:
+        age_s, round_trip_s = now - self._pending[0][1], self.round_trip_s
+        if round_trip_s is not None and age_s <= round_trip_s + self.buffered_s + MAX_BEHIND_S:
             return True
         if age_s > UNANSWERED_S and now - heard_at < MAX_BEHIND_S:
             self.counters["marks_lost"] += len(self._pending)
             self._pending.clear()
+            return True
+        if round_trip_s is None:
             return True
         self.counters["held_back"] += 1
         return False
@@ -115,7 +118,9 @@ class Downlink:
 
     def cut(self, now: float) -> list[str]:
         """Take back what is not heard yet."""
-        self._cleared.update(name for name, _, _ in self._pending)
+        self._cleared.update((name, None) for name, _, _ in self._pending)
+        while len(self._cleared) > MOST_CLEARED:
+            del self._cleared[next(iter(self._cleared))]
         self._pending.clear()
         self._unmarked = 0
         self._sent_at = now
@@ -125,7 +130,7 @@ class Downlink:
     def mark_returned(self, name: str, now: float) -> None:
         """Twilio played what was sent before this mark, unless a `clear` took it back."""
         if name in self._cleared:
-            self._cleared.discard(name)
+            del self._cleared[name]
             self.counters["marks_cleared"] += 1
             return
         if not any(name == pending for pending, _, _ in self._pending):

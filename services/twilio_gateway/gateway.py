@@ -29,11 +29,12 @@ from libs.runtime.log import get_logger
 from services.twilio_gateway import twiml
 from services.twilio_gateway.call import RATE_HZ, Next, NoAgent, TwilioCall
 from services.twilio_gateway.callers import party
-from services.twilio_gateway.outcomes import end_of_attempt, end_of_dial, end_of_request
-from services.twilio_gateway.rest import TwilioApi, TwilioError
+from services.twilio_gateway.outcomes import end_of_attempt, end_of_request
+from services.twilio_gateway.rest import TwilioApi, TwilioError, insist
 from services.twilio_gateway.settings import Settings
 from services.twilio_gateway.streams import Live, Streams
 from services.twilio_gateway.ticker import Ticked, Ticker
+from services.twilio_gateway.transfers import Transfers
 
 log = get_logger()
 
@@ -42,6 +43,7 @@ Form = Mapping[str, str]
 KEPT_S = 30.0  # what Twilio fetches after a call has ended here
 NO_FALLBACK = Fallback()
 TRUNK = "twilio"
+OVER = ("completed", "busy", "no-answer", "failed", "canceled")  # values of CallStatus
 
 
 class TwilioGateway:
@@ -58,9 +60,12 @@ class TwilioGateway:
         self._live: dict[str, Live] = {}  # by our call id
         self._by_sid: dict[str, Live] = {}
         self._messages: dict[str, bytes] = {}
+        self._arriving: dict[str, asyncio.Future[Live | NoAgent]] = {}  # by CallSid, until admitted or refused
+        self._given_up: dict[str, bool] = {}  # outbound calls that ended here before their answer
         self._partings: dict[str, str] = {}  # what calls do that have ended here and go on elsewhere
         self.streams = Streams(self._knows, self._answered)
         self._fence = OutboundFence(settings.outbound_rules)
+        self.transfers = Transfers(settings, self._fence, self._live.get, self.after)
         self.ticker = Ticker(self._ticked, self._media_failed)
         self.counters: Counter[str] = Counter()
         self.media: Counter[str] = Counter()
@@ -118,7 +123,7 @@ class TwilioGateway:
         sid = form.get("CallSid", "")
         live = self._by_sid.get(sid)
         if live is None:  # else Twilio repeats a request whose answer it did not get
-            accepted = await self._accept(sid, form)
+            accepted = await self._arrived(sid, form)
             if isinstance(accepted, NoAgent):
                 return self._refusal(accepted)
             live = accepted
@@ -128,6 +133,19 @@ class TwilioGateway:
         except TimeoutError:
             verdict = live.call.rang_enough()  # Twilio waits 15 s for us: it answers, the caller waits with a tone
         return self._connect(live) if verdict is None else self._refusal(verdict)
+
+    async def _arrived(self, sid: str, form: Form) -> Live | NoAgent:
+        """One call for each CallSid, however often and fast Twilio asks: admission takes its time."""
+        if (arriving := self._arriving.get(sid)) is not None:
+            return await asyncio.shield(arriving)
+        arriving = self._arriving[sid] = self._loop.create_future()
+        try:
+            accepted = await self._accept(sid, form)
+            arriving.set_result(accepted)
+            return accepted
+        finally:
+            arriving.cancel()  # where it has no result: the repeated requests fail with this one
+            del self._arriving[sid]
 
     async def _accept(self, sid: str, form: Form) -> Live | NoAgent:
         arrival = Arrival(new_call_id(), "twilio", party(form.get("From", "")), party(form.get("To", "")),
@@ -190,6 +208,8 @@ class TwilioGateway:
                 self._keep(
                     self._partings, call.call, twiml.forward(call.forward_to, self._settings.twilio_dial_timeout_s)
                 )
+            if call.is_outbound and not call.is_answered:
+                self._keep(self._given_up, call.call, True, live.shell.new.ring_timeout_s + KEPT_S)
             self.ticker.remove(call)
             counted = call.statistics().model_dump(exclude={"schema_version"})
             self.streamed.update(call.totals())
@@ -219,9 +239,9 @@ class TwilioGateway:
             return twiml.play(self._url(f"/messages/{token}.wav"))
         return twiml.reject(reason)
 
-    def _keep(self, among: dict[str, T], key: str, value: T) -> None:
+    def _keep(self, among: dict[str, T], key: str, value: T, kept_s: float = KEPT_S) -> None:
         among[key] = value
-        self._loop.call_later(KEPT_S, among.pop, key, None)
+        self._loop.call_later(kept_s, among.pop, key, None)
 
     def message(self, token: str) -> bytes | None:
         """The fallback's message as a WAV file, for Twilio's `<Play>`."""
@@ -236,58 +256,8 @@ class TwilioGateway:
                 return twiml.forward(forward_to, self._settings.twilio_dial_timeout_s)
             return self._partings.get(call) or twiml.hang_up()
         if live.call.next is Next.DIAL:
-            return self._dial(live)
+            return self.transfers.dial(live)
         return self._connect(live)
-
-    def _dial(self, live: Live) -> str:
-        command, new = live.call.transfer_command, live.shell.new
-        assert command is not None
-        base = self._url(f"/calls/{new.call}")
-        target = self._fence.number(command.target)
-        announcement = f"{base}/announcement" if command.announcement else None
-        plan = twiml.DialPlan(
-            target, self._settings.twilio_dial_timeout_s, f"{base}/transfer", f"{base}/target", announcement
-        )
-        return twiml.dial(plan)
-
-    def announcement(self, call: str) -> str:
-        """What the target of a transfer hears before it is joined."""
-        live = self._live.get(call)
-        command = live.call.transfer_command if live is not None else None
-        if live is None or command is None or command.announcement is None:
-            return twiml.nothing()
-        return twiml.say(command.announcement, twiml.language_of(live.shell.new.agent.languages))
-
-    def target(self, call: str, form: Form) -> None:
-        """How the target of a transfer fares (`<Number statusCallback>`)."""
-        live = self._live.get(call)
-        if live is None or live.call.transfer_command is None:
-            return
-        status = form.get("CallStatus", "")
-        if status == "ringing":
-            live.shell.transfer_progress(180, "ringing")
-        elif status == "in-progress":
-            live.call.released()
-            live.shell.transfer_ended(True, 200, "answered")
-
-    def transferred(self, call: str, form: Form) -> str:
-        """`<Dial>` has ended (its `action`): after a conversation, or without one; then the agent goes on."""
-        live = self._live.get(call)
-        if live is None:
-            return twiml.hang_up()
-        if live.call.transfer_command is None:  # cancelled meanwhile: the caller is on the way back
-            return self.after(call)
-        ok, status, detail = end_of_dial(form.get("DialCallStatus", ""))
-        if ok:
-            live.call.released()
-            live.shell.transfer_ended(True, status, detail)
-            return twiml.hang_up()
-        if form.get("CallStatus") == "completed":  # the caller did not wait
-            live.call.gone("hung up during the transfer")
-            return twiml.hang_up()
-        live.call.returned()
-        live.shell.transfer_ended(False, status, detail)
-        return self.after(call)
 
     # -- outbound, and the course of a call ----------------------------------------------------------------------
 
@@ -328,9 +298,13 @@ class TwilioGateway:
 
     def status(self, call: str, form: Form) -> None:
         """The course of an outbound call (`StatusCallback`)."""
-        live = self._live.get(call)
+        live, sid = self._live.get(call), form.get("CallSid", "")
         if live is not None:
             self._status(live, form)
+        elif sid and form.get("CallStatus") not in OVER and self._given_up.pop(call, False):
+            # what placed it was answered too late, or what ended it failed: nobody is to find a dead line
+            self.counters["late_calls_ended"] += 1
+            self._spawn(self._end_at_twilio(sid))
 
     def number_status(self, form: Form) -> None:
         """The number's own status callback: how we hear of a caller who gives up while it rings."""
@@ -340,7 +314,7 @@ class TwilioGateway:
 
     def _status(self, live: Live, form: Form) -> None:
         status, call = form.get("CallStatus", ""), live.call
-        if status in ("completed", "busy", "no-answer", "failed", "canceled"):
+        if status in OVER:
             if status == "completed" or not call.is_outbound:
                 call.gone()
             else:
@@ -359,15 +333,25 @@ class TwilioGateway:
     async def _complete(self, live: Live) -> None:
         if not live.call.call_sid:
             return  # the request to place it is under way; `_place` sees to it
-        try:
-            await self._api.complete(live.call.call_sid)
-        except TwilioError as error:
-            log.info("not hung up", call=live.call.call, problem=str(error))
+        await self._end_at_twilio(live.call.call_sid)
+
+    async def _end_at_twilio(self, sid: str) -> None:
+        if (error := await insist(lambda: self._api.complete(sid))) is not None:
+            log.info("not hung up", sid=sid, problem=str(error))
 
     async def _update(self, live: Live) -> None:
         """The call leaves whatever it does for what is to come next."""
-        try:
-            await self._api.update(live.call.call_sid, self.after(live.call.call))
-        except TwilioError as error:
-            log.info("call not changed", call=live.call.call, problem=str(error))
-            live.call.gone("the call has ended at Twilio")
+        call = live.call
+
+        async def instruct() -> None:
+            if call.next is not Next.CONNECT or call.line is None:  # else it is back already
+                await self._api.update(call.call_sid, self.after(call.call))
+
+        error = await insist(instruct)
+        if error is None:
+            return
+        log.info("call not changed", call=call.call, problem=str(error))
+        if error.may_pass:
+            live.shell.end(Termination.of(Reason.TRUNK_FAILED, str(error)))
+        else:
+            call.gone("the call has ended at Twilio")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from aiohttp import web
 
@@ -11,14 +11,22 @@ from services.twilio_gateway.downlink import Downlink
 from services.twilio_gateway.media_stream import MediaStream
 
 QUEUED_MESSAGES = 400  # what a stalled connection may hold: the downlink's bound stops it far below
+CLOSE_S = 2.0  # for what was sent before, and the answer to the close; then the connection is cut
 NORMAL = 1000  # RFC 6455 §7.4.1
 
 
 class Line:
-    """`send` and `close` return at once; `write` is the one task that waits for the socket."""
+    """`send` and `close` return at once; `write` is the one task that waits for the socket.
 
-    def __init__(self, socket: web.WebSocketResponse, stream: MediaStream, now: float) -> None:
+    `abort` cuts the connection: a peer that does not read any more would hold a polite close for ever.
+    """
+
+    def __init__(
+        self, socket: web.WebSocketResponse, stream: MediaStream, now: float, abort: Callable[[], None]
+    ) -> None:
         self._socket = socket
+        self._abort = abort
+        self._loop = asyncio.get_running_loop()
         self.stream = stream
         self.downlink = Downlink(stream.stream_sid)
         self.received_at = now
@@ -42,6 +50,11 @@ class Line:
         if self.is_open:
             self.is_open = False
             self._queue.put_nowait((code, reason))
+            self._loop.call_later(CLOSE_S, self._cut)
+
+    def _cut(self) -> None:
+        if not self.gone.is_set():
+            self._abort()
 
     async def write(self) -> None:
         """Send until closed or cancelled."""

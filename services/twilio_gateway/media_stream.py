@@ -6,7 +6,8 @@ Source: Twilio, "Media Streams - WebSocket Messages". Theory of operation.
 
  - Every message from `start` on is numbered. Those that come early wait for the missing ones, at most
    `WINDOW` messages or `GAP_S`; then the gap is given up, and the uplink's clock makes up for it. A number
-   that was seen, or given up, is dropped.
+   that was seen, or given up, is dropped. `RESTART_AFTER` of these in a row, each one above the one before, are
+   no repetition: the numbers have begun anew, or one was far too high (as in RFC 3550 A.1).
  - What cannot be read is counted and costs nothing else: unknown events, JSON cut short, bad base64, a
    second `start`, another stream's id. Only a message above `MAX_MESSAGE_BYTES` and a `start` that nothing
    can be done with close the stream.
@@ -27,6 +28,8 @@ from typing import Any, Literal
 MAX_MESSAGE_BYTES = 64 * 1024
 WINDOW = 5
 GAP_S = 0.06
+RESTART_AFTER = 10
+MAX_DROPOUT = 3000  # RFC 3550 A.1: a greater step says nothing about loss
 ENCODING, RATE_HZ = "audio/x-mulaw", 8000
 TOO_LARGE, POLICY = 1009, 1008  # RFC 6455 §7.4.1
 DIGITS = frozenset("0123456789*#ABCD")
@@ -99,6 +102,8 @@ class MediaStream:
         self._next = 1
         self._waiting: dict[int, list[Action]] = {}
         self._gap_at: float | None = None
+        self._behind = 0  # the last number that was behind; how many of them came in a row
+        self._behind_in_a_row = 0
 
     def receive(self, text: str | bytes, now: float) -> list[Action]:
         """Take one message."""
@@ -111,7 +116,7 @@ class MediaStream:
                     *self._end("refused")]  # fmt: skip
         try:
             message = json.loads(text)
-        except ValueError:  # JSON, or its UTF-8, was cut short
+        except (ValueError, RecursionError):  # JSON, or its UTF-8, was cut short; or it nests without end
             message = None
         if not isinstance(message, dict) or not isinstance(message.get("event"), str):
             self.counters["malformed"] += 1
@@ -210,8 +215,8 @@ class MediaStream:
             self.counters["unnumbered"] += 1
             return actions
         if number < self._next or number in self._waiting:
-            self.counters["duplicate"] += 1  # or it comes after its gap was given up
-            return []
+            return self._take_behind(number, actions)
+        self._behind_in_a_row = 0
         if number == self._next and not self._waiting:  # the hot path: TCP keeps the order of one sender
             self._next += 1
             return actions
@@ -223,10 +228,25 @@ class MediaStream:
             return self._ready(now)
         return self._skip(now) if len(self._waiting) > WINDOW else []
 
+    def _take_behind(self, number: int, actions: list[Action]) -> list[Action]:
+        """A repetition, or one that comes after its gap was given up; or the numbers go on from elsewhere."""
+        follows = number == self._behind + 1
+        self._behind, self._behind_in_a_row = number, self._behind_in_a_row + 1 if follows else 1
+        if self._behind_in_a_row < RESTART_AFTER:
+            self.counters["duplicate"] += 1
+            return []
+        self.counters["restarted"] += 1
+        self._behind_in_a_row = 0
+        self._waiting.clear()
+        self._gap_at = None
+        self._next = number + 1
+        return actions
+
     def _skip(self, now: float) -> list[Action]:
         """The first gap stays one; then whatever is in order behind it."""
         first = min(self._waiting)
-        self.counters["lost"] += first - self._next
+        missing = first - self._next
+        self.counters["lost" if missing <= MAX_DROPOUT else "jumped"] += missing if missing <= MAX_DROPOUT else 1
         self._next = first
         return self._ready(now)
 
@@ -253,8 +273,8 @@ class MediaStream:
 
 def _number(value: object) -> int | None:
     """Twilio writes numbers as strings."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value if value > 0 else None
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 12:
-        return int(value) or None
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 10**11:
+        return value
     return None

@@ -6,15 +6,17 @@ Source: Twilio, "Call resource", API version 2010-04-01. Three requests on our o
 
 from __future__ import annotations
 
+import asyncio
 import json
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import aiohttp
 
 VERSION = "2010-04-01"
 TIMEOUT_S = 10.0
+REPEAT_AFTER_S = (0.5, 1.5)  # what was not done and may be done yet is asked again; never to place a call
 STATUS_EVENTS = ("initiated", "ringing", "answered", "completed")
 
 
@@ -25,6 +27,11 @@ class TwilioError(Exception):
         super().__init__(sentence)
         self.status = status
         self.code = code
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether the same request may be granted a moment later: no answer, too many requests, a defect there."""
+        return self.status in (0, 429) or self.status >= 500
 
 
 class TwilioApi:
@@ -83,7 +90,7 @@ class TwilioApi:
             raise TwilioError(f"Twilio's API cannot be reached: {error or type(error).__name__}") from None
         try:
             body = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             body = None
         body = body if isinstance(body, dict) else {}
         if status >= 400:
@@ -91,3 +98,17 @@ class TwilioApi:
             sentence = str(body.get("message") or f"Twilio's API answered {status}")
             raise TwilioError(sentence, status, code if isinstance(code, int) else 0)
         return body
+
+
+async def insist(ask: Callable[[], Awaitable[None]]) -> TwilioError | None:
+    """Ask, and ask again where that may help; what the last answer was when it was no."""
+    for pause_s in (*REPEAT_AFTER_S, None):
+        try:
+            await ask()
+        except TwilioError as error:
+            if pause_s is None or not error.may_pass:
+                return error
+            await asyncio.sleep(pause_s)
+        else:
+            return None
+    return None

@@ -59,15 +59,15 @@ class Streams:
         for token in [token for token, ticket in self._tickets.items() if ticket.live is live]:
             del self._tickets[token]
 
-    async def serve(self, socket: web.WebSocketResponse) -> None:
-        """Serve one WebSocket: whose is it, then its messages to the end."""
+    async def serve(self, socket: web.WebSocketResponse, abort: Callable[[], None]) -> None:
+        """Serve one WebSocket: whose is it, then its messages to the end. `abort` cuts its connection."""
         core = MediaStream()
         live = await self._introduced(socket, core)
         if live is None:
             self.counters["streams_refused"] += 1
             await socket.close(code=POLICY, message=b"not expected here")
             return
-        line = Line(socket, core, self._loop.time())
+        line = Line(socket, core, self._loop.time(), abort)
         live.call.attach(line)
         self._on_start(live)
         async with asyncio.TaskGroup() as tasks:

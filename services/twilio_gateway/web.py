@@ -80,7 +80,10 @@ class WebServer:
 
     def _signed(self, webhook: Webhook) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def handle(request: web.Request) -> web.Response:
-            form = await request.post()
+            form = await _form_of(request)
+            if form is None:
+                self.counters["unreadable"] += 1
+                return web.Response(status=403)
             if not self._is_signed(request, self._settings.public_url, form):
                 return web.Response(status=403)
             self.counters["webhooks"] += 1
@@ -104,14 +107,14 @@ class WebServer:
         return twiml.nothing()
 
     async def _target(self, request: web.Request, form: Form) -> str:
-        self._gateway.target(request.match_info["call"], form)
+        self._gateway.transfers.target(request.match_info["call"], form, request.query.get("transfer", ""))
         return twiml.nothing()
 
     async def _transfer(self, request: web.Request, form: Form) -> str:
-        return self._gateway.transferred(request.match_info["call"], form)
+        return self._gateway.transfers.transferred(request.match_info["call"], form, request.query.get("transfer", ""))
 
     async def _announcement(self, request: web.Request, _: Form) -> str:
-        return self._gateway.announcement(request.match_info["call"])
+        return self._gateway.transfers.announcement(request.match_info["call"])
 
     async def _message(self, request: web.Request) -> web.Response:
         """No signature: the name is secret, new for each caller, and known for half a minute."""
@@ -127,5 +130,16 @@ class WebServer:
             return web.Response(status=400)
         await socket.prepare(request)
         self.counters["streams"] += 1
-        await self._gateway.streams.serve(socket)
+        transport = request.transport
+        await self._gateway.streams.serve(socket, lambda: None if transport is None else transport.abort())
         return socket
+
+
+async def _form_of(request: web.Request) -> Mapping[str, object] | None:
+    """The form as Twilio sends it, with several values of one name; None when it is none, or cannot be decoded."""
+    if request.content_type != "application/x-www-form-urlencoded":  # a file of `multipart/form-data` cannot be signed
+        return None
+    try:
+        return await request.post()
+    except (ValueError, LookupError):  # not UTF-8; an encoding that does not exist
+        return None
