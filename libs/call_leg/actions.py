@@ -134,6 +134,23 @@ class CancelTransfer:
 
 
 @dataclass(frozen=True, slots=True)
+class Announce:
+    """Let the target, which has answered, hear the agent say this; feed the end of it to `Leg.announced`."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class HideRest:
+    """What the agent still says was meant for a target that has left: the caller does not hear it."""
+
+
+@dataclass(frozen=True, slots=True)
+class JoinTarget:
+    """Let the target and the other side hear each other."""
+
+
+@dataclass(frozen=True, slots=True)
 class PublishTransfer:
     """The transfer's course, for the event stream."""
 
@@ -233,6 +250,9 @@ Action = (
     | PublishAnswered
     | StartTransfer
     | CancelTransfer
+    | Announce
+    | HideRest
+    | JoinTarget
     | PublishTransfer
     | PublishHeld
     | HoldCaller

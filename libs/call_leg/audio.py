@@ -37,6 +37,9 @@ class CallAudio:
         self._timestamp = 0
         self._filler = b""
         self._filler_at = 0
+        self._instead = b""  # of the agent's words
+        self._when_quiet: Callable[[], object] | None = None
+        self._quiet_after = 0
         self.published = 0
         self.unpublished = 0
         self.malformed = 0
@@ -50,12 +53,14 @@ class CallAudio:
         self._epoch = epoch
         self._subject = subjects.audio(self._org, self._gw, wk, self._call, "up")
         self._seq = self._timestamp = 0
+        self._instead, self._when_quiet = b"", None
         self.playout.begin_epoch(epoch, pacing)
         self.uplink.start(now)
 
     def stop(self) -> None:
         """Nobody owns the call: nothing goes up, and what the last owner sent is not played any more."""
         self.wk = None
+        self._instead, self._when_quiet = b"", None
         self.uplink.stop()
         self.playout.begin_epoch(-1)
 
@@ -103,8 +108,12 @@ class CallAudio:
     def tick(self) -> bytes | None:
         """The next 20 ms for the caller, or None for silence."""
         pcm = self.playout.pop()
+        if self._when_quiet is not None:
+            self._watch_quiet()
+        if self._instead:
+            return self._next_of(self._instead)
         if pcm is None or self.held:  # what is said meanwhile counts as played: it is not said again afterwards
-            return self._next_filler() if self._filler else None
+            return self._next_of(self._filler) if self._filler else None
         if self.muted:
             return None
         return pcm if len(pcm) == len(self._silence) else pcm + self._silence[len(pcm) :]
@@ -113,8 +122,27 @@ class CallAudio:
         """Play this over and over where the agent says nothing; empty stops it."""
         self._filler, self._filler_at = loop_pcm, 0
 
-    def _next_filler(self) -> bytes:
+    def hide_rest(self, loop_pcm: bytes) -> None:
+        """Play this in place of what the agent is saying, until that is over: it was meant for somebody else."""
+        if not self.playout.is_quiet:
+            self._instead, self._filler_at = loop_pcm, 0
+            self.when_quiet(self._unhide)
+
+    def _unhide(self) -> None:
+        self._instead = b""
+
+    def when_quiet(self, then: Callable[[], object], more: int = 0) -> None:
+        """Call this once, from `tick`: the agent is quiet, after so many more responses. Forgotten with the owner."""
+        self._when_quiet, self._quiet_after = then, self.playout.responses + more
+
+    def _watch_quiet(self) -> None:
+        playout, then = self.playout, self._when_quiet
+        if then is not None and playout.is_quiet and playout.responses >= self._quiet_after:
+            self._when_quiet = None
+            then()
+
+    def _next_of(self, loop_pcm: bytes) -> bytes:
         size = len(self._silence)
-        piece = self._filler[self._filler_at : self._filler_at + size]
-        self._filler_at = (self._filler_at + size) % (len(self._filler) - len(self._filler) % size or size)
+        piece = loop_pcm[self._filler_at : self._filler_at + size]
+        self._filler_at = (self._filler_at + size) % (len(loop_pcm) - len(loop_pcm) % size or size)
         return piece + self._silence[len(piece) :]

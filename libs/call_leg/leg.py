@@ -66,6 +66,7 @@ OFFER_TIMEOUT_S = 0.08
 SEEK_RETRY_S = 0.25
 DISOWN_AFTER_S = 1.5  # a worker's list of calls may be older than its acceptance, but not by more
 RING_GUARD_S = 5.0  # the entrance ends the ringing at its time-out; this is the leg's limit behind it
+OK = 200  # SIP's, for a target that answered
 OVERTIME_S = 30.0  # the worker ends the call politely at its maximum; this is the gateway's own limit behind it
 
 Cause = Literal["first", "failover", "drain", "retry"]
@@ -182,6 +183,8 @@ class Leg:
         if self._ring_by is not None and now >= self._ring_by:
             return self.end(Termination.of(Reason.CALLEE_NO_ANSWER, "nobody picked up in time"), now)
         if self.transfer.deadline is not None and now >= self.transfer.deadline:
+            if self.transfer.is_announcing:
+                return self._join(now)
             return [do.CancelTransfer(), *self.transfer_ended(False, None, now, "the target did not answer in time")]
         if self._deadline is None or now < self._deadline:
             return []
@@ -298,7 +301,8 @@ class Leg:
             self.dead = Dead(wk, epoch, "drain" if cause == "drain" else "failover")
             actions.append(do.SetFiller(True))
             if self.transfer.is_pending:
-                return actions + self._park()
+                actions += self._park()
+                return actions + self._join(now) if self.transfer.is_announcing else actions
         return actions + self._offer_next(now, "drain" if cause == "drain" else "failover")
 
     def _park(self) -> list[Action]:
@@ -505,6 +509,21 @@ class Leg:
         """How the target fares."""
         return self.transfer.progress(status, detail)
 
+    def transfer_reached(self, now: float) -> list[Action]:
+        """The target of a bridged transfer has answered, and is joined after the announcement, if there is any."""
+        if self.phase is Phase.ENDED or not self.transfer.is_pending or self.transfer.is_announcing:
+            return []
+        text = self.transfer.announcement
+        has_voice = self.phase is Phase.TALKING and not self.is_person and not self.muted
+        return self.transfer.announce(text, now) if text and has_voice else self._join(now)
+
+    def announced(self, now: float) -> list[Action]:
+        """The target has heard the announcement."""
+        return self._join(now) if self.transfer.is_announcing else []
+
+    def _join(self, now: float) -> list[Action]:
+        return [do.JoinTarget(), *self.transfer_ended(True, OK, now)]
+
     def transfer_ended(self, ok: bool, status: int | None, now: float, detail: str = "") -> list[Action]:
         """The other side is with the target, or back with the agent."""
         if self.phase is Phase.ENDED or not self.transfer.is_pending:
@@ -512,7 +531,8 @@ class Leg:
         if ok:
             done = self.transfer.done(status, detail)
             return done + (self._bridge() if self.transfer.mode == "bridge" else self._transferred(now))
-        failed: list[Action] = [*self.transfer.failed(status, detail), do.TellAgent(), do.WriteEntry()]
+        hide: list[Action] = [do.HideRest()] if self.transfer.is_announcing else []
+        failed: list[Action] = [*hide, *self.transfer.failed(status, detail), do.TellAgent(), do.WriteEntry()]
         if self.phase is not Phase.TALKING:
             self._search.limit(now)
         if not self._parked:

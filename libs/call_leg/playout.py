@@ -8,6 +8,7 @@ once per 20 ms by the call's tick and hands out one frame's worth, or None when 
    ones do not.
  - *Flush* drops every frame with a `seq` below the flush frame's own and raises `flushed`, which stays up
    until newer audio arrives: the worker repeats its flush until it has seen the flag.
+ - *Quiet* is a playout that has handed out all of the last response, and has seen its end mark or its flush.
  - *Depth*. A paced worker leads by up to 200 ms: that is no latency, it is ours to drop at barge-in, and
    the first frame is played at once. A continuous source (echo, take-over, a live model) cannot be asked to
    wait, so each queued frame is delay: it gets a pre-buffer of one frame, two after an underrun, and what
@@ -57,6 +58,8 @@ class Playout:
         self._remainder = b""
         self.played = 0
         self.flushed = False
+        self.responses = 0  # that came to their end mark
+        self._is_open = False  # a response came without its end so far
         self._last_seq = -1
         self._flush_seq = -1
         self._talking = False
@@ -89,6 +92,11 @@ class Playout:
         """Whether the last `pop` gave audio: within a talkspurt."""
         return self._talking
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing waits and no response goes on."""
+        return not self._is_open and not self._queue and not self._remainder
+
     def push(self, frame: AudioFrame) -> bool:
         """Take a frame. True when it begins a talkspurt that should go out at once, not at the next tick."""
         if frame.epoch != self.epoch:
@@ -107,6 +115,11 @@ class Playout:
             self.counters["lost"] += missing - (self._last_seq < self._flush_seq < frame.seq)
         self._last_seq = frame.seq
         self.counters["received"] += 1
+        if frame.flags & END_OF_RESPONSE:
+            self.responses += 1
+            self._is_open = False
+        elif frame.payload:
+            self._is_open = True
         if not frame.payload:
             self.counters["control"] += 1
             if self._remainder and frame.flags & END_OF_RESPONSE:  # a late end mark
@@ -144,6 +157,7 @@ class Playout:
             self._flush_seq = seq
             self._last_seq = max(self._last_seq, seq - 1)
             self._remainder = b""
+            self._is_open = False
         while self._queue and self._queue[0].seq < seq:
             self._queue.popleft()
             self.counters["flushed"] += 1

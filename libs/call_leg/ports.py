@@ -6,7 +6,8 @@ The other direction is `LegShell`. An entrance calls
  - `caller_gone(reason, detail)` when the other side ended the call (on outbound calls `Reason.CALLEE_HUNG_UP`),
    `end(termination)` when the entrance itself must end it;
  - `dtmf(digit)`, `set_held(held)`;
- - while a transfer runs `transfer_progress(status, detail)` and once `transfer_ended(ok, status, detail)`. A bridged
+ - while a transfer runs `transfer_progress(status, detail)` and once `transfer_ended(ok, status, detail)`; or, where
+   the entrance can let the target hear the agent first, `transfer_reached(target)` when it answers. A bridged
    call whose target hangs up is ended with `end(Termination.of(Reason.TRANSFERRED))`.
 
 From acceptance on, before the answer too, the entrance's tick calls `audio.fill` (R2).
@@ -68,6 +69,16 @@ class Entrance(Protocol):
 
     def statistics(self) -> MediaStatistics:
         """Counters of the call so far."""
+
+
+class TransferTarget(Protocol):
+    """The target of a bridged transfer, which has answered and hears nobody yet."""
+
+    def listen(self) -> None:
+        """From now on the target hears the agent; the other side waits, and is not heard."""
+
+    def join(self) -> None:
+        """The target and the other side hear each other; the bus hears and says nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from libs.call_leg.journal import CallJournal
 from libs.call_leg.kv_copy import CallsCopy
 from libs.call_leg.leg import OFFER_TIMEOUT_S, Leg, LegConfig
 from libs.call_leg.phase import Phase
-from libs.call_leg.ports import Entrance, NewCall
+from libs.call_leg.ports import Entrance, NewCall, TransferTarget
 from libs.call_leg.roster import Gone, Roster
 from libs.call_leg.state import description, entry_of, resume_of, session_state
 from libs.contracts import subjects, wire
@@ -90,6 +90,7 @@ class LegShell:
         self._offered_at = datetime.now(UTC)
         self._codec: str = new.state.codec
         self._is_starting_transfer = False
+        self._target: TransferTarget | None = None
 
     # -- life -----------------------------------------------------------------------------------------------
 
@@ -154,6 +155,11 @@ class LegShell:
             return
         self.perform(self.leg.transfer_progress(status, detail))
 
+    def transfer_reached(self, target: TransferTarget) -> None:
+        """The target has answered: it hears the announcement, or is joined at once; `transfer_ended` is not called."""
+        self._target = target
+        self.perform(self.leg.transfer_reached(self._loop.time()))
+
     def transfer_ended(self, ok: bool, status: int | None, detail: str = "") -> None:
         """The transfer has come to its end. Once; whatever else comes of it changes nothing."""
         if self._is_starting_transfer:
@@ -178,6 +184,8 @@ class LegShell:
         if self.leg.phase is Phase.ENDED:  # nothing follows the call's end in its stream
             return
         self._journal.pressed(digit)
+        if self.leg.transfer.is_announcing:  # a key would have the agent answer the caller, and the target hear it
+            return
         self._tell(DtmfPressed(epoch=self.leg.epoch, digit=digit).to_json())
 
     def set_held(self, held: bool) -> None:
@@ -308,6 +316,32 @@ class LegShell:
     def _cancel_transfer(self, _: do.CancelTransfer) -> None:
         self.entrance.cancel_transfer()
 
+    def _announce(self, action: do.Announce) -> None:
+        """What the agent is saying now is the caller's; the announcement begins behind it."""
+        playout = self.audio.playout
+        if playout.is_talking or playout.depth:
+            self.audio.when_quiet(lambda: self._loop.call_soon(self._announce_now, action))
+        else:
+            self._announce_now(action)
+
+    def _announce_now(self, action: do.Announce) -> None:
+        if self._target is None or not self.leg.transfer.is_announcing:
+            return
+        self._target.listen()
+        self.audio.when_quiet(lambda: self._loop.call_soon(self._announced), more=1)
+        self._say_text(do.SayText(action.text))
+
+    def _announced(self) -> None:
+        self.perform(self.leg.announced(self._loop.time()))
+
+    def _hide_rest(self, _: do.HideRest) -> None:
+        self.audio.hide_rest(waiting_tone(self.new.state.rate_hz))
+
+    def _join_target(self, _: do.JoinTarget) -> None:
+        target, self._target = self._target, None
+        if target is not None:
+            target.join()
+
     def _hold_caller(self, action: do.HoldCaller) -> None:
         self.audio.held = action.held
         self.entrance.hold(action.held)
@@ -382,6 +416,9 @@ _PERFORMERS: dict[type, Callable[[LegShell, Any], None]] = {
     do.PublishAnswered: LegShell._publish_answered,
     do.StartTransfer: LegShell._start_transfer,
     do.CancelTransfer: LegShell._cancel_transfer,
+    do.Announce: LegShell._announce,
+    do.HideRest: LegShell._hide_rest,
+    do.JoinTarget: LegShell._join_target,
     do.PublishTransfer: lambda shell, action: shell._journal.transfer(action),
     do.PublishHeld: lambda shell, action: shell._journal.held(action),
     do.HoldCaller: LegShell._hold_caller,

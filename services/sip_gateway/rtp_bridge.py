@@ -7,11 +7,19 @@ or two wait for the next tick, and what exceeds the bound makes room for what is
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
+from itertools import cycle
 
 from libs.audio.resample import Resampler
 
 MAX_FRAMES = 6
 PREBUFFER_FRAMES = 2
+
+
+def loop_of(pcm: bytes, frame_samples: int) -> Callable[[], bytes]:
+    """A source that plays this over and over, frame by frame; what is no whole frame at its end is left out."""
+    size = 2 * frame_samples
+    return cycle([pcm[start : start + size] for start in range(0, len(pcm) - size + 1, size)]).__next__
 
 
 class BridgeQueue:

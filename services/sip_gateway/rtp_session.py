@@ -15,10 +15,11 @@ from libs.audio.resample import Resampler
 from libs.audio.rtcp import RtcpError, RtcpReporter, is_rtcp
 from libs.audio.rtp import RtpError, RtpPacket
 from libs.audio.srtp import SrtpReceiver, SrtpSender, Unauthentic
+from libs.audio.tone import waiting_tone
 from libs.call_leg.audio import CallAudio
 from libs.contracts.events import MediaStatistics
 from libs.sip.sdes import SrtpKeys
-from services.sip_gateway.rtp_bridge import BridgeQueue
+from services.sip_gateway.rtp_bridge import BridgeQueue, loop_of
 from services.sip_gateway.rtp_format import MediaFormat, RtpStart
 from services.sip_gateway.rtp_inbound import Inbound
 from services.sip_gateway.rtp_latch import Latch
@@ -60,6 +61,8 @@ class RtpSession:
         self._out = Outbound(media, start, audio.tick, self._send)
         self._peer: RtpSession | None = None
         self._from_peer: BridgeQueue | None = None
+        self._listener: RtpSession | None = None  # hears our call's agent in place of our caller
+        self._speaker: RtpSession | None = None  # whose agent our caller hears
         self._is_early = False
         self._srtp_in: SrtpReceiver | None = None
         self._srtp_out: SrtpSender | None = None
@@ -73,19 +76,23 @@ class RtpSession:
         self.rtcp_sent = self.rtcp_received = self.rtcp_malformed = 0
 
     def _set_format(self, media: MediaFormat) -> None:
-        """Wire the two directions: to the bus, resampled where the call's rate is another, or to the bridged call."""
+        """Wire the two directions: to the bus, resampled where the call's rate is another, or to another call."""
         self._media = media
-        rate_hz, bus_hz = media.codec.rate_hz, 50 * self._audio.frame_samples
+        heard = self._heard = self._speaker._audio if self._speaker is not None else self._audio
+        rate_hz, bus_hz, heard_hz = media.codec.rate_hz, 50 * self._audio.frame_samples, 50 * heard.frame_samples
         self._to_bus = Resampler(rate_hz, bus_hz)
-        self._from_bus = Resampler(bus_hz, rate_hz)
-        self._bus_silence = bytes(2 * self._audio.frame_samples)
+        self._from_bus = Resampler(heard_hz, rate_hz)
+        self._bus_silence = bytes(2 * heard.frame_samples)
         self._was_talking = False
         if self._peer is not None:
             self._join(self._peer)
-        elif rate_hz == bus_hz:
-            self._in.deliver, self._out.source = self._audio.received, self._audio.tick
-        else:
-            self._in.deliver, self._out.source = self._resampled_up, self._resampled_down
+            return
+        self._in.deliver = self._audio.received if rate_hz == bus_hz else self._resampled_up
+        self._out.source = heard.tick if rate_hz == heard_hz else self._resampled_down
+        if self._speaker is not None:
+            self._in.deliver = _unheard
+        elif self._listener is not None:
+            self._in.deliver, self._out.source = self._silenced_up, loop_of(waiting_tone(rate_hz), media.frame_samples)
 
     def _set_keys(self, keys: SrtpKeys | None, before: SrtpKeys | None) -> None:
         """A key that stays keeps its roll-over counter. With a new one it starts at 0, as other stacks have it.
@@ -172,6 +179,9 @@ class RtpSession:
     def _resampled_up(self, pcm: bytes, now: float, flags: int) -> None:
         self._audio.received(self._to_bus.process(pcm), now, flags)
 
+    def _silenced_up(self, pcm: bytes, now: float, flags: int) -> None:
+        self._audio.received(self._bus_silence, now)
+
     def _conceal(self) -> bytes:
         return self._to_bus.process(self._in.conceal())
 
@@ -194,7 +204,7 @@ class RtpSession:
         if gap_until is not None and gap_until <= now:
             self._in.expire(now)
         if self._peer is None:
-            self._audio.fill(now, self._conceal)
+            self._audio.fill(now, self._conceal if self._listener is None else None)
         self._out.tick(now)
         report_at = self._rtcp.due_at
         if report_at is not None and report_at <= now:
@@ -202,7 +212,9 @@ class RtpSession:
 
     def send_now(self, now: float) -> None:
         """A talkspurt begins. If its time has not come, it leaves early and the timeline remembers the lead."""
-        if self._peer is None:
+        if self._listener is not None:
+            self._listener._out.send_now(now)
+        elif self._peer is None:
             self._out.send_now(now)
 
     def send_digits(self, digits: str, now: float) -> None:
@@ -218,7 +230,7 @@ class RtpSession:
         return self._out.is_sending_digits
 
     def _resampled_down(self) -> bytes | None:
-        pcm = self._audio.tick()
+        pcm = self._heard.tick()
         if pcm is None:
             if not self._was_talking:
                 return None
@@ -315,6 +327,17 @@ class RtpSession:
         self._join(other)
         other._join(self)
 
+    def announce_to(self, other: RtpSession) -> None:
+        """The agent speaks to the other call's caller, whom nobody hears; ours waits, and sends the bus silence.
+
+        Until `bridge_to` or `unbridge`.
+        """
+        self.unbridge()
+        other.unbridge()
+        self._listener, other._speaker = other, self
+        for session in (self, other):
+            session._set_format(session._media)
+
     def _join(self, other: RtpSession) -> None:
         self._drop_queue()
         self._peer = other
@@ -333,13 +356,14 @@ class RtpSession:
             peer._from_peer.push(pcm, self._media.codec.rate_hz)
 
     def unbridge(self) -> None:
-        """Back to the bus, for both calls; nothing happens where there is no bridge."""
-        peer, self._peer = self._peer, None
-        if peer is None:
+        """Back to the bus, for both calls; nothing happens where there is no other call."""
+        other = self._peer or self._listener or self._speaker
+        self._peer = self._listener = self._speaker = None
+        if other is None:
             return
         self._drop_queue()
         self._set_format(self._media)
-        peer.unbridge()
+        other.unbridge()
 
     @property
     def is_bridged(self) -> bool:
@@ -389,6 +413,10 @@ class RtpSession:
             dn_waiting=audio.playout.depth,
             dn_underrun=playout["underrun"],
         )
+
+
+def _unheard(pcm: bytes, now: float, flags: int) -> None:
+    """Who listens to an announcement does not interrupt it."""
 
 
 def _rtcp_address(remote: tuple[str, int], media: MediaFormat) -> tuple[str, int]:

@@ -56,12 +56,12 @@ class Transfers:
             return None
         if trunk is None:
             return "a bridged transfer calls the target through a trunk, and none with a server is usable now"
-        if command.announcement:
-            return "the gateway has no voice to announce with: leave the announcement out"
         return None
 
     def _mode(self, command: Transfer) -> Literal["refer", "bridge"]:
-        return self._call.trunk.transfer if command.mode == "auto" else command.mode
+        if command.mode != "auto":
+            return command.mode
+        return "bridge" if command.announcement else self._call.trunk.transfer
 
     def _trunk(self) -> Trunk | None:
         """The call's own trunk if it can be called through, else the first that can."""
@@ -181,7 +181,10 @@ class Refer:
 
 
 class Bridge:
-    """A second call to the target, joined with the first when it is answered. `Dialling` tells how it fares."""
+    """A second call to the target, joined with the first when it is answered. `Dialling` tells how it fares.
+
+    The `libs.call_leg.ports.TransferTarget`: the agent may speak to it before.
+    """
 
     def __init__(self, exchange: Exchange, call: SipCall, trunk: Trunk, target: str) -> None:
         self._exchange = exchange
@@ -193,6 +196,7 @@ class Bridge:
         self._rtp: RtpSession | None = None
         self._local: Local | None = None
         self._dialog = ""
+        self._is_joined = False
         self._spoke_at: float | None = None  # the latest time at which RTP was not owed: the answer, a hold's end
 
     def start(self) -> None:
@@ -228,15 +232,27 @@ class Bridge:
         self._call.shell.transfer_ended(False, status, f"{termination.reason}: {termination.detail}")
 
     def picked_up(self, local: Local, dialog: str, media: Agreed) -> None:
-        """Join the two."""
+        """It is there: the leg lets it listen, or joins the two."""
         assert self._rtp is not None
         self._dialling, self._local, self._dialog = None, local, dialog
         self._exchange.owners[dialog] = self
         self._rtp.redirect(media.remote, may_send=media.may_send, media=media.format)
         self._rtp.answered(self._exchange.now)
         self._spoke_at = None if media.is_held else self._exchange.now
-        self._rtp.bridge_to(self._call.rtp)
-        self._call.shell.transfer_ended(True, 200)
+        self._call.shell.transfer_reached(self)
+
+    # -- the leg asks --------------------------------------------------------------------------------------------
+
+    def listen(self) -> None:
+        """The target hears the announcement."""
+        if self._rtp is not None:
+            self._call.rtp.announce_to(self._rtp)
+
+    def join(self) -> None:
+        """The two hear each other."""
+        if self._rtp is not None:
+            self._is_joined = True
+            self._rtp.bridge_to(self._call.rtp)
 
     # -- the target's dialog -------------------------------------------------------------------------------------
 
@@ -246,12 +262,16 @@ class Bridge:
             case sip.Ended():
                 self._exchange.owners.pop(self._dialog, None)
                 self._dialog = ""
+                if not self._is_joined:
+                    self._release()
+                    self._call.shell.transfer_ended(False, None, "the target hung up before it was joined")
+                    return
                 self._call.shell.end(Termination.of(Reason.TRANSFERRED, "the target hung up"))
             case sip.SessionChanged() if self._rtp is not None:
                 media = Agreed.of(event.negotiated)
                 self._rtp.redirect(media.remote, may_send=media.may_send, media=media.format)
                 self._spoke_at = None if media.is_held else self._exchange.now
-            case sip.DtmfInfo():
+            case sip.DtmfInfo() if self._is_joined:
                 self._call.send_dtmf(event.digit)
             case _:
                 pass
@@ -263,7 +283,7 @@ class Bridge:
 
     def is_silent(self, now: float, limit_s: float) -> bool:
         """No RTP of the target for so long."""
-        if self._rtp is None or self._spoke_at is None:
+        if self._rtp is None or self._spoke_at is None or not self._is_joined:
             return False
         return now - max(self._rtp.received_at or 0.0, self._spoke_at) > limit_s
 

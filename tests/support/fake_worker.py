@@ -126,9 +126,11 @@ class FakeWorker:
         self.replies.put_nowait(reply)
         return reply
 
-    def says(self, offer: Offer, seq: int, pcm: bytes = b"\x01\x10" * 160, *, flush: bool = False) -> bool:
+    def says(
+        self, offer: Offer, seq: int, pcm: bytes = b"\x01\x10" * 160, *, flush: bool = False, end: bool = False
+    ) -> bool:
         """Send one downlink frame."""
-        flags = Flag.FLUSH if flush else 0
+        flags = Flag.FLUSH if flush else Flag.END_OF_RESPONSE if end else 0
         codec = Codec.of_rate(offer.state.rate_hz)
         frame = AudioFrame(codec, flags, offer.epoch, seq, seq * codec.frame_samples, b"" if flush else pcm)
         return self.bus.send_frame(subjects.audio(offer.org, offer.gw, self.wk, offer.call, "dn"), pack(frame))

@@ -8,6 +8,8 @@ from libs.call_leg.actions import (
     CancelTransfer,
     Dial,
     EndMedia,
+    HideRest,
+    JoinTarget,
     PublishAnswered,
     PublishEnded,
     PublishTransfer,
@@ -118,7 +120,7 @@ class AnyOrder(RuleBasedStateMachine):
                 assert self.transfers == 0, "one at a time"
                 self.transfers += 1
                 self.perform(self.leg.transfer_began(self.mode))
-            elif isinstance(action, CancelTransfer):
+            elif isinstance(action, CancelTransfer | JoinTarget | HideRest):
                 assert self.transfers == 1
             elif isinstance(action, PublishTransfer) and action.state in ("done", "failed"):
                 self.transfers -= 1
@@ -220,11 +222,11 @@ class AnyOrder(RuleBasedStateMachine):
         self.perform(self.leg.answered("PCMA", 8000, self.now))
         assert self.ends or self.leg.answered_at is not None
 
-    @rule(mode=st.sampled_from(["refer", "bridge", "dial"]))
-    def transfer(self, mode):
+    @rule(mode=st.sampled_from(["refer", "bridge", "dial"]), announcement=st.sampled_from([None, "It is for you."]))
+    def transfer(self, mode, announcement):
         self.mode = mode
         before = self.transfers
-        reply, actions = self.leg.command(Transfer(target="+4930"), self.now)
+        reply, actions = self.leg.command(Transfer(target="+4930", announcement=announcement), self.now)
         self.perform(actions)
         assert not (reply.ok and before)
 
@@ -238,6 +240,18 @@ class AnyOrder(RuleBasedStateMachine):
         assert self.transfers == 0
         if ok:
             assert self.leg.phase is (Phase.BRIDGED if self.mode_of_last() == "bridge" else Phase.ENDED)
+
+    @precondition(lambda self: self.transfers and self.leg.transfer.mode == "bridge")
+    @rule()
+    def the_target_answers(self):
+        self.perform(self.leg.transfer_reached(self.now))
+        assert self.leg.transfer.is_announcing or self.leg.phase is Phase.BRIDGED
+
+    @rule()
+    def the_announcement_was_heard(self):
+        was = self.leg.transfer.is_announcing
+        self.perform(self.leg.announced(self.now))
+        assert not was or self.leg.phase is Phase.BRIDGED
 
     def mode_of_last(self):
         return self.leg.transfer.mode

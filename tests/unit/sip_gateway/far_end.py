@@ -176,11 +176,11 @@ class FarEnd(asyncio.DatagramProtocol):
             except BlockingIOError:
                 return got
 
-    async def speak(self, call: IncomingCall | str, pcm: bytes, law: Law = Law.PCMU) -> None:
+    async def speak(self, call: IncomingCall | str, pcm: bytes, law: Law = Law.PCMU, *, first: int = 0) -> None:
         sock = self.rtp[_dialog(call)]
-        for number in range(len(pcm) // 320):
-            payload = law.encode(pcm[320 * number : 320 * (number + 1)])
-            packet = RtpPacket(law.payload_type, number, number * 160, 7, payload, number == 0)
+        for number in range(first, first + len(pcm) // 320):
+            payload = law.encode(pcm[320 * (number - first) : 320 * (number - first + 1)])
+            packet = RtpPacket(law.payload_type, number, number * 160, 7, payload, number == first)
             sock.sendto(packet.serialize(), self.gateway_rtp)
             await asyncio.sleep(0.02)
 

@@ -8,9 +8,10 @@ import pytest
 from libs.audio.compare import best_correlation
 from libs.audio.g711 import Law
 from libs.audio.tone import tone
-from libs.contracts.commands import Hold, SendDtmf, Transfer
+from libs.contracts.commands import Hold, SayNow, SendDtmf, Transfer
 from libs.contracts.events import CallEnded, CallHeld, CallTransfer
 from libs.contracts.termination import Reason
+from libs.contracts.wire import agent_command_decoder
 from libs.sip.events import Answered, Ended, SessionChanged, TransferRequested
 from libs.sip.sdp import Direction
 from tests.unit.sip_gateway.conftest import world
@@ -205,6 +206,95 @@ async def test_a_caller_who_leaves_while_the_target_rings_ends_both(server):
         assert states(here)[-1] == "failed"
 
 
+async def announcing(here, **wanted):
+    """A transfer whose target has answered, and what the session is to say to it."""
+    assert (await command(here, Transfer(target=TARGET, announcement="Frau Weber ist am Apparat.", **wanted))).ok
+    decoder = agent_command_decoder()
+    async with asyncio.timeout(5):
+        while not isinstance(said := decoder.decode(await here.worker_.told.get()), SayNow):
+            pass
+    return said.text
+
+
+async def agent_speaks(here, pcm: bytes, *, ends=True, first=0) -> None:
+    """As the session does, frame by frame; the last one is marked."""
+    frames = len(pcm) // 320
+    for number in range(frames):
+        piece = pcm[320 * number : 320 * (number + 1)]
+        here.worker_.says(here.offer_, first + number, piece, end=ends and number == frames - 1)
+        await asyncio.sleep(0.018)
+
+
+def heard(far, call, law=Law.PCMU) -> bytes:
+    return b"".join(law.decode(p.payload) for p in far.packets(call) if p.payload_type == law.payload_type)
+
+
+async def test_the_target_hears_the_announcement_the_caller_does_not_then_both_hear_each_other(server):
+    async with talking(server, script=answering) as (here, caller, provider):
+        assert await announcing(here) == "Frau Weber ist am Apparat."  # `auto` means a bridge then
+        target = await provider.call()
+        here.worker_.frames.clear()
+        for far, call in ((caller, here.dialog), (provider, target)):
+            far.packets(call)
+        words = tone(520, 600, 8000)
+        await asyncio.gather(
+            agent_speaks(here, words), caller.speak(here.dialog, VOICE), provider.speak(target, OTHER, Law.PCMA)
+        )
+        assert states(here)[-1] != "done"
+        await here.until(lambda: "done" in states(here))
+        assert {event.mode for event in here.of(CallTransfer)} == {"bridge"}
+        assert (await here.worker_.releases.get()).reason is Reason.TRANSFERRED
+        to_caller = heard(caller, here.dialog)
+        assert best_correlation(words[:3200], heard(provider, target, Law.PCMA))[0] > 0.95
+        assert len(to_caller) > 8000
+        assert max(best_correlation(pcm[:3200], to_caller)[0] for pcm in (words, OTHER)) < 0.5
+        assert heard_by_agent(here).strip(b"\0") == b""
+        again = {"first": len(VOICE) // 320}
+        await asyncio.gather(
+            caller.speak(here.dialog, VOICE, **again), provider.speak(target, OTHER, Law.PCMA, **again)
+        )
+        await asyncio.sleep(0.15)
+        assert best_correlation(VOICE[:1600], heard(provider, target, Law.PCMA))[0] > 0.95
+        assert best_correlation(OTHER[:1600], heard(caller, here.dialog))[0] > 0.95
+
+
+async def test_what_the_agent_still_tells_the_caller_comes_before_the_announcement(server):
+    async with talking(server, script=answering) as (here, caller, provider):
+        words = tone(520, 400, 8000)
+        speaking = asyncio.ensure_future(agent_speaks(here, words))
+        await here.until(lambda: next(iter(here.legs._calls.values())).audio.playout.is_talking)
+        await announcing(here)
+        await speaking
+        assert best_correlation(words[:1600], heard(caller, here.dialog))[0] > 0.95
+        assert best_correlation(words[:1600], heard(provider, await provider.call(), Law.PCMA))[0] < 0.5
+
+
+async def test_a_target_that_hangs_up_during_the_announcement_returns_the_caller_to_the_agent(server):
+    async with talking(server, script=answering) as (here, caller, provider):
+        await announcing(here)
+        target = await provider.call()
+        provider.bye(target)
+        failed = await here.event(CallTransfer, 3)
+        assert (failed.state, failed.detail) == ("failed", "the target hung up before it was joined")
+        await caller.speak(here.dialog, VOICE)
+        await here.until(lambda: best_correlation(VOICE[:1600], heard_by_agent(here))[0] > 0.98)
+        caller.packets(here.dialog)
+        await agent_speaks(here, OTHER)
+        await asyncio.sleep(0.1)
+        assert best_correlation(OTHER[:1600], heard(caller, here.dialog))[0] > 0.95
+        assert here.of(CallEnded) == []
+
+
+async def test_a_caller_who_leaves_during_the_announcement_ends_both(server):
+    async with talking(server, script=answering) as (here, caller, provider):
+        await announcing(here)
+        caller.act(caller.agent.bye(here.dialog, caller.loop.time()))
+        await provider.event(Ended)
+        assert (await here.event(CallEnded)).termination.reason is Reason.CALLER_HUNG_UP
+        assert states(here)[-1] == "failed"
+        assert here.gateway.exchange.owners == {}
+
+
 # -- refused with a sentence --------------------------------------------------------------------------------------
 
 
@@ -214,8 +304,7 @@ async def test_a_caller_who_leaves_while_the_target_rings_ends_both(server):
         (Transfer(target="+4990012345"), "special-rate"),
         (Transfer(target="+12125550100", mode="bridge"), "allowed are"),
         (Transfer(target="Hans"), "not a telephone number"),
-        (Transfer(target=TARGET, announcement="Gleich."), "announce"),
-        (Transfer(target=TARGET, mode="bridge", announcement="Gleich."), "announce"),
+        (Transfer(target=TARGET, mode="refer", announcement="Gleich."), "announces nothing"),
     ],
 )
 async def test_what_cannot_be_done_is_refused_with_a_sentence(server, wanted, word):
