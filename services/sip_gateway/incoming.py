@@ -160,6 +160,8 @@ class Incoming:
         self, local: Local, event: sip.IncomingCall, trunk: TrunkConfig, refused: Refused, fallback: Fallback
     ) -> bool:
         """The route's message for a call without a leg; False when there is no way to play it."""
+        if not self._exchange.may_announce:
+            return False
         try:
             call = self._entrance(local, event, trunk, refused.org, refused.call)
         except Refusal:

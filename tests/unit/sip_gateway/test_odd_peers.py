@@ -1,11 +1,13 @@
 """Peers that do what RFC 3261 allows and few do, or what it forbids: the call and its record are right all the same."""
 
 import asyncio
+import base64
 from contextlib import asynccontextmanager
 
 import pytest
 
 from libs.contracts.commands import Transfer
+from libs.contracts.config import Fallback
 from libs.contracts.events import CallAnswered, CallEnded, CallOffered, CallRinging
 from libs.contracts.termination import Reason
 from tests.unit.sip_gateway.conftest import AGENT, ROUTE, world
@@ -99,3 +101,41 @@ async def test_keys_by_info_reach_the_bridged_target(server):
             await asyncio.sleep(0.4)  # the key's packets
             keys = {p.payload[0] for p in target.packets(target.calls[0]) if p.payload_type == 101}
             assert keys == {5}
+
+
+# -- one call and all the others ---------------------------------------------------------------------------------
+
+
+async def test_a_crowd_that_no_agent_takes_is_not_announced_to_without_end(server, monkeypatch):
+    monkeypatch.setattr("services.sip_gateway.exchange.MAX_ANNOUNCING", 2)
+    fallback = Fallback(kind="message", message_ulaw_b64=base64.b64encode(b"\xff" * 8000).decode())
+    async with called(server, ROUTE.model_copy(update={"fallback": fallback}), max_calls=1) as (_, caller):
+        for number in range(5):  # one has the agent, two hear the message
+            caller.invite(f"call-{number}")
+            await caller.message("SIP/2.0 ", 3 * number)
+        await caller.message("SIP/2.0 503", 1)
+        assert sum(text.startswith("SIP/2.0 200") for text in caller.got) == 3
+
+
+async def test_a_defect_at_the_end_of_one_call_ends_no_other(server, monkeypatch):
+    async with called(server) as (here, caller):
+        caller.invite("bad")
+        caller.invite("good")
+        await here.event(CallAnswered, 2)
+
+        plain = here.gateway.exchange.close_rtp
+
+        def broken(*args) -> None:
+            plain(*args)
+            raise ValueError("a defect")
+
+        monkeypatch.setattr(here.gateway.exchange, "close_rtp", broken)
+        ok = next(text for text in caller.got if text.startswith("SIP/2.0 200") and header(text, "Call-ID") == "bad")
+        tag = header(ok, "To").partition(";tag=")[2]
+        caller.request("1 ACK", "bad", to_tag=tag)
+        caller.request("2 BYE", "bad", to_tag=tag)
+        await here.event(CallEnded)
+        await here.until(lambda: here.gateway.counters["defects"])
+        caller.invite("another")
+        await here.event(CallAnswered, 3)
+        assert len(here.of(CallEnded)) == 1
