@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from prometheus_client import Histogram
 from prometheus_client.core import REGISTRY, CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -33,6 +34,11 @@ def export_counters(name: str, text: str, label: str, read: Callable[[], Values]
 def export_gauges(name: str, text: str, label: str, read: Callable[[], Values]) -> None:
     """Expose a mapping of present values, one sample per key."""
     REGISTRY.register(_Reader(name, text, label, read, counter=False))
+
+
+def histogram(name: str, text: str, buckets: Sequence[float]) -> Histogram:
+    """A distribution, observed where something ends; one per name and process. `buckets` are upper bounds."""
+    return Histogram(name, text, buckets=buckets)
 
 
 def export_gauge(name: str, text: str, read: Callable[[], float]) -> None:

@@ -19,6 +19,7 @@ from libs.audio.tone import waiting_tone
 from libs.call_leg.audio import CallAudio
 from libs.contracts.events import MediaStatistics
 from libs.sip.sdes import SrtpKeys
+from services.sip_gateway.quality import observe
 from services.sip_gateway.rtp_bridge import BridgeQueue, loop_of
 from services.sip_gateway.rtp_format import MediaFormat, RtpStart
 from services.sip_gateway.rtp_inbound import Inbound
@@ -292,10 +293,11 @@ class RtpSession:
             return  # the next report tells the same and more
 
     def finish(self, now: float) -> None:
-        """The call has ended: RTCP BYE, and the bridge is gone."""
+        """The call has ended: RTCP BYE, the bridge is gone, and how the audio was goes into the metrics."""
         self.unbridge()
         if self._rtcp.due_at is not None:
             self._send_rtcp(self._rtcp.goodbye(now))
+        observe(self.statistics())
 
     # -- changes ----------------------------------------------------------------------------------------------
 
