@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import socket
 from typing import NoReturn
@@ -49,8 +50,14 @@ def speech_8k(name: str) -> bytes:
 
 
 def free_udp_ports(count: int, step: int = 2) -> int:
-    """The first of `count` even UDP ports in a row (RTP, RTCP beside it) that are free now."""
-    for first in range(30_000, 60_000, 2 * count):
+    """The first of `count` even UDP ports in a row (RTP, RTCP beside it) that are free now.
+
+    Peers bind them later, when a call comes: two that run at once get ranges of their own because they are drawn, below
+    the ports that the system gives to others.
+    """
+    firsts = list(range(12_000, 32_000, step * count))
+    random.shuffle(firsts)
+    for first in firsts:
         sockets = []
         try:
             for port in range(first, first + count * step):
