@@ -6,7 +6,8 @@ extra (premium, shared-cost, universal access, personal and satellite numbers, a
 that the numbering data does not class); no denied prefix; one of the allowed prefixes. No allowed prefix named
 means the trunk's own country: international fraud goes abroad, and an agent that serves one country never needs it.
 Prefixes are written as `+49` or `+4930`; `+` alone is the whole world; one without plus (`2`) lets extensions of a PBX
-through as they are.
+through as they are, unless a denied prefix without plus names them, or what the PBX would put through to the public
+network with them is an emergency number or costs extra.
 
 Then the attempt is counted: at most `attempts_per_hour` in any 60 minutes, for this trunk and this gateway process.
 """
@@ -40,7 +41,11 @@ SPECIAL = {  # country code -> beginnings of national numbers that cost extra
 }
 GLOBAL_SERVICES = (870, 878, 881, 882, 883, 888, 979)  # satellites and shared codes (ITU-T E.164, annex)
 
+LONGEST_EXTENSION = 6  # digits; what is longer may be a number of the public network
+OUTSIDE_LINE = "0"
+
 _NUMBER = re.compile(r"\+?[0-9]{2,20}")
+_DIGITS = re.compile(r"\+?[0-9]+")
 _SEPARATORS = re.compile(r"[().\-\s/]")
 _SIP_URI = re.compile(r"sips?:([A-Za-z0-9_.!~*'+-]{1,64})@([A-Za-z0-9.-]{1,120}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?")
 
@@ -63,6 +68,7 @@ class OutboundRules:
     country: str = "DE"
     allow_sip_uris: bool = False
     allow_costly: bool = False
+    organisation: str | None = None  # who may call through it; None: every one
 
 
 class OutboundFence:
@@ -89,7 +95,7 @@ class OutboundFence:
         if phonenumbers.connects_to_emergency_number(digits, self.rules.country):
             raise _forbidden(f"{digits} is an emergency number; agents never call those")
         if not digits.startswith("+") and self._is_extension(digits):
-            return digits
+            return self._extension(digits)
         return self._e164(to, digits)
 
     def attempt(self, now: float) -> None:
@@ -113,13 +119,33 @@ class OutboundFence:
         prefixes = tuple(prefix for prefix in self.rules.allowed_prefixes if prefix and not prefix.startswith("+"))
         return digits.startswith(prefixes) if prefixes else False
 
+    def _extension(self, digits: str) -> str:
+        """An extension as it is, unless the PBX would put it through to what this trunk does not call."""
+        rules = self.rules
+        if denied := next((prefix for prefix in rules.denied_prefixes if prefix and digits.startswith(prefix)), None):
+            raise _denied(digits, denied)
+        for dialled in _readings(digits):
+            if phonenumbers.connects_to_emergency_number(dialled, rules.country):
+                raise _forbidden(f"{digits} is an emergency number; agents never call those")
+            try:
+                number = phonenumbers.parse(dialled, rules.country)
+            except phonenumbers.NumberParseException:
+                continue
+            is_short = len(dialled) <= LONGEST_EXTENSION and not dialled.startswith("0")
+            if is_short and not phonenumbers.is_valid_short_number_for_region(number, rules.country):
+                continue  # 1190: of the PBX and of nobody else
+            costly = _costly(number, number.country_code or 0, str(number.national_number))
+            if costly and not rules.allow_costly:
+                raise _forbidden(f"{digits} is {costly}; this trunk does not call those")
+        return digits
+
     def _uri(self, text: str) -> str:
         if not self.rules.allow_sip_uris:
             raise _forbidden("SIP URIs may not be called over this trunk: name a telephone number")
         found = _SIP_URI.fullmatch(text)
         if found is None:
             raise _invalid(text, "a SIP URI is written as sip:user@host")
-        if _NUMBER.fullmatch(_SEPARATORS.sub("", found[1])):  # a number in URI's clothes is a number
+        if _DIGITS.fullmatch(_SEPARATORS.sub("", found[1])):  # a number in URI's clothes is a number
             self.number(found[1])
         return text
 
@@ -140,7 +166,7 @@ class OutboundFence:
         if not costly and not phonenumbers.is_valid_number(number):
             raise _invalid(to, "no such number is assigned; check its digits")
         if denied := next((prefix for prefix in rules.denied_prefixes if e164.startswith(prefix)), None):
-            raise _forbidden(f"{e164} begins with {denied}, which this trunk may not call")
+            raise _denied(e164, denied)
         if not self._is_allowed(number, e164):
             allowed = ", ".join(rules.allowed_prefixes) or f"numbers of {rules.country}"
             raise _forbidden(f"{e164} may not be called over this trunk; allowed are: {allowed}")
@@ -155,6 +181,14 @@ class OutboundFence:
         return number.country_code == own_code and region in (rules.country, None)
 
 
+def _readings(digits: str) -> tuple[str, ...]:
+    """What a PBX may dial for an extension: all its digits, or those after the one that asks for an outside line."""
+    after = digits[1:]
+    if digits.startswith(OUTSIDE_LINE) or (len(digits) > LONGEST_EXTENSION + 2 and after.startswith(("0", "1"))):
+        return digits, after
+    return (digits,)
+
+
 def _costly(number: phonenumbers.PhoneNumber, code: int, national: str) -> str:
     if code in GLOBAL_SERVICES:
         return "a satellite or international service number"
@@ -165,6 +199,10 @@ def _costly(number: phonenumbers.PhoneNumber, code: int, national: str) -> str:
 
 def _invalid(to: str, advice: str) -> NotAllowedError:
     return NotAllowedError(Reason.NUMBER_INVALID, f"'{printable(to)}' is not a telephone number: {advice}")
+
+
+def _denied(number: str, prefix: str) -> NotAllowedError:
+    return _forbidden(f"{number} begins with {prefix}, which this trunk may not call")
 
 
 def _forbidden(sentence: str) -> NotAllowedError:

@@ -85,6 +85,37 @@ def test_extensions_of_a_pbx_are_named_without_plus():
     assert refusal("+493012345678", allowed_prefixes=("2",))[0] is Reason.NUMBER_NOT_ALLOWED
 
 
+def test_a_denied_prefix_without_plus_holds_for_extensions():
+    rules = {"allowed_prefixes": ("2",), "denied_prefixes": ("29",)}
+    assert OutboundFence(OutboundRules(**rules)).number("289") == "289"
+    assert refusal("290", **rules) == (
+        Reason.NUMBER_NOT_ALLOWED,
+        "290 begins with 29, which this trunk may not call",
+    )
+
+
+@pytest.mark.parametrize(
+    "through_a_pbx",
+    ["0900 1234567", "0 0900 1234567", "001 900 555 1234", "0 001 900 555 1234", "0110", "0112", "11833", "011833",
+     "9 001 900 555 1234", "0137 1234567"],
+)  # fmt: skip
+def test_an_extension_prefix_opens_no_way_to_emergency_or_costly_numbers(through_a_pbx):
+    reason, sentence = refusal(through_a_pbx, allowed_prefixes=("0", "1", "9"))
+    assert reason is Reason.NUMBER_NOT_ALLOWED
+    assert "emergency" in sentence or "this trunk does not call those" in sentence
+
+
+@pytest.mark.parametrize("extension", ["22", "1190", "12345", "2110", "9112", "20", "2001234", "0 030 12345678"])
+def test_an_extension_that_only_looks_like_one_of_those_goes_through(extension):
+    digits = extension.replace(" ", "")
+    assert OutboundFence(OutboundRules(allowed_prefixes=("0", "1", "2", "9"))).number(extension) == digits
+
+
+def test_digits_that_a_network_would_cut_off_hide_no_number_in_a_sip_uri():
+    reason, _ = refusal("sip:+499001234567000000000000@example.com", allow_sip_uris=True)
+    assert reason is Reason.NUMBER_INVALID
+
+
 def test_sip_uris_need_permission_and_hide_no_number():
     assert refusal("sip:anna@example.com")[0] is Reason.NUMBER_NOT_ALLOWED
     fence = OutboundFence(OutboundRules(allow_sip_uris=True))
