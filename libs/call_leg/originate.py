@@ -132,7 +132,7 @@ class Originations:
         refusal = self._legs.refusal()
         if refusal is not None:
             raise NotAllowedError(refusal.reason, refusal.detail)
-        trunk, number = self._way(request)
+        trunk, number = self._way(org, request)
         return Placement(request, org, agent, trunk, number)
 
     def _agent(self, org: str, request: Originate) -> AgentConfig:
@@ -155,17 +155,19 @@ class Originations:
             raise NotAllowedError(Reason.UNKNOWN_AGENT, sentence)
         return agent
 
-    def _way(self, request: Originate) -> tuple[str, str]:
+    def _way(self, org: str, request: Originate) -> tuple[str, str]:
         """The trunk that places the call, and what it dials. Its attempt is counted."""
-        fences = self._fences()
+        fences = {
+            name: fence for name, fence in self._fences().items() if fence.rules.organisation in (None, org)
+        }  # another organisation's is none: neither its name nor its attempts of this hour are ours
         if request.trunk is not None:
             if request.trunk not in fences:
                 known = ", ".join(fences) or "none"
-                raise NotAllowedError(
-                    Reason.TRUNK_FAILED, f"there is no trunk '{request.trunk}' here; there are: {known}"
-                )
+                sentence = f"no trunk '{request.trunk}' can place calls now; there are: {known}"
+                raise NotAllowedError(Reason.TRUNK_FAILED, sentence)
             fences = {request.trunk: fences[request.trunk]}
-        objection = NotAllowedError(Reason.TRUNK_FAILED, "this gateway has no trunk that can place calls now")
+        sentence = f"this gateway has no trunk that can place calls of organisation {org} now"
+        objection = NotAllowedError(Reason.TRUNK_FAILED, sentence)
         now = asyncio.get_running_loop().time()
         for trunk, fence in fences.items():
             try:

@@ -94,11 +94,13 @@ def wrong_settings(error: ValidationError | SettingsError | UnicodeDecodeError) 
         return [f".env is not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}"]
     if isinstance(error, SettingsError):
         return [str(error)]
-    return [_wrong(detail) for detail in error.errors(include_url=False)]
+    return [line for detail in error.errors(include_url=False) for line in _wrong(detail).splitlines()]
 
 
 def _wrong(detail: ErrorDetails) -> str:
-    variable = str(detail["loc"][0]).upper() if detail["loc"] else "settings"
+    if not detail["loc"]:  # of several settings together, or of a file that one names: the sentence says which
+        return detail["msg"].removeprefix("Value error, ")
+    variable = str(detail["loc"][0]).upper()
     if detail["type"] == "missing":
         return f"{variable} is not set"
     if detail["type"] == "literal_error":

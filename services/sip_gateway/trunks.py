@@ -165,7 +165,7 @@ class TrunkConfig(BaseModel):
     @property
     def rules(self) -> OutboundRules:
         """The trunk's fence."""
-        return OutboundRules(**self.outbound.model_dump(), country=self.country)
+        return OutboundRules(**self.outbound.model_dump(), country=self.country, organisation=self.organisation)
 
     @property
     def domain(self) -> str:
@@ -268,8 +268,12 @@ def read_trunks(path: Path, environment: Mapping[str, str]) -> tuple[TrunkConfig
     try:
         text = path.read_text(encoding="utf-8")
         document = yaml.load(text, yaml.BaseLoader)  # scalars stay text: +4930… is no number, `off` no boolean
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise TrunksError(f"{path}: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise TrunksError(f"SIP_TRUNKS_FILE: {path} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise TrunksError(f"SIP_TRUNKS_FILE: {path} is not UTF-8 text") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise TrunksError(f"SIP_TRUNKS_FILE: {path}{_not_yaml(error)}") from None
     listed = document.get("trunks") if isinstance(document, dict) else None
     if not isinstance(listed, list):
         raise TrunksError(f"{path}: a list under the name 'trunks' is expected")
@@ -282,6 +286,12 @@ def read_trunks(path: Path, environment: Mapping[str, str]) -> tuple[TrunkConfig
     if problems:
         raise TrunksError("\n".join(problems))
     return tuple(trunks)
+
+
+def _not_yaml(error: Exception) -> str:
+    """Where the parser stopped, and why, without the lines that it quotes: a secret may stand in them."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    return f"{f':{mark.line + 1}' if mark else ''} is not YAML: {problem or 'nested too deep'}"
 
 
 def _trunk(entry: object, number: int, folder: Path, environment: Mapping[str, str]) -> TrunkConfig:

@@ -168,3 +168,15 @@ async def test_a_defect_refuses_one_request(bench):
     assert (await bench.ask()).reason is Reason.INTERNAL_ERROR
     bench.originations._place = bench.place
     assert (await bench.ask()).ok
+
+
+async def test_a_trunk_of_another_organisation_is_passed_over_and_keeps_its_attempts(gateway):
+    theirs = OutboundFence(OutboundRules(organisation="acme", attempts_per_hour=1))
+    bench = Bench(gateway, {"theirs": theirs, "ours": OutboundFence(OutboundRules(organisation="default"))})
+    assert (await bench.ask()).ok
+    assert bench.placed[0].trunk == "ours"
+    theirs.attempt(0.0)  # it was not counted there
+    refused = await bench.ask(trunk="theirs")
+    assert (refused.reason, refused.error) == (
+        Reason.TRUNK_FAILED, "no trunk 'theirs' can place calls now; there are: ours"
+    )  # fmt: skip

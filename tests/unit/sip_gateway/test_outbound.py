@@ -260,8 +260,8 @@ async def test_a_trunk_of_another_organisation_is_not_used(server, tmp_path):
         async with world(server, sip_trunks_file=file) as here:
             await here.until(lambda: all(trunk.is_usable for trunk in here.gateway.trunks))
             reply = await originate(here)
-            assert reply.reason is Reason.NUMBER_NOT_ALLOWED
-            assert "organisation other" in reply.error
+            assert reply.reason is Reason.TRUNK_FAILED
+            assert "no trunk that can place calls of organisation default" in reply.error
 
 
 # -- several servers, several trunks --------------------------------------------------------------------------

@@ -69,7 +69,7 @@ def test_a_file_gives_its_trunks_and_secrets_come_from_elsewhere(file):
         ("name: pbx", "name: p b x", "trunk 'p b x': name: "),
         ("    sources: [192.168.10.7/24, 2001:db8::/32]\n    challenge: yes\n", "", "trunk 'pbx': server or sources"),
         ("trunks:", "trunk:", "a list under the name 'trunks' is expected"),
-        ("trunks:", "trunks: [", "trunks.yaml: while parsing"),
+        ("trunks:", "trunks: [", "trunks.yaml:3 is not YAML: expected the node content"),
     ],
 )
 def test_a_mistake_is_named_with_trunk_and_field(file, old, new, sentence):
@@ -77,6 +77,17 @@ def test_a_mistake_is_named_with_trunk_and_field(file, old, new, sentence):
     with pytest.raises(TrunksError) as caught:
         read_trunks(file, {"PROVIDER_PASSWORD": "s3cret"})
     assert sentence in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read_is_named_once_and_nothing_of_it_is_quoted(tmp_path):
+    missing, broken = tmp_path / "missing.yaml", tmp_path / "broken.yaml"
+    broken.write_text("trunks:\n  - {password: s3cret\n")
+    with pytest.raises(TrunksError) as none:
+        read_trunks(missing, {})
+    with pytest.raises(TrunksError) as cut:
+        read_trunks(broken, {})
+    assert str(none.value) == f"SIP_TRUNKS_FILE: {missing} cannot be read: No such file or directory"
+    assert str(cut.value) == f"SIP_TRUNKS_FILE: {broken}:3 is not YAML: expected ',' or '}}', but got '<stream end>'"
 
 
 def test_all_mistakes_are_told_at_once(file):
