@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 log = get_logger()
 
+KEYS_PER_S, KEYS_AT_ONCE = 10.0, 32.0  # faster than anybody presses; each one is an event on record
 MEDIA_TIMEOUT_S = 30.0  # a muted page sends silence; one that sends nothing is stuck
 
 
@@ -55,6 +56,7 @@ class BrowserCall:
         self.message_pcm = b""
         self._answered = False
         self._heard_at = 0.0
+        self._keys_allowed, self._pressed_at = KEYS_AT_ONCE, self._loop.time()
         self.page = PageStatistics(type="statistics")
 
     # -- the leg's verbs -----------------------------------------------------------------------------------
@@ -171,12 +173,22 @@ class BrowserCall:
                 self.page = message
             case MutePressed():
                 self._connection.stream.muted = message.muted
-            case KeyPressed() if self.shell is not None:
+            case KeyPressed() if self.shell is not None and self._may_press():
                 self.shell.dtmf(message.digit)
             case HandBackPressed() | TransferPressed():
                 self._connection.send(NotDone(what=message.type, error="only an operator who took a call over can"))
             case Hello() | HangUpPressed() | KeyPressed():
                 pass  # Hello came before; hanging up is the reader's business
+
+    def _may_press(self) -> bool:
+        now = self._loop.time()
+        refilled = self._keys_allowed + KEYS_PER_S * (now - self._pressed_at)
+        self._keys_allowed, self._pressed_at = min(KEYS_AT_ONCE, refilled), now
+        if self._keys_allowed < 1:
+            self._connection.counters["keys_dropped"] += 1
+            return False
+        self._keys_allowed -= 1
+        return True
 
     def counted(self) -> Counter[str]:
         """For the metrics of ended calls."""

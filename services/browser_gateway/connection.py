@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
+from collections.abc import Callable
 from contextlib import suppress
 
 from aiohttp import WSCloseCode, WSMsgType, web
@@ -14,15 +15,17 @@ from services.browser_gateway.page_stream import PageStream
 MAX_AUDIO = 25  # half a second; beyond it the oldest goes
 MAX_TEXT = 200  # a page that does not read what it is told is not there
 FINISH_S = 2.0
+CUT_AFTER_S = 3.0  # a page that does not read would hold a polite close, and its call, for ever
 
 NOT_UNDERSTOOD, NOT_ACCEPTED, NO_HELLO, REFUSED = 4400, 4401, 4408, 4409  # RFC 6455 §7.4.2: private use
 
 
 class Connection:
-    """`write()` is a task; `send` and `send_audio` return at once."""
+    """`write()` is a task; `send` and `send_audio` return at once. `abort` cuts the connection below the WebSocket."""
 
-    def __init__(self, socket: web.WebSocketResponse) -> None:
+    def __init__(self, socket: web.WebSocketResponse, abort: Callable[[], None]) -> None:
         self._socket = socket
+        self._abort = abort
         self._text: deque[str] = deque()
         self._audio: deque[bytes] = deque(maxlen=MAX_AUDIO)
         self._wanted = asyncio.Event()
@@ -75,7 +78,14 @@ class Connection:
                 while self._text and not self._socket.closed:
                     self._written.clear()
                     await self._written.wait()
-        await close(self._socket, code, reason)
+        await self.close(code, reason)
+
+    async def close(self, code: int, reason: str) -> None:
+        """Close with a reason; RFC 6455 §5.5.1 leaves 123 bytes for it."""
+        asyncio.get_running_loop().call_later(CUT_AFTER_S, self._abort)
+        with suppress(ConnectionError):
+            message = reason.encode()[:123].decode(errors="ignore").encode()
+            await self._socket.close(code=code, message=message)
 
     # -- in ------------------------------------------------------------------------------------------------
 
@@ -95,7 +105,7 @@ class Connection:
                 self.close_code = self._socket.close_code
                 return None
             if self.stream.is_hopeless:
-                await close(self._socket, NOT_UNDERSTOOD, "not understood")
+                await self.close(NOT_UNDERSTOOD, "not understood")
                 self.close_code = NOT_UNDERSTOOD
                 return None
 
@@ -103,12 +113,6 @@ class Connection:
         """Read and forget, so that pings are answered and the page's leaving is seen, while nobody listens to it."""
         while await self.receive() is not None:
             pass
-
-
-async def close(socket: web.WebSocketResponse, code: int, reason: str) -> None:
-    """Close with a reason; RFC 6455 §5.5.1 leaves 123 bytes for it."""
-    with suppress(ConnectionError):
-        await socket.close(code=code, message=reason.encode()[:123].decode(errors="ignore").encode())
 
 
 LEFT = (WSCloseCode.OK, WSCloseCode.GOING_AWAY)  # the person closed the page or left it

@@ -141,18 +141,18 @@ class BrowserGateway:
                       fallback=route.fallback, state=STATE, needs_person=route.answer == "manual",
                       person_timeout_s=route.person_timeout_s,
                       answer_delay_s=route.answer_delay_ms / 1000)  # fmt: skip
+        feed = TranscriptFeed(self._bus, connection, new.org, new.call)
+        await feed.start()  # before there is a leg, which would outlive a failure here
         call = BrowserCall(connection, new.org, self._legs.gw, new.call, self._bus.send_frame)
         shell = call.shell = self._legs.open(new, call)
         self.counters["calls"] += 1
         log.info("call offered", call=new.call, caller=new.caller, callee=new.callee, agent=new.agent.name)
         connection.send(Ringing(call=new.call))
-        feed = TranscriptFeed(self._bus, connection, new.org, new.call)
         self.ticker.add(call)
         try:
             async with asyncio.TaskGroup() as tasks:
                 writing = tasks.create_task(connection.write())
                 reading = tasks.create_task(self._listen_to_page(connection, call))
-                await feed.start()
                 await self._legs.serve(shell)
                 termination = shell.leg.termination
                 if call.message_pcm and not reading.done():
@@ -213,7 +213,7 @@ class BrowserGateway:
                 await connection.finish(REFUSED, Reason.AT_CAPACITY)
                 writing.cancel()
             return
-        taken = TakenCall(self._bus, connection, grant.org, grant.call, new_process_id("op"))
+        taken = TakenCall(self._bus, connection, grant.org, grant.call, new_process_id("op"), self._is_sound)
         self.taken.add(taken)
         feed = TranscriptFeed(self._bus, connection, grant.org, grant.call)
         try:
@@ -230,6 +230,9 @@ class BrowserGateway:
             await taken.close()
             await feed.stop()
 
+    def _is_sound(self) -> bool:
+        return self._legs.roster.is_sound(asyncio.get_running_loop().time())
+
     async def _take_over(
         self, connection: Connection, taken: TakenCall, feed: TranscriptFeed, tasks: asyncio.TaskGroup
     ) -> tuple[Ended, int]:
@@ -244,8 +247,10 @@ class BrowserGateway:
         await feed.start()
         self.ticker.add(taken)
         reading = tasks.create_task(self._listen_to_operator(connection, taken))
+        obeying = tasks.create_task(taken.obey())
         either: list[asyncio.Future[Any]] = [reading, taken.ended]
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        obeying.cancel()
         if not taken.ended.done():  # the page is gone: the caller must not sit in silence
             await taken.give_back()
         reading.cancel()
@@ -257,10 +262,8 @@ class BrowserGateway:
         while (received := await connection.receive()) is not None:
             if isinstance(received, list):
                 taken.heard(received)
-            elif isinstance(received, HangUpPressed):
-                await taken.hang_up()
             else:
-                await taken.told(received)
+                taken.told(received)
 
     async def give_everything_back(self) -> None:
         """Drain: every call that a person holds here goes to an agent; its page hears of it by the release."""

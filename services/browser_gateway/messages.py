@@ -8,6 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from libs.contracts.termination import Termination
 
+# Counters and positions of the bus stay below 2**53, and what a page counts goes into records and metrics.
+Count = Annotated[int, Field(ge=0, lt=1 << 31)]
+Position = Annotated[int, Field(ge=0, lt=1 << 53)]
+
 
 class _FromPage(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -44,17 +48,17 @@ class PageFlushed(_FromPage):
     """The answer to `flush`: the page dropped what it held and stopped at `position`."""
 
     type: Literal["flushed"]
-    generation: int = Field(ge=0)
-    position: int = Field(ge=0)
+    generation: Position
+    position: Position
 
 
 class PageStatistics(_FromPage):
     """The page's counters since the connection began, once in a few seconds."""
 
     type: Literal["statistics"]
-    underruns: int = Field(0, ge=0)
-    trimmed: int = Field(0, ge=0)
-    unsent: int = Field(0, ge=0)
+    underruns: Count = 0
+    trimmed: Count = 0
+    unsent: Count = 0
     buffered_ms: float = Field(0, ge=0, le=1e6)
 
 

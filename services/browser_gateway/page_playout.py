@@ -113,7 +113,13 @@ class PagePlayout(Playout):
         return position
 
     def page_played(self, position: int) -> None:
-        """The page's word: it has played all samples before `position`, or thrown them away."""
+        """The page's word: it has played all samples before `position`, or thrown them away.
+
+        Its word is taken for what it was sent; whoever claims to have heard more has said nothing.
+        """
+        if position > self.sent:
+            self.counters["position_ahead"] += 1
+            return
         while self._in_page:
             frame = self._in_page[0]
             got = min(frame.samples, position - frame.position)

@@ -29,7 +29,7 @@ LIMIT = 1 << 53  # as for all integers of the bus
 
 
 class PageStream:
-    """`position` is where the page's playback stands; `muted` makes its frames silence."""
+    """`position` is where the page says that its playback stands; `muted` makes its frames silence."""
 
     def __init__(self) -> None:
         self.position = 0
@@ -45,7 +45,7 @@ class PageStream:
             return []
         (position,) = HEADER.unpack_from(data)
         if position < LIMIT:
-            self.position = max(self.position, position)
+            self.position = position  # the playout queue judges it
         self.counters["received"] += 1
         if size == FRAME_BYTES and not self._rest:
             return [bytes(FRAME_BYTES) if self.muted else data[HEADER.size :]]

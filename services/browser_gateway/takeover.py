@@ -8,6 +8,7 @@ goes, `hand_over` gives the call back to an agent; when this process dies, its h
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import nats.errors
 from nats.aio.msg import Msg
@@ -15,6 +16,7 @@ from nats.aio.subscription import Subscription
 from pydantic import ValidationError
 
 from libs.audio.resample import Resampler
+from libs.call_leg.uplink import Uplink
 from libs.contracts import subjects
 from libs.contracts.commands import Command, CommandReply, HandOver, HangUp, SendDtmf, TakeOver, Transfer
 from libs.contracts.frame import AudioFrame, Codec, FrameError, pack, unpack
@@ -31,6 +33,7 @@ from services.browser_gateway.messages import (
     Flush,
     FromPage,
     HandBackPressed,
+    HangUpPressed,
     KeyPressed,
     MutePressed,
     NotDone,
@@ -48,6 +51,7 @@ COMMAND_TIMEOUT_S = 1.0
 HAND_OVER_ATTEMPTS = 4
 HAND_OVER_PAUSE_S = 0.25
 UPLINK_SILENT_S = 2.0  # R2: whoever gets no `up` for so long does not own the call any more
+PRESSES = 32  # keys and wishes that wait for their turn
 RELEASED = "another has the call now"
 
 
@@ -58,8 +62,11 @@ class TakeOverRefused(Exception):
 class TakenCall:
     """`take()`, then `run()` until the call is over or in other hands; `give_back()` when the page went."""
 
-    def __init__(self, bus: Bus, connection: Connection, org: str, call: str, by: str) -> None:
+    def __init__(
+        self, bus: Bus, connection: Connection, org: str, call: str, by: str, is_sound: Callable[[], bool]
+    ) -> None:
         self._bus = bus
+        self._is_sound = is_sound  # R3: whether a peer's silence is evidence
         self._connection = connection
         self.org, self.call, self.by = org, call, by
         self._loop = asyncio.get_running_loop()
@@ -72,6 +79,9 @@ class TakenCall:
         self._subject = ""
         self._seq = self._timestamp = self._heard = 0
         self._heard_at = self._loop.time()
+        self._clock = Uplink()
+        self._presses: asyncio.Queue[FromPage] = asyncio.Queue(PRESSES)
+        self._released: Release | None = None  # before the answer to `take_over` was read
         self.ended: asyncio.Future[Ended] = self._loop.create_future()
 
     # -- taking and giving back ----------------------------------------------------------------------------
@@ -84,7 +94,8 @@ class TakenCall:
             beat = WorkerHeartbeat(wk=self.by, calls=1, capacity=0, call_list=listed)
             self._bus.send_frame(subject, beat.to_json())
             number += 1
-            if self._epoch >= 0 and self._loop.time() - self._heard_at > UPLINK_SILENT_S:
+            is_silent = self._epoch >= 0 and self._loop.time() - self._heard_at > UPLINK_SILENT_S
+            if is_silent and self._is_sound():
                 self._over(Ended(termination=None, detail="the call's gateway is silent"))
             await asyncio.sleep(BEAT_S)
 
@@ -95,10 +106,9 @@ class TakenCall:
             TakeOverRefused: there is no such call, or its leg says no.
         """
         up = subjects.audio(self.org, subjects.ANY, self.by, self.call, "up")
-        self._subscriptions = [
-            await self._bus.media.subscribe(up, cb=self._on_up),
-            await self._bus.control.subscribe(subjects.release(self.by), cb=self._on_release),
-        ]
+        self._subscriptions.append(await self._bus.media.subscribe(up, cb=self._on_up))
+        release = subjects.release(self.by)
+        self._subscriptions.append(await self._bus.control.subscribe(release, cb=self._on_release))
         await self._bus.subscribed()
         reply = await self._ask(TakeOver(by=self.by))
         if not reply.ok:
@@ -113,8 +123,11 @@ class TakenCall:
         self._to_page = Resampler(self._codec.rate_hz, RATE_HZ)
         self._from_page = Resampler(RATE_HZ, self._codec.rate_hz)
         self._heard_at = self._loop.time()
+        self._clock.start(self._heard_at)
         self._playout.begin_epoch(self._epoch, "continuous")
         log.info("taken over", call=self.call, by=self.by, epoch=self._epoch, rate_hz=self._codec.rate_hz)
+        if self._released is not None:  # somebody else was faster than our reading of the answer
+            self._take_release(self._released)
 
     def answered(self) -> None:
         """Tell the page that it speaks with the caller."""
@@ -178,7 +191,15 @@ class TakenCall:
             release = Release.model_validate_json(msg.data)
         except ValidationError:
             return
-        if release.call == self.call and release.epoch >= self._epoch >= 0:
+        if release.call != self.call:
+            return
+        if self._epoch < 0:
+            self._released = release
+        else:
+            self._take_release(release)
+
+    def _take_release(self, release: Release) -> None:
+        if release.epoch >= self._epoch:
             if release.reason is None:
                 self._over(Ended(termination=None, detail=RELEASED))
             else:
@@ -186,8 +207,9 @@ class TakenCall:
 
     # -- the page ------------------------------------------------------------------------------------------
 
-    def tick(self, _: float) -> None:
+    def tick(self, now: float) -> None:
         """20 ms have passed."""
+        self._clock.due(now)  # what a page that stalled owes is not made up for, and does not come late in a burst
         if self._playout.has_room and (pcm := self._playout.pop()) is not None:
             self._connection.send_audio(downlink(self._playout.hand_over(len(pcm) // 2), pcm))
 
@@ -202,20 +224,38 @@ class TakenCall:
     def heard(self, frames: list[bytes]) -> None:
         """The operator's voice."""
         self._playout.page_played(self._connection.stream.position)
+        now = self._loop.time()
         for pcm in frames:
+            if not self._clock.admit(now):
+                continue
             payload = self._from_page.process(pcm)
             frame = AudioFrame(self._codec.value, 0, self._epoch, self._seq, self._timestamp, payload)
             self._seq += 1
             self._timestamp += len(payload) // 2
             self._bus.send_frame(self._subject, pack(frame))
 
-    async def told(self, message: FromPage) -> None:
-        """What the operator presses."""
+    def told(self, message: FromPage) -> None:
+        """What the operator presses; what the leg has to be asked for waits, so that the voice does not."""
         match message:
             case PageFlushed():
                 self._playout.page_flushed(message.generation, message.position)
             case MutePressed():
                 self._connection.stream.muted = message.muted
+            case KeyPressed() | TransferPressed() | HandBackPressed() | HangUpPressed():
+                try:
+                    self._presses.put_nowait(message)
+                except asyncio.QueueFull:
+                    self._answer(message.type, "too much at once: try again")
+            case _:
+                pass
+
+    async def obey(self) -> None:
+        """Do what is pressed, one after the other, until cancelled."""
+        while True:
+            await self._obey(await self._presses.get())
+
+    async def _obey(self, message: FromPage) -> None:
+        match message:
             case KeyPressed():
                 await self._do(message.type, SendDtmf(epoch=self._epoch, digits=message.digit))
             case TransferPressed():
@@ -223,13 +263,10 @@ class TakenCall:
             case HandBackPressed():
                 objection = await self.give_back()
                 self._answer(message.type, objection)
+            case HangUpPressed():
+                await self._do(message.type, HangUp(epoch=self._epoch))
             case _:
                 pass
-
-    async def hang_up(self) -> None:
-        """End the call for everybody."""
-        reply = await self._ask(HangUp(epoch=self._epoch))
-        self._answer("hang_up", None if reply.ok else reply.error)
 
     async def _do(self, what: str, command: Command) -> None:
         reply = await self._ask(command)

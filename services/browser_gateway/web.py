@@ -14,12 +14,11 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from aiohttp import web
-from pydantic import ValidationError
 
 from libs.contracts.config import DEFAULT_ORG
 from libs.runtime.config_copy import ConfigCopy
 from libs.runtime.log import get_logger
-from services.browser_gateway.connection import NO_HELLO, NOT_ACCEPTED, Connection, close
+from services.browser_gateway.connection import NO_HELLO, NOT_ACCEPTED, Connection
 from services.browser_gateway.gateway import BrowserGateway
 from services.browser_gateway.messages import Hello
 from services.browser_gateway.page_stream import MAX_BINARY_BYTES
@@ -45,7 +44,7 @@ class PageServer:
         self._config = config
         self._runner: web.AppRunner | None = None
         self._strangers = 0
-        self._sockets: set[web.WebSocketResponse] = set()
+        self._connections: set[Connection] = set()
         self.port = settings.browser_listen_port
         self.counters: Counter[str] = Counter()
         html = (PAGE / "index.html").read_text("utf-8")
@@ -81,7 +80,7 @@ class PageServer:
 
     async def stop(self) -> None:
         """Close the pages that are still there, then the listener."""
-        await asyncio.gather(*(close(socket, 1001, "the gateway goes down") for socket in tuple(self._sockets)))
+        await asyncio.gather(*(one.close(1001, "the gateway goes down") for one in tuple(self._connections)))
         if self._runner is not None:
             await self._runner.cleanup()
 
@@ -101,17 +100,21 @@ class PageServer:
             to = body["to"]
             route = self._config.route(to)
             token, _ = self._gateway.tokens.mint_call(route.org if route else DEFAULT_ORG, to, time.time())
-        except (ValueError, KeyError, TypeError, AttributeError, ValidationError):
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):  # JSON of any shape and encoding
             return web.json_response({"error": "'to' names whom to call"}, status=400)
         return web.json_response({"token": token}, headers=self._headers)
 
     def _is_own_page(self, request: web.Request) -> bool:
-        """A loopback peer alone proves little: a proxy here forwards for others, a foreign name may resolve to here."""
+        """A loopback peer alone proves little: a proxy here forwards for others, a foreign name may resolve to here.
+
+        Not every proxy says that it is one: with `BROWSER_PUBLIC_URL` set, whoever comes may come through it.
+        """
         forwarded = any(name.lower().startswith(("forwarded", "x-forwarded", "x-real-ip")) for name in request.headers)
         name = urlsplit(f"//{request.host}").hostname or ""
         origin = request.headers.get("Origin", "")
         return (
-            not forwarded
+            self._settings.browser_public_url is None
+            and not forwarded
             and _is_loopback(request.remote or "")
             and (name == "localhost" or _is_loopback(name))
             and origin == f"http://{request.host}"
@@ -140,17 +143,18 @@ class PageServer:
             self.counters["origin_refused"] += 1
             return web.Response(status=403, text="origin")
         # a full gateway still hears a few more out: a call that it refuses leaves its record, as at every entrance
-        if self._strangers >= STRANGERS or len(self._sockets) >= self._settings.browser_max_calls + STRANGERS:
+        if self._strangers >= STRANGERS or len(self._connections) >= self._settings.browser_max_calls + STRANGERS:
             self.counters["no_room"] += 1
             return web.Response(status=503, headers={"Retry-After": "5"})
         socket = web.WebSocketResponse(
             heartbeat=HEARTBEAT_S, timeout=CLOSE_S, max_msg_size=MAX_BINARY_BYTES, compress=False
         )
         await socket.prepare(request)
-        self._sockets.add(socket)
+        transport = request.transport
+        connection = Connection(socket, lambda: None if transport is None else transport.abort())
+        self._connections.add(connection)
         try:
-            connection = Connection(socket)
-            grant = await self._introduced(connection, socket, kind)
+            grant = await self._introduced(connection, kind)
             if grant is None:
                 pass
             elif kind == "call":
@@ -160,14 +164,12 @@ class PageServer:
         except Exception:  # the top of a page's task: its defect costs no other page anything
             self.counters["defects"] += 1
             log.exception("a page's connection failed")
-            await close(socket, 1011, "a defect in the gateway")
+            await connection.close(1011, "a defect in the gateway")
         finally:
-            self._sockets.discard(socket)
+            self._connections.discard(connection)
         return socket
 
-    async def _introduced(
-        self, connection: Connection, socket: web.WebSocketResponse, kind: Literal["call", "take_over"]
-    ) -> Grant | None:
+    async def _introduced(self, connection: Connection, kind: Literal["call", "take_over"]) -> Grant | None:
         """Wait for hello and its token; None when there is none that counts, and the page was told so."""
         self._strangers += 1
         try:
@@ -175,7 +177,7 @@ class PageServer:
                 hello = await connection.receive()
         except TimeoutError:
             self.counters["no_hello"] += 1
-            await close(socket, NO_HELLO, "no hello")
+            await connection.close(NO_HELLO, "no hello")
             return None
         finally:
             self._strangers -= 1
@@ -185,7 +187,7 @@ class PageServer:
             return self._gateway.tokens.redeem(hello.token, kind, time.time())
         except TokenRefused as refused:
             log.warning("a page was not let in", reason=refused.reason)
-            await close(socket, NOT_ACCEPTED, refused.reason)
+            await connection.close(NOT_ACCEPTED, refused.reason)
             return None
 
 

@@ -343,16 +343,22 @@ function startPage() {
 
   async function changeMicrophone() {
     if (!call || !call.microphone) return;
+    const mine = call;
     try {
       const stream = await openMicrophone();
-      for (const track of call.stream.getTracks()) track.stop();
-      call.source.disconnect();
-      call.stream = stream;
-      call.source = call.context.createMediaStreamSource(stream);
-      call.source.connect(call.microphone);
+      if (call !== mine) return stop(stream);
+      stop(mine.stream);
+      mine.source.disconnect();
+      mine.stream = stream;
+      mine.source = mine.context.createMediaStreamSource(stream);
+      mine.source.connect(mine.microphone);
     } catch (error) {
       complain(error.message);
     }
+  }
+
+  function stop(stream) {
+    for (const track of stream.getTracks()) track.stop();
   }
 
   // -- a call --
@@ -365,14 +371,16 @@ function startPage() {
     window.callbus = mine; // for whoever looks with the developer tools
     enter("connecting");
     try {
-      mine.stream = await openMicrophone();
+      mine.stream = await openMicrophone(); // may ask the person, who may hang up meanwhile
+      if (call !== mine) return release(mine);
       await listDevices(); // labels are known only now
       await openAudio(mine);
-      const token = given ? given.token : await ownToken();
-      if (call !== mine) return;
+      const token = given ? given.token : call === mine && (await ownToken());
+      if (call !== mine) return release(mine);
       connect(mine, given && given.kind === "take_over" ? "/operator" : "/call", token);
     } catch (error) {
       if (call === mine) finish(mine, "idle", "", error.message);
+      else release(mine);
     }
   }
 
@@ -510,11 +518,15 @@ function startPage() {
     }
   }
 
+  function release(mine) {
+    if (mine.stream) stop(mine.stream);
+    if (mine.context && mine.context.state !== "closed") mine.context.close();
+    if (mine.socket) mine.socket.close(1000);
+  }
+
   function finish(mine, next, more, problem = "") {
     call = null;
-    if (mine.stream) for (const track of mine.stream.getTracks()) track.stop();
-    if (mine.context) mine.context.close();
-    if (mine.socket) mine.socket.close(1000);
+    release(mine);
     byId("output").srcObject = null;
     byId("microphone-level").value = byId("speaker-level").value = 0;
     byId("mute").setAttribute("aria-pressed", "false");
