@@ -69,4 +69,5 @@ class Admission:
         self._legs.record_refused(RefusedAttempt(
             org=refused.org, entrance=arrival.entrance, caller=refused.caller, callee=refused.callee,
             route=route.name if route else None, agent=route.agent if route else None, termination=refused.termination,
+            call=refused.call,
         ))  # fmt: skip

@@ -48,6 +48,7 @@ class RefusedAttempt:
     agent: str | None
     termination: Termination
     direction: Literal["inbound", "outbound"] = "inbound"
+    call: str = ""  # its id where it has one already
 
 
 class CallLegs:
@@ -140,7 +141,7 @@ class CallLegs:
 
     def record_refused(self, attempt: RefusedAttempt) -> None:
         """Leave the record of a call that got no leg."""
-        call, now, org = new_call_id(), datetime.now(UTC), attempt.org
+        call, now, org = attempt.call or new_call_id(), datetime.now(UTC), attempt.org
         offered = events.CallOffered(
             event_id=events.event_id(call, SOURCE, 1), org=org, call=call, at=now, entrance=attempt.entrance,
             direction=attempt.direction, gw=self.gw, caller=attempt.caller, callee=attempt.callee,

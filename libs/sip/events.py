@@ -67,6 +67,7 @@ class InviteRefused:
     source: tuple[str, int]
     status: int
     reason: str
+    call_id: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,7 +108,9 @@ class Uas(SessionLayer, Transfers):
         return [Send(data, self._way_back(request.via, source))]
 
     def _refuse_offer(self, request: Request, source: Address, reply: Reply, why: str, now: float) -> list[Action]:
-        refused = InviteRefused(request.uri, request.from_.uri, request.to.uri, source, reply.status, why)
+        refused = InviteRefused(
+            request.uri, request.from_.uri, request.to.uri, source, reply.status, why, request.call_id
+        )
         return [*self._reply(request, source, reply, now), refused]
 
     @property

@@ -65,7 +65,7 @@ class Incoming:
         arrival = self._arrival(event, trunk)
         decided = self._admission.decide(arrival)
         reason = Reason.NO_COMMON_CODEC if event.status == 488 else Reason.MALFORMED_OFFER
-        self._record(arrival, _refused(decided, Termination.of(reason, event.reason)))
+        self._record(arrival, _refused(decided, Termination.of(reason, event.reason)), event.call_id)
 
     def _arrival(self, event: sip.IncomingCall | sip.InviteRefused, trunk: TrunkConfig) -> Arrival:
         table = self._exchange.trunks.table
@@ -87,7 +87,7 @@ class Incoming:
         if waiting.cancelled:
             if isinstance(decided, Admitted):
                 self._admission.release(decided.org, decided.call)
-            self._record(arrival, _refused(decided, Termination.of(Reason.CALLER_CANCELLED)))
+            self._record(arrival, _refused(decided, Termination.of(Reason.CALLER_CANCELLED)), event.call_id)
             return
         self._decided(local, event, arrival, decided)
 
@@ -144,7 +144,7 @@ class Incoming:
     def _refuse(
         self, local: Local, event: sip.IncomingCall, arrival: Arrival, refused: Refused, trunk: TrunkConfig
     ) -> None:
-        self._record(arrival, refused)
+        self._record(arrival, refused, event.call_id)
         fallback = refused.fallback
         reason = refused.termination.reason
         if fallback is not None and reason not in (Reason.DRAINING, Reason.NO_COMMON_CODEC, Reason.MALFORMED_OFFER):
@@ -183,12 +183,15 @@ class Incoming:
         headers = RETRY_AFTER if status == 503 else headers
         self._exchange.tell(local, lambda core, now: core.reject(dialog, status, now, headers=headers))
 
-    def _record(self, arrival: Arrival, refused: Refused) -> None:
-        """Every attempt leaves a record, refused ones included."""
+    def _record(self, arrival: Arrival, refused: Refused, call_id: str) -> None:
+        """Every attempt leaves a record and its SIP messages, refused ones included."""
         why = refused.termination
         self._exchange.counters[f"refused_{why.reason}"] += 1
         log.warning("call refused", caller=refused.caller, callee=refused.callee, reason=why.reason, detail=why.detail)
         self._admission.record(arrival, refused)
+        trace = self._exchange.trace
+        trace.follow(call_id, refused.org, refused.call)
+        trace.forget(refused.call, self._exchange.now)  # our answer and its ACK are still told
 
 
 class _Waiting:

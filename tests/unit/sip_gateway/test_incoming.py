@@ -107,6 +107,7 @@ async def test_more_calls_than_a_source_may_try_get_503_and_no_record(server, fa
         assert here.gateway.transport.counters["invites_over_limit"] >= 2
         await here.event(CallAnswered, 2)
         assert len(here.of(CallOffered)) == 2
+        assert {e.call for e in here.of(SipTraced)} == {e.call for e in here.of(CallOffered)}
 
 
 def test_tokens_come_back_with_time():
@@ -272,6 +273,40 @@ async def test_every_message_of_a_call_is_traced_once(server, phone):
         assert traced[0].local == f"127.0.0.1:{here.gateway.transport.port}"
         assert "inline:[removed]" in traced[0].text
         assert here.events.index(traced[0]) > here.events.index(here.of(CallOffered)[0])
+
+
+async def traced_refusal(here, far, count, **dialled):
+    """The first lines of a refused call's messages, and its end."""
+    far.dial(here.gateway.transport.port, **dialled)
+    await here.event(SipTraced, count)
+    offered, ended = await here.event(CallOffered), await here.event(CallEnded)
+    assert {event.call for event in here.of(SipTraced)} == {offered.call} == {ended.call}
+    assert here.events.index(offered) < here.events.index(here.of(SipTraced)[0])
+    lines = [event.text.split("\r\n")[0].removeprefix("SIP/2.0 ").split(" sip:")[0] for event in here.of(SipTraced)]
+    return lines, ended.termination.reason
+
+
+async def test_a_call_without_a_route_is_traced(server, far):
+    async with world(server) as here:
+        lines, reason = await traced_refusal(here, far, 4, user="niemand")
+        assert (lines, reason) == (["INVITE", "100 Trying", "404 Not Found", "ACK"], Reason.NO_ROUTE)
+
+
+async def test_a_call_without_a_common_codec_is_traced(server, far):
+    async with world(server) as here:
+        lines, reason = await traced_refusal(here, far, 3, codecs=("G722",))
+        assert lines[0] == "INVITE"
+        assert lines[-2:] == ["488 Not Acceptable Here", "ACK"]
+        assert reason is Reason.NO_COMMON_CODEC
+
+
+async def test_a_call_that_hears_only_a_message_is_traced_to_its_end(server, far):
+    message = base64.b64encode(b"\xff" * 400).decode()
+    route = ROUTE.model_copy(update={"agent": "nobody", "fallback": Fallback(kind="message", message_ulaw_b64=message)})
+    async with world(server, AGENT, route) as here:
+        lines, reason = await traced_refusal(here, far, 7)
+        assert lines == ["INVITE", "100 Trying", "180 Ringing", "200 OK", "ACK", "BYE", "200 OK"]
+        assert reason is Reason.UNKNOWN_AGENT
 
 
 async def test_a_trace_can_be_switched_off(server, phone):
