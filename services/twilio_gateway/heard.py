@@ -42,9 +42,11 @@ class HeardPlayout(Playout):
 
     def begin_epoch(self, epoch: int, pacing: Pacing = "paced") -> int:
         """As the queue's; what the old owner has in flight is cut, so that nothing of a fenced epoch is heard."""
-        is_cut = bool(self._in_flight)
+        in_flight = len(self._in_flight)
+        self._take_back(in_flight, "discarded")
+        self.counters["fenced"] += in_flight  # as for those that wait in the queue
         heard = super().begin_epoch(epoch, pacing)
-        if is_cut and self.on_cut is not None:
+        if in_flight and self.on_cut is not None:
             self.on_cut()
         return heard
 
@@ -67,6 +69,12 @@ class HeardPlayout(Playout):
         self._ticks += 1
         self._settle()
 
+    def _take_back(self, frames: int, end: str) -> None:
+        """Frames that were handed out and not heard: the call's record says what was heard."""
+        self.counters["cut"] += frames
+        self.counters["played"] -= frames
+        self.counters[end] += frames
+
     def _settle(self) -> None:
         in_flight, heard_until = self._in_flight, self._ticks - self.lag_frames
         while in_flight and in_flight[0][0] <= heard_until:
@@ -78,7 +86,7 @@ class HeardPlayout(Playout):
         is_new = seq > self._flush_seq
         super()._flush(seq)
         if is_new:
-            self.counters["cut"] += len(self._in_flight)
+            self._take_back(len(self._in_flight), "flushed")
             self._in_flight.clear()
             self._sent = self._heard
             if self.on_cut is not None:
