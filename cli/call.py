@@ -31,7 +31,7 @@ from cli.tap import lasting_events
 from cli.trunks import wait_for_trunk
 from libs.contracts import subjects
 from libs.contracts.commands import HangUp
-from libs.contracts.config import AgentConfig
+from libs.contracts.config import SERVED_BACKENDS, AgentConfig
 from libs.contracts.events import CallAnswered, CallEnded
 from libs.contracts.heartbeat import CallEntry
 from libs.contracts.originate import AgentChanges, Originate, OriginateReply
@@ -190,8 +190,9 @@ async def check_agent(client: Client, options: CallOptions) -> None:
 
 def not_built(backend: str | None, recording: str | None) -> str | None:
     """Why this cannot be had yet, in the gateway's words, which refuses it likewise."""
-    if backend in {"live", "pipeline"}:
-        return f"the backend '{backend}' is not available in this version: use realtime or scripted"
+    if backend is not None and backend not in SERVED_BACKENDS:
+        usable = " or ".join(SERVED_BACKENDS)
+        return f"the backend '{backend}' is not available in this version: use {usable}"
     if recording not in {None, "off"}:
         return "this version of callbus has no recorder: call with recording 'off'"
     return None

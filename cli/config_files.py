@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from cli.yaml_text import Loader, YamlProblem, construct, documents
 from libs.audio.g711 import Law
 from libs.audio.wav import WavError, read_wav
-from libs.contracts.config import AgentConfig, OrgConfig, RouteConfig
+from libs.contracts.config import SERVED_BACKENDS, AgentConfig, OrgConfig, RouteConfig
 
 Document = AgentConfig | RouteConfig | OrgConfig
 _KINDS: dict[str, type[Document]] = {"agent": AgentConfig, "route": RouteConfig, "organisation": OrgConfig}
@@ -150,8 +150,19 @@ class _Document:
             for detail in error.errors(include_url=False, include_context=False, include_input=False):
                 self._explain(str(kind), detail["loc"], detail["type"], detail["msg"])
             return
+        if isinstance(document, AgentConfig):
+            self._refuse_what_is_not_built(document)
         if not self._bad:
             self._place(document)
+
+    def _refuse_what_is_not_built(self, agent: AgentConfig) -> None:
+        """An agent that no worker of this version serves, or whose recording nobody would make."""
+        if agent.backend not in SERVED_BACKENDS:
+            text = f"{agent.backend!r} is not available in this version; use {' or '.join(SERVED_BACKENDS)}"
+            self._problem(_node_at(self._node, ("backend",)), f"agent.backend: {text}")
+        if agent.recording != "off":
+            text = f"{agent.recording!r} needs the recorder service, which this version does not have; use off"
+            self._problem(_node_at(self._node, ("recording",)), f"agent.recording: {text}")
 
     def _place(self, document: Document) -> None:
         key, line = document.key, _line(self._node)

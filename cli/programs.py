@@ -47,7 +47,8 @@ class Options:
     rehearsal: bool = True
     nats_port: int | None = None  # None: 4222 when it is free, else any
     browser: bool = True
-    browser_port: int | None = None  # None: 8090 when it is free, else any
+    browser_host: str = "127.0.0.1"
+    browser_port: int | None = None  # None: 8090 when it is free, else any; 0: any
     twilio: bool = False  # once its account is set
     database_urls: Mapping[str, str] = field(default_factory=dict)  # by variable, where the person set them
     environment: Mapping[str, str] = field(default_factory=dict)  # for every service
@@ -117,9 +118,17 @@ def plan(options: Options) -> Plan:
     if options.twilio:
         services.append(_service("twilio_gateway", common("gateway") | {"DRAIN_TIMEOUT_S": GATEWAY_DRAIN_S}, phase=0))
     if options.browser:
-        port = options.browser_port or (BROWSER_PORT if is_free(BROWSER_PORT, "127.0.0.1", "tcp") else free_port())
-        page = {"BROWSER_LISTEN_PORT": str(port), "BROWSER_DRAIN_TIMEOUT_S": GATEWAY_DRAIN_S}
-        url = f"http://127.0.0.1:{port}"
+        host, port = options.browser_host, options.browser_port
+        if port is None and is_free(BROWSER_PORT, host, "tcp"):
+            port = BROWSER_PORT
+        port = port or free_port()
+        page = {
+            "BROWSER_LISTEN_HOST": host,
+            "BROWSER_LISTEN_PORT": str(port),
+            "BROWSER_DRAIN_TIMEOUT_S": GATEWAY_DRAIN_S,
+        }
+        reached = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+        url = f"http://{f'[{reached}]' if ':' in reached else reached}:{port}"
         services.append(_service("browser_gateway", common("browser") | page, phase=0, where=url))
     return Plan(nats, tuple(services), nats_url, rehearsal_url)
 

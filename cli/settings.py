@@ -29,6 +29,8 @@ class CliSettings(BaseSettings):
     sip_allowed_sources: str | None = Field(
         None, description="Networks that the gateway answers, as the gateway reads it"
     )
+    browser_listen_host: str = Field("127.0.0.1", description="Address of the page, as the browser gateway reads it")
+    browser_listen_port: int | None = Field(None, ge=0, le=65535, description="Port of the page; 0 picks a free one")
     twilio_account_sid: str | None = Field(None, description="Set: the Twilio gateway runs, too")
     catalog_database_url: str | None = Field(None, description="Of catalog_tools; else a file under CALLBUS_VAR")
     transcript_database_url: str | None = Field(None, description="Of transcript_store; else a file under CALLBUS_VAR")

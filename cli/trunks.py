@@ -44,7 +44,8 @@ class TrunkState(BaseModel):
         at = f" at {self.server}" if self.server else ""
         again = f"next try in {self.next_try_in_s:.0f} s" if self.next_try_in_s is not None and not self.usable else ""
         more = ", ".join(part for part in (self.problem, again) if part)
-        return f"{self.name}{at} is {self.state or 'unknown'}" + (f" ({more})" if more else "")
+        state = "has failed" if self.state == "failed" else f"is {self.state or 'unknown'}"
+        return f"{self.name}{at} {state}" + (f" ({more})" if more else "")
 
 
 _TRUNKS = TypeAdapter(list[TrunkState])

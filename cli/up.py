@@ -66,6 +66,10 @@ def make_plan(settings: CliSettings, options: UpOptions) -> Plan:
     remedy = "end that program, or choose another port with --sip-port (SIP_LISTEN_PORT)"
     if problem := complaint(options.sip_port, options.sip_host, "udp", remedy):
         raise CliError(problem)
+    page_port = settings.browser_listen_port
+    remedy = "end that program, or set another BROWSER_LISTEN_PORT"
+    if page_port and (problem := complaint(page_port, settings.browser_listen_host, "tcp", remedy)):
+        raise CliError(problem)
     own_databases = {
         "CATALOG_DATABASE_URL": settings.catalog_database_url,
         "TRANSCRIPT_DATABASE_URL": settings.transcript_database_url,
@@ -77,6 +81,8 @@ def make_plan(settings: CliSettings, options: UpOptions) -> Plan:
             sip_host=options.sip_host,
             sip_port=options.sip_port,
             rehearsal=rehearsed(settings, options.rehearsal),
+            browser_host=settings.browser_listen_host,
+            browser_port=page_port,
             database_urls={name: url for name, url in own_databases.items() if url},
             twilio=settings.twilio_account_sid is not None,
         )

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from libs.call_leg.fences import NotAllowedError, OutboundFence
 from libs.call_leg.gateway import CallLegs, RefusedAttempt
 from libs.contracts import subjects
-from libs.contracts.config import AgentConfig
+from libs.contracts.config import SERVED_BACKENDS, AgentConfig
 from libs.contracts.originate import Originate, OriginateReply
 from libs.contracts.termination import Reason, Termination
 from libs.runtime.bus import Bus
@@ -31,7 +31,6 @@ from libs.runtime.log import get_logger
 log = get_logger()
 
 REMEMBERED = 1000
-BACKENDS = ("realtime", "scripted")  # what the workers of this version serve
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +146,9 @@ class Originations:
             agent = request.changes.applied_to(agent)
         except ValidationError as error:
             raise NotAllowedError(Reason.UNKNOWN_AGENT, f"the changes do not fit: {_first(error)}") from None
-        if agent.backend not in BACKENDS:
-            sentence = f"the backend '{agent.backend}' is not available in this version: use {' or '.join(BACKENDS)}"
+        if agent.backend not in SERVED_BACKENDS:
+            usable = " or ".join(SERVED_BACKENDS)
+            sentence = f"the backend '{agent.backend}' is not available in this version: use {usable}"
             raise NotAllowedError(Reason.UNKNOWN_AGENT, sentence)
         if agent.recording != "off":
             sentence = "this version of callbus has no recorder: call with recording 'off'"

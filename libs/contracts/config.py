@@ -19,6 +19,8 @@ from libs.contracts.model import Message
 from libs.contracts.opening_hours import OpeningHours
 
 DEFAULT_ORG = "default"
+SERVED_BACKENDS = ("realtime", "scripted")
+"""What the workers of this version serve; an agent may name the others once there is one that does."""
 _E164 = re.compile(r"\+[1-9][0-9]{4,14}")
 
 

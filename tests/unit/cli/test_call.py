@@ -168,7 +168,12 @@ async def test_trunks_that_cannot_be_used_are_sentences_with_codes_of_their_own(
     async with line() as one:
         failed = {"name": "provider", "state": "failed", "problem": "403 Forbidden", "next_try_in_s": 60}
         cases = [
-            ([failed], {}, "within 0 s: provider is failed (403 Forbidden, next try in 60 s)", ExitCode.NOT_REGISTERED),
+            (
+                [failed],
+                {},
+                "within 0 s: provider has failed (403 Forbidden, next try in 60 s)",
+                ExitCode.NOT_REGISTERED,
+            ),
             ([], {}, "there is no SIP trunk to call through: set SIP_SERVER", ExitCode.TRUNK_FAILED),
             (
                 [{"name": "pbx", "state": "unresolved", "registers": False}],

@@ -310,3 +310,11 @@ fallback: {kind: transfer, number: "+493087654321"}
     assert route.after_hours is not None
     assert route.after_hours.kind == "message"
     assert RouteConfig.model_validate_json(route.to_json()) == route
+
+
+def test_an_agent_that_this_version_cannot_serve_is_refused(tmp_path: Path) -> None:
+    text = "kind: agent\nname: a\nbackend: live\n---\nkind: agent\nname: b\nrecording: announce\n"
+    assert lines(read(tmp_path, text)) == [
+        "3: agent.backend: 'live' is not available in this version; use realtime or scripted",
+        "7: agent.recording: 'announce' needs the recorder service, which this version does not have; use off",
+    ]

@@ -122,7 +122,7 @@ async def test_trunks_that_do_not_register_and_routes_that_lead_nowhere_are_brok
         async with beating(client, *beats):
             found = await findings(settings, server.url)
     assert of(found, "trunks") == [
-        ("fail", "provider at sip.example.net is failed (403 Forbidden)"),
+        ("fail", "provider at sip.example.net has failed (403 Forbidden)"),
         ("ok", "pbx works without a registration"),
     ]
     assert of(found, "configuration") == [

@@ -15,6 +15,7 @@ from cli import up
 from cli.checkout import ROOT
 from cli.errors import CliError
 from cli.lock import holder, only_one
+from cli.ports import free_port
 from cli.settings import CliSettings
 from cli.state import ProcessIdentity, UpState, read_state
 from cli.up import UpOptions, notes
@@ -92,6 +93,20 @@ async def test_what_up_makes_is_for_this_user_alone(settings: CliSettings) -> No
     made = [settings.callbus_var, *settings.callbus_var.rglob("*")]
     assert len(made) == 3
     assert [oct(path.stat().st_mode & 0o077) for path in made] == ["0o0"] * 3
+
+
+def test_the_page_listens_where_the_settings_say(settings: CliSettings) -> None:
+    port = free_port()
+    chosen = settings.model_copy(update={"browser_listen_port": port, "browser_listen_host": "0.0.0.0"})
+    options = UpOptions(workers=1, sip_port=free_port(transport="udp"), sip_host="127.0.0.1", rehearsal=None)
+    page = next(program for program in up.make_plan(chosen, options).services if program.name == "browser_gateway")
+    assert page.where == f"http://127.0.0.1:{port}"
+    assert (page.env["BROWSER_LISTEN_HOST"], page.env["BROWSER_LISTEN_PORT"]) == ("0.0.0.0", str(port))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        busy = settings.model_copy(update={"browser_listen_port": taken.getsockname()[1]})
+        with pytest.raises(CliError, match=r"is taken by .*: end that program, or set another BROWSER_LISTEN_PORT"):
+            up.make_plan(busy, options)
 
 
 async def test_orphans_of_a_killed_up_are_ended_before_there_is_another(settings: CliSettings) -> None:
