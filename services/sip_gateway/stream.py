@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,6 +29,7 @@ Address = tuple[str, int]
 WILDCARDS = ("0.0.0.0", "::")
 V4_MAPPED = "::ffff:"  # RFC 4291 §2.5.5.2: how a socket on `::` shows an IPv4 peer
 ACCEPTS_AT_ONCE = 16
+MESSAGES_AT_ONCE = 16  # of one connection; then it is the turn of others, and of the media of all calls
 ACCEPT_PAUSE_S = 1.0  # when the process has no file descriptor left
 
 
@@ -107,6 +108,7 @@ class Connection(asyncio.Protocol):
         self._framer = StreamFramer(is_client)
         self._out: asyncio.Transport | None = None
         self._waiting: list[bytes] = []  # to be sent when the connection is made
+        self._unread: deque[bytes] = deque()  # messages that wait for their turn; no more is read meanwhile
         self._is_closing = False
         self._active_at = self._loop.time()
         self._timer = self._loop.call_later(owner.limits.idle_s, self._idle)
@@ -139,11 +141,22 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._is_closing:
             return
-        messages = self._framer.feed(data)
-        if messages:
+        is_waiting = bool(self._unread)
+        self._unread += self._framer.feed(data)
+        if not is_waiting:
+            self._take_turn()
+
+    def _take_turn(self) -> None:
+        for _ in range(min(MESSAGES_AT_ONCE, len(self._unread))):
             self._active_at = self._loop.time()
-        for message in messages:
-            self._owner.received(self, message)
+            self._owner.received(self, self._unread.popleft())
+        if self._unread and not self._is_closing:
+            if self._out is not None and not self._out.is_closing():
+                self._out.pause_reading()
+            self._loop.call_soon(self._take_turn)
+            return
+        if self._out is not None and not self._out.is_closing() and not self._out.is_reading():
+            self._out.resume_reading()
         if self._framer.error:
             self._owner.counters["stream_broken"] += 1
             log.warning("a SIP connection is closed", peer=self.peer[0], problem=self._framer.error)

@@ -1,8 +1,10 @@
 """Calls over TCP, TLS and IPv6 into a `SipTransport`, and what peers cannot do with connections."""
 
 import asyncio
+import re
 import socket
 import ssl
+from contextlib import suppress
 from dataclasses import replace
 from ipaddress import ip_network
 
@@ -388,6 +390,32 @@ async def test_nobody_takes_the_place_of_a_tls_server_by_connecting_from_its_add
     assert await all_of(reader) == b""
     assert gateway.sip.counters["server_not_verified"] == 1
     writer.close()
+
+
+async def test_a_thousand_requests_in_one_go_are_answered_and_hold_up_nobody(make):
+    gateway = await make()
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.sip.ports["tcp"])
+    turns = asyncio.create_task(count_turns())
+    writer.write(b"".join(options(branch=f"z9hG4bK{number}") for number in range(1000)))
+    answers = b""
+    async with asyncio.timeout(10):
+        while answers.count(b"SIP/2.0 200") < 1000:
+            answers += await reader.read(65536)
+    turns.cancel()
+    writer.close()
+    found = re.findall(rb"branch=z9hG4bK([0-9]+)", answers)
+    assert [int(number) for number in found] == list(range(1000))
+    assert await turns > 20
+
+
+async def count_turns() -> int:
+    """How often somebody else had the loop for a moment."""
+    number = 0
+    with suppress(asyncio.CancelledError):
+        while True:
+            await asyncio.sleep(0.001)
+            number += 1
+    return number
 
 
 async def test_requests_in_pieces_and_in_one_piece_are_answered_in_order(make):
