@@ -322,6 +322,44 @@ async def until_owner_is(running: Platform, call_id: str, *, person: bool) -> No
             await asyncio.sleep(0.05)
 
 
+async def test_who_hangs_up_while_the_browser_asks_for_the_microphone_is_not_listened_to(running, page):
+    await page.evaluate("""() => {
+      const devices = navigator.mediaDevices, ask = devices.getUserMedia.bind(devices);
+      window.granted = [];
+      devices.getUserMedia = async (wanted) => {
+        await new Promise((resolve) => { window.grant = resolve; });
+        const stream = await ask(wanted);
+        window.granted.push(stream);
+        return stream;
+      };
+    }""")
+    await page.locator("#call").click()
+    await until(page, "window.grant !== undefined")
+    await page.locator("#hang-up").click()
+    await in_state(page, "idle")
+    await page.evaluate("window.grant()")
+    await until(page, "window.granted.length === 1")
+    await until(page, "window.granted[0].getTracks().every((track) => track.readyState === 'ended')")
+    assert await page.evaluate("window.callbus.socket") is None
+
+
+async def test_the_pages_policy_holds_against_script_that_got_into_it(running, page):
+    await page.evaluate("""() => {
+      const inline = document.createElement("script");
+      inline.textContent = "window.injected = true";
+      const image = new Image();
+      image.src = "http://127.0.0.1:9/secret";
+      document.body.append(inline, image);
+    }""")
+    await until(page, "true")
+    assert await page.evaluate("window.injected") is None
+    async with asyncio.timeout(5):
+        while len(page.complaints) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    assert all("Content Security Policy" in complaint for complaint in page.complaints)
+    page.complaints.clear()
+
+
 async def test_without_a_microphone_the_page_says_so_and_nobody_is_called(running, browser, feed):
     context = await browser.new_context(locale="en-US")
     page = await context.new_page()
