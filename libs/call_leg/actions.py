@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from libs.call_leg.search import OFFER_TIMEOUT_S
 from libs.contracts.commands import Transfer
 from libs.contracts.termination import Reason, Termination
 
@@ -18,6 +19,7 @@ class SendOffer:
     wk: str
     epoch: int
     cause: Literal["first", "failover", "drain", "retry"]
+    timeout_s: float = OFFER_TIMEOUT_S
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,6 @@ from libs.contracts.commands import (
 )
 from libs.contracts.termination import Reason, Termination
 
-OFFER_TIMEOUT_S = 0.08
 SEEK_RETRY_S = 0.25
 DISOWN_AFTER_S = 1.5  # a worker's list of calls may be older than its acceptance, but not by more
 RING_GUARD_S = 5.0  # the entrance ends the ringing at its time-out; this is the leg's limit behind it
@@ -193,6 +192,8 @@ class Leg:
                 why = f"nobody accepted the call within {self._config.person_timeout_s:g} s"
                 return self.end(Termination.of(Reason.NOT_ACCEPTED, why), now)
             case Phase.OFFERING:
+                assert self.wk is not None
+                self._search.silent(self.wk)
                 return self._next_worker(now, "no answer to the offer")
             case Phase.CLAIMED:
                 self._search.failed(Termination.of(Reason.NOT_READY, f"{self.wk} was not ready in time"))
@@ -215,8 +216,9 @@ class Leg:
         self.epoch += 1
         self.wk = wk
         self.phase = Phase.OFFERING
-        self._deadline = now + OFFER_TIMEOUT_S
-        return [do.SendOffer(wk, self.epoch, cause), do.WriteEntry()]
+        timeout_s = self._search.offer_timeout_s
+        self._deadline = now + timeout_s
+        return [do.SendOffer(wk, self.epoch, cause, timeout_s), do.WriteEntry()]
 
     def _nobody(self, now: float) -> list[Action]:
         self.wk, self.is_person = None, False
@@ -263,10 +265,12 @@ class Leg:
         claimed: list[Action] = [do.Claimed(wk, epoch), do.StartMedia(wk, epoch), do.WriteEntry()]
         return claimed + self._ready(now)[1] if self._is_ready_early else claimed
 
-    def offer_failed(self, wk: str, epoch: int, why: str, now: float) -> list[Action]:
-        """The request had no responder, or no answer in time."""
+    def offer_failed(self, wk: str, epoch: int, why: str, now: float, *, was_silent: bool = False) -> list[Action]:
+        """The request had no responder, or no answer in time (`was_silent`)."""
         if self.phase is not Phase.OFFERING or epoch != self.epoch or wk != self.wk:
             return []
+        if was_silent:
+            self._search.silent(wk)
         return self._next_worker(now, why)
 
     # -- the worker is lost (R3, R5), hands over (R9) ----------------------------------------------------------

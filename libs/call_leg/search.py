@@ -8,6 +8,8 @@ Theory of operation.
    owner's loss on, and whoever comes back is welcome.
  - R3: without a sound link nobody's silence counts. Set-up waits up to `SETUP_PATIENCE_S` for the workers to be heard.
    A worker's own word that it failed is evidence on any link.
+ - Silence to an offer is no refusal: on a machine that is busy for a moment a worker in good health answers late. Who
+   was only silent is asked again, with more time, while set-up has patience.
  - A model that fails whoever asks it must not keep a caller in an endless row of workers: `FAILURES_IN_A_ROW` owners
    that each failed within `STEADY_S` end the call.
 """
@@ -17,6 +19,8 @@ from __future__ import annotations
 from libs.call_leg.roster import Roster
 from libs.contracts.termination import Reason, Termination
 
+OFFER_TIMEOUT_S = 0.08
+PATIENT_OFFER_TIMEOUT_S = 0.4  # for whom an offer's first time was too short
 FIRST_ATTEMPTS = 3
 SEEK_LIMIT_S = 20.0
 SETUP_PATIENCE_S = 3.0
@@ -38,6 +42,8 @@ class WorkerSearch:
         self._until = NEVER
         self._failure: Termination | None = None
         self._failures_in_a_row = 0
+        self._was_silent = False
+        self.offer_timeout_s = OFFER_TIMEOUT_S
 
     def set_up(self, now: float) -> None:
         """The call may be offered from now on."""
@@ -52,6 +58,8 @@ class WorkerSearch:
         self._attempts = 0
         self._until = NEVER
         self._failure = None
+        self._was_silent = False
+        self.offer_timeout_s = OFFER_TIMEOUT_S
 
     def begin_anew(self) -> None:
         """A person had the call: what agents failed before it is not counted together with what comes after."""
@@ -61,6 +69,11 @@ class WorkerSearch:
     def exclude(self, wk: str, *, alone: bool = False) -> None:
         """Do not ask this one again; `alone`: all others are welcome again."""
         self._excluded = {wk} if alone else self._excluded | {wk}
+
+    def silent(self, wk: str) -> None:
+        """This one did not answer the offer in time: the others first, then it is asked again."""
+        self.exclude(wk)
+        self._was_silent = True
 
     def failed(self, failure: Termination) -> None:
         """A worker told why it cannot serve the call: that is what the call ends with when no other can."""
@@ -90,11 +103,14 @@ class WorkerSearch:
     def given_up(self, is_connected: bool, is_patient: bool, now: float) -> Termination | None:
         """`next` found nobody: what the call ends with, or None to try again. `is_patient`: a transfer still runs."""
         said_no = self._failure is not None
-        if not said_no and not self._roster.is_sound(now) and now < self._setup_from + SETUP_PATIENCE_S:
+        nobody_knows = self._was_silent or not self._roster.is_sound(now)
+        if not said_no and nobody_knows and now < self._setup_from + SETUP_PATIENCE_S:
             self._attempts = 0
         elif not is_connected:
             return self._failure or Termination.of(Reason.NO_WORKER, "no AI worker is free")
         elif now >= self._until and not is_patient:
             return self._failure or Termination.of(Reason.WORKER_LOST, "no worker could take the call over")
         self._excluded.clear()  # who waits is glad of whoever comes back
+        if self._was_silent:
+            self._was_silent, self.offer_timeout_s = False, PATIENT_OFFER_TIMEOUT_S
         return None

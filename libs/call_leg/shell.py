@@ -16,7 +16,7 @@ from libs.audio.tone import waiting_tone
 from libs.call_leg import actions as do
 from libs.call_leg.journal import CallJournal
 from libs.call_leg.kv_copy import CallsCopy
-from libs.call_leg.leg import OFFER_TIMEOUT_S, Leg, LegConfig
+from libs.call_leg.leg import Leg, LegConfig
 from libs.call_leg.phase import Phase
 from libs.call_leg.ports import Entrance, NewCall, TransferTarget
 from libs.call_leg.roster import Gone, Roster
@@ -255,13 +255,14 @@ class LegShell:
                       caller=new.caller, callee=new.callee, agent=new.agent, state=self._state(),
                       resume=resume_of(leg, self._loop.time()))  # fmt: skip
         try:
-            data = await self._bus.request(subjects.offer(action.wk), offer.to_json(), OFFER_TIMEOUT_S)
+            data = await self._bus.request(subjects.offer(action.wk), offer.to_json(), action.timeout_s)
             reply = OfferReply.model_validate_json(data)
         except nats.errors.NoRespondersError:
             todo = leg.offer_failed(action.wk, action.epoch, "nobody listens there", self._loop.time())
         except (nats.errors.Error, ValueError, OSError) as error:
             why = str(error) or type(error).__name__
-            todo = leg.offer_failed(action.wk, action.epoch, why, self._loop.time())
+            was_silent = isinstance(error, nats.errors.TimeoutError)
+            todo = leg.offer_failed(action.wk, action.epoch, why, self._loop.time(), was_silent=was_silent)
         else:
             self._pacing = reply.pacing
             now = self._loop.time()

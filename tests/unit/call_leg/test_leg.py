@@ -20,10 +20,10 @@ from libs.call_leg.actions import (
     TellAgent,
     WriteEntry,
 )
-from libs.call_leg.leg import DISOWN_AFTER_S, OFFER_TIMEOUT_S, OVERTIME_S, SEEK_RETRY_S, Leg, LegConfig
+from libs.call_leg.leg import DISOWN_AFTER_S, OVERTIME_S, SEEK_RETRY_S, Leg, LegConfig
 from libs.call_leg.phase import Phase
 from libs.call_leg.roster import Gone, Roster
-from libs.call_leg.search import FIRST_ATTEMPTS, SEEK_LIMIT_S, SETUP_PATIENCE_S
+from libs.call_leg.search import FIRST_ATTEMPTS, OFFER_TIMEOUT_S, SEEK_LIMIT_S, SETUP_PATIENCE_S
 from libs.contracts.commands import Failed, HandOver, HangUp, Mute, Ready, Record
 from libs.contracts.termination import Reason, Termination
 

@@ -4,10 +4,11 @@ import asyncio
 
 import pytest
 
+from libs.call_leg.admission_shell import Admission
 from libs.call_leg.fences import OutboundFence, OutboundRules
 from libs.call_leg.originate import Originations
 from libs.contracts import subjects
-from libs.contracts.config import AgentConfig
+from libs.contracts.config import AgentConfig, OrgConfig
 from libs.contracts.originate import AgentChanges, Originate, OriginateReply
 from libs.contracts.termination import Reason, Termination
 
@@ -21,10 +22,14 @@ class Config:
     def __init__(self, *agents):
         self.loaded = asyncio.Event()
         self.loaded.set()
+        self.organisations = {}
         self._agents = {(agent.org, agent.name): agent for agent in agents}
 
     def agent(self, org, name):
         return self._agents.get((org, name))
+
+    def organisation(self, name):
+        return self.organisations.get(name)
 
 
 class Bench:
@@ -36,11 +41,14 @@ class Bench:
         self.trunks = trunks or {"main": OutboundFence(OutboundRules())}
         self.placed = []
         self.answer = None
-        self.originations = Originations("sip", gateway.legs, self.config, lambda: self.trunks, self.place)
+        self.admission = Admission(gateway.bus, gateway.legs, self.config)  # not started: it counts for itself
+        self.originations = Originations(
+            "sip", gateway.legs, self.config, self.admission, lambda: self.trunks, self.place
+        )
 
     async def place(self, placement):
         self.placed.append(placement)
-        return self.answer or f"call-{len(self.placed)}"
+        return self.answer
 
     async def ask(self, to=NUMBER, **fields):
         return await self.originations.originate("default", Originate(to=to, agent="demo", **fields))
@@ -56,8 +64,8 @@ async def test_a_call_is_placed_over_the_bus(gateway, bench):
     await gateway.bus.control.flush()
     request = Originate(to="030 12345678", agent="demo", changes=AgentChanges(voice="cedar", silence_ms=700))
     data = await gateway.bus.request(subjects.originate("default", "sip"), request.to_json(), 1)
-    assert OriginateReply.model_validate_json(data) == OriginateReply(ok=True, call="call-1", gw=gateway.gw)
     [placement] = bench.placed
+    assert OriginateReply.model_validate_json(data) == OriginateReply(ok=True, call=placement.call, gw=gateway.gw)
     assert (placement.number, placement.trunk, placement.org) == (NUMBER, "main", "default")
     assert (placement.agent.voice, placement.agent.turn_taking.silence_ms) == ("cedar", 700)
 
@@ -158,6 +166,33 @@ async def test_the_entrances_own_objection_is_recorded_too(bench):
     bench.answer = Termination.of(Reason.AT_CAPACITY, "no RTP port is free")
     reply = await bench.ask()
     assert (reply.reason, reply.error) == (Reason.AT_CAPACITY, "no RTP port is free")
+
+
+async def test_placed_calls_count_towards_the_organisations_limit_until_they_end(bench):
+    bench.config.organisations = {"default": OrgConfig(name="default", max_calls=1)}
+    first = await bench.ask()
+    assert first.ok
+    refused = await bench.ask()
+    assert (refused.reason, "organisation default has 1 calls" in refused.error) == (Reason.AT_CAPACITY, True)
+    assert len(bench.placed) == 1
+    bench.admission.release("default", first.call)
+    assert (await bench.ask()).ok
+
+
+async def test_a_call_that_is_not_placed_after_all_keeps_no_place(bench):
+    bench.config.organisations = {"default": OrgConfig(name="default", max_calls=1)}
+    bench.answer = Termination.of(Reason.AT_CAPACITY, "no RTP port is free")
+    for _ in range(2):
+        assert (await bench.ask()).error == "no RTP port is free"
+
+
+async def test_a_drain_that_begins_meanwhile_places_nothing(gateway, bench):
+    async def place(org, call):
+        gateway.legs.draining = True
+
+    bench.admission.place = place
+    assert (await bench.ask()).reason is Reason.DRAINING
+    assert bench.placed == []
 
 
 async def test_a_defect_refuses_one_request(bench):
