@@ -99,20 +99,29 @@ def admit(arrival: Arrival, directory: Directory, now: datetime, no_room: Termin
     if agent is None:
         detail = f"route {route.name} names the agent {route.agent}, which is not published"
         return refused(Reason.UNKNOWN_AGENT, detail, route.fallback)
-    return Admitted(arrival.call, org, caller, callee, route, agent, _limits(directory.organisation(org)))
+    return Admitted(arrival.call, org, caller, callee, route, agent, limits_of(directory.organisation(org)))
 
 
 def at_limit(admitted: Admitted, reason: Reason) -> Refused:
     """The organisation's limits leave no place: `AT_CAPACITY` or `TOO_MANY_ATTEMPTS`."""
-    limits, org = admitted.limits or Limits(), admitted.org
+    why = beyond(admitted.limits or Limits(), admitted.org, reason)
+    route = admitted.route
+    return Refused(admitted.call, admitted.org, admitted.caller, admitted.callee, why, route, route.fallback)
+
+
+def beyond(limits: Limits, org: str, reason: Reason) -> Termination:
+    """Which of an organisation's limits leaves no place."""
     if reason is Reason.AT_CAPACITY:
-        detail = f"organisation {org} has {limits.max_calls} calls, as many as it may"
-    else:
-        detail = f"organisation {org} had {limits.attempts_per_minute} calls within a minute, as many as it may"
-    return Refused(
-        admitted.call, org, admitted.caller, admitted.callee, Termination.of(reason, detail), admitted.route,
-        admitted.route.fallback,
-    )  # fmt: skip
+        return Termination.of(reason, f"organisation {org} has {limits.max_calls} calls, as many as it may")
+    most = limits.attempts_per_minute
+    return Termination.of(reason, f"organisation {org} had {most} calls within a minute, as many as it may")
+
+
+def limits_of(org: OrgConfig | None) -> Limits | None:
+    """None when it has none."""
+    if org is None or (org.max_calls is None and org.attempts_per_minute is None):
+        return None
+    return Limits(org.max_calls, org.attempts_per_minute)
 
 
 def _route(arrival: Arrival, directory: Directory, callee: str) -> RouteConfig | None:
@@ -122,9 +131,3 @@ def _route(arrival: Arrival, directory: Directory, callee: str) -> RouteConfig |
     if found is None and dialled != callee and len(dialled) <= LONGEST:
         found = directory.route(dialled, arrival.entrance, arrival.trunk)
     return found
-
-
-def _limits(org: OrgConfig | None) -> Limits | None:
-    if org is None or (org.max_calls is None and org.attempts_per_minute is None):
-        return None
-    return Limits(org.max_calls, org.attempts_per_minute)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from libs.call_leg.admission import Admitted, Arrival, Refused, admit, at_limit
+from libs.call_leg.admission import Admitted, Arrival, Refused, admit, at_limit, beyond, limits_of
 from libs.call_leg.gateway import RefusedAttempt
 from libs.call_leg.slot_document import Verdict
 from libs.call_leg.slots import Slots
-from libs.contracts.termination import Reason
+from libs.contracts.termination import Reason, Termination
 
 if TYPE_CHECKING:
     from libs.call_leg.gateway import CallLegs
@@ -53,6 +53,17 @@ class Admission:
             return admitted
         verdict = await self._slots.take(admitted.org, admitted.call, admitted.limits)
         return admitted if verdict is Verdict.TAKEN else at_limit(admitted, REASONS[verdict])
+
+    async def place(self, org: str, call: str) -> Termination | None:
+        """The same for a call that we place: calls count, whoever begins them. None: it has its place, if it needs one.
+
+        Given back with `release`, as for one that was admitted.
+        """
+        limits = limits_of(self._config.organisation(org))
+        if limits is None:
+            return None
+        verdict = await self._slots.take(org, call, limits)
+        return None if verdict is Verdict.TAKEN else beyond(limits, org, REASONS[verdict])
 
     async def admit(self, arrival: Arrival) -> Admitted | Refused:
         """`decide`, then `secure`. Returns at once for organisations without limits, within 250 ms for others."""

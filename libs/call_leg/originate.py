@@ -18,10 +18,12 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from pydantic import ValidationError
 
+from libs.call_leg.admission_shell import Admission
 from libs.call_leg.fences import NotAllowedError, OutboundFence
 from libs.call_leg.gateway import CallLegs, RefusedAttempt
 from libs.contracts import subjects
 from libs.contracts.config import SERVED_BACKENDS, AgentConfig
+from libs.contracts.ids import new_call_id
 from libs.contracts.originate import Originate, OriginateReply
 from libs.contracts.termination import Reason, Termination
 from libs.runtime.bus import Bus
@@ -35,8 +37,12 @@ REMEMBERED = 1000
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """A call that may be placed: `number` is E.164, an extension or a SIP URI, and passed the trunk's fence."""
+    """A call that may be placed: `number` is E.164, an extension or a SIP URI, and passed the trunk's fence.
 
+    It has a place within its organisation's limits; whoever serves it gives that back when it ends.
+    """
+
+    call: str
     request: Originate
     org: str
     agent: AgentConfig
@@ -44,8 +50,8 @@ class Placement:
     number: str
 
 
-Place = Callable[[Placement], Awaitable[str | Termination]]
-"""Open the leg and return its call id at once, or why not (without a record: the caller leaves it)."""
+Place = Callable[[Placement], Awaitable[Termination | None]]
+"""Open the leg of `Placement.call`, or tell at once why not (without a record: the caller leaves it)."""
 
 
 class Originations:
@@ -56,12 +62,14 @@ class Originations:
         entrance: Literal["sip", "twilio", "browser"],
         legs: CallLegs,
         config: ConfigCopy,
+        admission: Admission,
         fences: Callable[[], Mapping[str, OutboundFence]],
         place: Place,
     ) -> None:
         self._entrance = entrance
         self._legs = legs
         self._config = config
+        self._admission = admission
         self._fences = fences
         self._place = place
         self._placed: dict[tuple[str, str], OriginateReply] = {}
@@ -100,39 +108,45 @@ class Originations:
         if request.request_id and key in self._placed:
             self.counters["repeated"] += 1
             return self._placed[key]
+        call = new_call_id()
         try:
-            placement = self._judge(org, request)
-            placed = await self._place(placement)
+            why_not = await self._attempt(self._judge(call, org, request))
         except NotAllowedError as objection:
-            placed = objection.termination
+            why_not = objection.termination
         except Exception as error:  # the top of a request: a defect refuses this one, the next one is served
             log.exception("a call could not be placed")
-            placed = Termination.of(Reason.INTERNAL_ERROR, f"a defect in the gateway: {type(error).__name__}")
-        if isinstance(placed, Termination):
-            return self._refuse(org, request, placed)
+            why_not = Termination.of(Reason.INTERNAL_ERROR, f"a defect in the gateway: {type(error).__name__}")
+        if why_not is not None:
+            self._admission.release(org, call)
+            return self._refuse(call, org, request, why_not)
         self.counters["placed"] += 1
-        reply = OriginateReply(ok=True, call=placed, gw=self._legs.gw)
+        reply = OriginateReply(ok=True, call=call, gw=self._legs.gw)
         if request.request_id:
             self._placed[key] = reply
             if len(self._placed) > REMEMBERED:
                 del self._placed[next(iter(self._placed))]
         return reply
 
-    def _refuse(self, org: str, request: Originate, why: Termination) -> OriginateReply:
+    async def _attempt(self, placement: Placement) -> Termination | None:
+        """Within the organisation's limits, and if the gateway does not begin to drain while it asks for a place."""
+        why_not = await self._admission.place(placement.org, placement.call) or self._legs.refusal()
+        return why_not or await self._place(placement)
+
+    def _refuse(self, call: str, org: str, request: Originate, why: Termination) -> OriginateReply:
         self.counters["refused"] += 1
         log.info("call not placed", org=org, to=request.to, reason=why.reason, why=why.detail)
         attempt = RefusedAttempt(org, self._entrance, request.caller or "", request.to, None, request.agent, why,
-                                 direction="outbound")  # fmt: skip
+                                 direction="outbound", call=call)  # fmt: skip
         self._legs.record_refused(attempt)
         return OriginateReply(ok=False, gw=self._legs.gw, error=why.detail or why.reason.value, reason=why.reason)
 
-    def _judge(self, org: str, request: Originate) -> Placement:
+    def _judge(self, call: str, org: str, request: Originate) -> Placement:
         agent = self._agent(org, request)
         refusal = self._legs.refusal()
         if refusal is not None:
             raise NotAllowedError(refusal.reason, refusal.detail)
         trunk, number = self._way(org, request)
-        return Placement(request, org, agent, trunk, number)
+        return Placement(call, request, org, agent, trunk, number)
 
     def _agent(self, org: str, request: Originate) -> AgentConfig:
         """The agent as this call wants it; what cannot be had is told as `unknown_agent`."""

@@ -92,7 +92,7 @@ class NewCall:
     caller: str
     callee: str
     agent: AgentConfig
-    route: str
+    route: str | None  # None: we place the call
     fallback: Fallback
     state: CallState
     needs_person: bool = False  # `answer: manual`: rings until `accept`, `decline` or the time-out

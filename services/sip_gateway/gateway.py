@@ -9,15 +9,12 @@ from collections.abc import Coroutine
 
 from nats.aio.msg import Msg
 
-from libs.call_leg.admission import Admitted, Limits, Refused
 from libs.call_leg.admission_shell import Admission
 from libs.call_leg.fences import OutboundFence
 from libs.call_leg.gateway import CallLegs
 from libs.call_leg.originate import Originations, Placement
 from libs.call_leg.shell import LegShell
 from libs.contracts import subjects
-from libs.contracts.config import RouteConfig
-from libs.contracts.ids import new_call_id
 from libs.contracts.rpc import RpcReply
 from libs.contracts.termination import Reason, Termination
 from libs.runtime.bus import Bus
@@ -109,7 +106,7 @@ class SipGateway:
         self._doormen = self._make_doormen()
         self.exchange = Exchange(legs.gw, self.transport, self.ticker, self._ports, self.trunks, self.trace,
                                  bus.send_frame, settings.sip_public_host)  # fmt: skip
-        self.originations = Originations("sip", legs, config, self._fences, self._place)
+        self.originations = Originations("sip", legs, config, self.admission, self._fences, self._place)
         self._incoming = Incoming(self.exchange, legs, self.admission, self._serve_inbound, self._spawn_for_call)
 
     @property
@@ -239,34 +236,19 @@ class SipGateway:
     def _fences(self) -> dict[str, OutboundFence]:
         return {trunk.config.name: trunk.fence for trunk in self.trunks if trunk.is_usable}
 
-    async def _place(self, placement: Placement) -> str | Termination:
+    async def _place(self, placement: Placement) -> Termination | None:
         """Open the leg of an outbound call; the number is dialled when its agent is ready."""
         trunk = self.trunks.named(placement.trunk)
         assert trunk is not None  # a fence of ours
-        call = new_call_id()
-        refused = await self._secure(placement, call)
-        if refused is not None:
-            return refused
+        call = placement.call
         try:
-            outbound = place(self.exchange, trunk, placement, call)
+            outbound = place(self.exchange, trunk, placement)
         except Refusal as refusal:
-            self.admission.release(placement.org, call)
             return refusal.termination
-        outbound.shell = self._legs.open(outbound.new_call(placement, call), outbound)
+        outbound.shell = self._legs.open(outbound.new_call(placement), outbound)
         log.info("call placed", call=call, to=placement.number, trunk=placement.trunk, agent=placement.agent.name)
         self.serve(outbound, placement.org, call)
-        return call
-
-    async def _secure(self, placement: Placement, call: str) -> Termination | None:
-        """A place within the organisation's limits: calls count, whoever places them."""
-        org = self._config.organisation(placement.org)
-        if org is None or (org.max_calls is None and org.attempts_per_minute is None):
-            return None
-        limits = Limits(org.max_calls, org.attempts_per_minute)
-        route = RouteConfig(org=placement.org, name="outbound", match=("outbound",), agent=placement.agent.name)
-        wanted = Admitted(call, placement.org, "", placement.number, route, placement.agent, limits)
-        decided = await self.admission.secure(wanted)
-        return decided.termination if isinstance(decided, Refused) else None
+        return None
 
     # -- calls --------------------------------------------------------------------------------------------------
 

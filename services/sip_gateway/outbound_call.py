@@ -41,13 +41,13 @@ class OutboundCall(SipCall):
         self.peer_host = order.trunk.destinations[0][0] if order.trunk.destinations else ""
         self.rtp.early()  # what comes before the answer is ringing and announcements
 
-    def new_call(self, placement: Placement, call: str) -> NewCall:
+    def new_call(self, placement: Placement) -> NewCall:
         """What the leg must know."""
         codec = self.codec
         state = CallState(codec=codec.encoding_name, rate_hz=codec.rate_hz, answered=False)
         return NewCall(
-            call=call, org=placement.org, entrance="sip", direction="outbound", caller=self._order.caller,
-            callee=placement.number, agent=placement.agent, route="", fallback=Fallback(), state=state,
+            call=placement.call, org=placement.org, entrance="sip", direction="outbound", caller=self._order.caller,
+            callee=placement.number, agent=placement.agent, route=None, fallback=Fallback(), state=state,
             ring_timeout_s=self._order.ring_timeout_s,
         )  # fmt: skip
 
@@ -111,7 +111,7 @@ class OutboundCall(SipCall):
         self.shell.refused(termination)
 
 
-def place(exchange: Exchange, trunk: Trunk, placement: Placement, call: str) -> OutboundCall:
+def place(exchange: Exchange, trunk: Trunk, placement: Placement) -> OutboundCall:
     """A call through a trunk, not dialled yet.
 
     Raises:
@@ -121,6 +121,7 @@ def place(exchange: Exchange, trunk: Trunk, placement: Placement, call: str) -> 
     if not trunk.destinations:
         raise Refusal(Termination.of(Reason.TRUNK_FAILED, f"the server of trunk {config.name} is not known yet"))
     caller = normalise(request.caller, config.country) if request.caller else config.caller or config.username
+    call = placement.call
     order = Order(
         placement.org, call, trunk, target_uri(config, placement.number), caller or "anonymous", request.ring_timeout_s
     )

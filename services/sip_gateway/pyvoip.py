@@ -178,7 +178,7 @@ class PyVoipGateway:
         self._bus = bus
         self._legs = legs
         self.admission = Admission(bus, legs, config)
-        self.originations = Originations("sip", legs, config, lambda: {TRUNK: fence}, self._place)
+        self.originations = Originations("sip", legs, config, self.admission, lambda: {TRUNK: fence}, self._place)
         self._loop = asyncio.get_running_loop()
         self._pool = ThreadPoolExecutor(THREADS, "pyvoip")
         self._calls: dict[int, PyVoipCall] = {}
@@ -293,15 +293,14 @@ class PyVoipGateway:
         call.decide(answers=False)
         self.on_thread(lambda: call.refuse(STATUS_OF.get(why.reason, 503)))
 
-    async def _place(self, placement: Placement) -> str:
+    async def _place(self, placement: Placement) -> None:
         """Open the leg of an outbound call; the number is dialled when its agent is ready."""
         request = placement.request
-        new = NewCall(call=new_call_id(), org=placement.org, entrance="sip", direction="outbound",
-                      caller=self._account.username, callee=placement.number, agent=placement.agent, route=TRUNK,
+        new = NewCall(call=placement.call, org=placement.org, entrance="sip", direction="outbound",
+                      caller=self._account.username, callee=placement.number, agent=placement.agent, route=None,
                       fallback=Fallback(), state=CallState(codec="PCMU", rate_hz=8000, answered=False),
                       ring_timeout_s=request.ring_timeout_s)  # fmt: skip
         self.open(new)
-        return new.call
 
     def open(self, new: NewCall) -> PyVoipCall:
         """A call's leg, its task included."""

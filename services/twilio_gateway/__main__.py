@@ -51,7 +51,7 @@ async def main(service: Service, settings: Settings) -> None:
     api = rest_api(settings)
     admission = Admission(service.bus, legs, config)
     gateway = TwilioGateway(settings, service.bus, legs, admission, api)
-    originations = Originations("twilio", legs, config, gateway.fences, gateway.place)
+    originations = Originations("twilio", legs, config, admission, gateway.fences, gateway.place)
     web = WebServer(settings, gateway)
     await legs.start()
     await admission.start()

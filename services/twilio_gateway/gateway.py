@@ -265,20 +265,20 @@ class TwilioGateway:
         """Our one trunk, where a number of ours is named as its caller id."""
         return {TRUNK: self._fence} if self._settings.twilio_from else {}
 
-    async def place(self, placement: Placement) -> str | Termination:
+    async def place(self, placement: Placement) -> Termination | None:
         """Begin an outbound call; its number is dialled once the agent is ready."""
         request, ours = placement.request, self._settings.twilio_from
         caller = ours[0] if request.caller is None else normalise(request.caller, self._settings.default_country)
         if caller not in ours:
             return Termination.of(Reason.NUMBER_NOT_ALLOWED, f"{caller} is none of TWILIO_FROM ({', '.join(ours)})")
         new = NewCall(
-            call=new_call_id(), org=placement.org, entrance="twilio", direction="outbound", caller=caller,
-            callee=placement.number, agent=placement.agent, route=placement.trunk, fallback=NO_FALLBACK,
+            call=placement.call, org=placement.org, entrance="twilio", direction="outbound", caller=caller,
+            callee=placement.number, agent=placement.agent, route=None, fallback=NO_FALLBACK,
             state=CallState(codec="PCMU", rate_hz=RATE_HZ), ring_timeout_s=request.ring_timeout_s,
         )  # fmt: skip
         live = self._open(new, "")
         live.call.place = lambda: self._place(live)
-        return new.call
+        return None
 
     async def _place(self, live: Live) -> None:
         new, call = live.shell.new, live.call

@@ -55,7 +55,7 @@ class Bench:
 
 
 @pytest.fixture
-def bench(gateway):
+async def bench(gateway):
     return Bench(gateway)
 
 

@@ -54,7 +54,9 @@ class World:
         self.api = rest_api(settings)
         self.admission = Admission(bus, self.legs, self.config)
         self.gateway = TwilioGateway(settings, bus, self.legs, self.admission, self.api)
-        self.originations = Originations("twilio", self.legs, self.config, self.gateway.fences, self.gateway.place)
+        self.originations = Originations(
+            "twilio", self.legs, self.config, self.admission, self.gateway.fences, self.gateway.place
+        )
         self.web = WebServer(settings, self.gateway)
         self.events: list[events.CallEvent] = []
         self._decoder = event_decoder()

@@ -108,7 +108,8 @@ class TwilioDriver:
         for part in (admission, gateway):
             world.run(part.run())
         await web.start()
-        await Originations("twilio", world.legs, world.config, gateway.fences, gateway.place).start(world.bus)
+        originations = Originations("twilio", world.legs, world.config, admission, gateway.fences, gateway.place)
+        await originations.start(world.bus)
         twilio.connect_url = f"http://127.0.0.1:{web.port}"
         world.stack.push_async_callback(api.close)
         world.stack.push_async_callback(web.stop)

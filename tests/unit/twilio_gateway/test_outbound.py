@@ -5,10 +5,11 @@ import asyncio
 import pytest
 
 from libs.contracts.commands import HangUp
+from libs.contracts.config import OrgConfig
 from libs.contracts.events import CallAnswered, CallEnded, CallOffered, CallRinging
 from libs.contracts.termination import Reason
 from tests.support.fake_worker import accept_unready
-from tests.unit.twilio_gateway.conftest import world
+from tests.unit.twilio_gateway.conftest import AGENT, ROUTE, world
 from tests.unit.twilio_gateway.test_calls import VOICE, is_heard, speak
 
 
@@ -174,3 +175,12 @@ async def test_a_stream_that_is_faster_than_the_answers_of_the_api_is_let_in(ser
         await call.hang_up()
         assert (await here.event(CallEnded)).termination.reason is Reason.CALLEE_HUNG_UP
         assert len(here.of(CallAnswered)) == 1
+
+
+async def test_placed_calls_count_towards_the_organisations_limit(server):
+    limited = OrgConfig(name="default", max_calls=1)
+    async with world(server, AGENT, ROUTE, limited) as here:
+        await here.worker()
+        assert (await here.originate()).ok
+        reply = await here.originate()
+        assert (reply.ok, reply.reason) == (False, Reason.AT_CAPACITY)
