@@ -87,6 +87,10 @@ class Connection:
             message = reason.encode()[:123].decode(errors="ignore").encode()
             await self._socket.close(code=code, message=message)
 
+    def cut(self) -> None:
+        """End it at once, without a word."""
+        self._abort()
+
     # -- in ------------------------------------------------------------------------------------------------
 
     async def receive(self) -> FromPage | list[bytes] | None:

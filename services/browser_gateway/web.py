@@ -31,7 +31,8 @@ PAGE = Path(__file__).with_name("page")
 HELLO_S = 5.0
 HEARTBEAT_S = 5.0  # a page that answers no ping for half of this is gone (RFC 6455 §5.5.2)
 CLOSE_S = 2.0
-STRANGERS = 32  # connections that have not said hello yet
+STRANGERS = 32  # connections that have not said hello yet; who comes then takes the place of the oldest one
+LEAVING = 256  # connections beyond those of calls, the ones included that are being closed
 MAX_BODY_BYTES = 2048
 
 
@@ -43,7 +44,8 @@ class PageServer:
         self._gateway = gateway
         self._config = config
         self._runner: web.AppRunner | None = None
-        self._strangers = 0
+        self._strangers: dict[Connection, None] = {}  # the oldest first
+        self._guests = 0  # they have shown a token
         self._connections: set[Connection] = set()
         self.port = settings.browser_listen_port
         self.counters: Counter[str] = Counter()
@@ -143,9 +145,15 @@ class PageServer:
             self.counters["origin_refused"] += 1
             return web.Response(status=403, text="origin")
         # a full gateway still hears a few more out: a call that it refuses leaves its record, as at every entrance
-        if self._strangers >= STRANGERS or len(self._connections) >= self._settings.browser_max_calls + STRANGERS:
+        most = self._settings.browser_max_calls
+        if self._guests >= most + STRANGERS or len(self._connections) >= most + LEAVING:
             self.counters["no_room"] += 1
             return web.Response(status=503, headers={"Retry-After": "5"})
+        if len(self._strangers) >= STRANGERS:  # a page says hello at once: whoever is silent need not keep it out
+            oldest = next(iter(self._strangers))
+            del self._strangers[oldest]
+            self.counters["strangers_cut"] += 1
+            oldest.cut()
         socket = web.WebSocketResponse(
             heartbeat=HEARTBEAT_S, timeout=CLOSE_S, max_msg_size=MAX_BINARY_BYTES, compress=False
         )
@@ -155,12 +163,8 @@ class PageServer:
         self._connections.add(connection)
         try:
             grant = await self._introduced(connection, kind)
-            if grant is None:
-                pass
-            elif kind == "call":
-                await self._gateway.serve_call(connection, grant)
-            else:
-                await self._gateway.serve_take_over(connection, grant)
+            if grant is not None:
+                await self._welcome(connection, kind, grant)
         except Exception:  # the top of a page's task: its defect costs no other page anything
             self.counters["defects"] += 1
             log.exception("a page's connection failed")
@@ -169,9 +173,19 @@ class PageServer:
             self._connections.discard(connection)
         return socket
 
+    async def _welcome(self, connection: Connection, kind: Literal["call", "take_over"], grant: Grant) -> None:
+        self._guests += 1
+        try:
+            if kind == "call":
+                await self._gateway.serve_call(connection, grant)
+            else:
+                await self._gateway.serve_take_over(connection, grant)
+        finally:
+            self._guests -= 1
+
     async def _introduced(self, connection: Connection, kind: Literal["call", "take_over"]) -> Grant | None:
         """Wait for hello and its token; None when there is none that counts, and the page was told so."""
-        self._strangers += 1
+        self._strangers[connection] = None
         try:
             async with asyncio.timeout(HELLO_S):
                 hello = await connection.receive()
@@ -180,7 +194,9 @@ class PageServer:
             await connection.close(NO_HELLO, "no hello")
             return None
         finally:
-            self._strangers -= 1
+            self._strangers.pop(connection, None)
+        if hello is None:  # it left
+            return None
         try:
             if not isinstance(hello, Hello):
                 raise TokenRefused("not_accepted")

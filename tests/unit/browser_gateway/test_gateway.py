@@ -273,9 +273,19 @@ async def test_a_full_gateway_takes_no_call_over(server):
         assert "no room" in (await page.end())["detail"]
 
 
-async def test_more_connections_than_a_full_gateway_needs_are_not_accepted(server):
+async def test_strangers_who_say_nothing_keep_nobody_out(server):
+    async with world(server) as here:
+        await here.worker()
+        silent = [await here.page(None) for _ in range(100)]
+        await (await here.call()).message("answered")
+        await here.until(lambda: sum(page.closed is not None for page in silent) >= 100 - STRANGERS)
+        assert len(here.web._connections) <= STRANGERS + 1
+
+
+async def test_more_connections_than_a_full_gateway_needs_are_not_accepted(server, monkeypatch):
+    monkeypatch.setattr("services.browser_gateway.web.LEAVING", 2)
     async with world(server, browser_max_calls=1) as here:
-        for _ in range(STRANGERS):
+        for _ in range(3):
             await here.page(None)
         with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
             await here.page(None)
