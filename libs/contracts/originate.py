@@ -19,8 +19,8 @@ class AgentChanges(Message):
     """What this one call wants different from its agent's document; None leaves it as it is."""
 
     backend: Literal["realtime", "live", "pipeline", "scripted"] | None = None
-    model: str | None = None
-    voice: str | None = None
+    model: Annotated[str, Field(min_length=1, max_length=100)] | None = None
+    voice: Annotated[str, Field(min_length=1, max_length=100)] | None = None
     prompt: str | None = None
     silence_ms: Annotated[int, Field(ge=100, le=10_000)] | None = None
     threshold: Annotated[float, Field(ge=0, le=1)] | None = None

@@ -325,3 +325,10 @@ async def test_what_is_started_for_a_call_is_ended_with_it_unless_it_is_to_be_ke
     assert "starting it" not in result.stderr
     assert running(state) is not None
     assert await asyncio.to_thread(up.down, CliSettings(), Console(quiet=True))
+
+
+@pytest.mark.parametrize("option", ["--model", "--voice"])
+def test_an_empty_name_is_no_other_model_or_voice(option: str) -> None:
+    done = CliRunner().invoke(app, ["call", "030 111", "--agent", "a", option, ""])
+    assert done.exit_code == ExitCode.USAGE
+    assert f"{option[2:]}: String should have at least 1 character" in done.output

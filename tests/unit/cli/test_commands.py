@@ -9,19 +9,21 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from typer.testing import CliRunner
 
-from cli import apply as publishing
+from cli import __main__ as cli_main, apply as publishing
 from cli.apply import Applied, ConfigRefused, read_config
 from cli.bus import connected, query
 from cli.checkout import ROOT
 from cli.config_files import read_files
 from cli.demo.run import remove_leftovers
 from cli.errors import CliError
+from cli.exit_codes import ExitCode
 from cli.main import app
 from cli.published import publish_missing
 from cli.settings import CliSettings
@@ -313,3 +315,14 @@ def test_what_killed_demos_left_is_removed_after_a_day(tmp_path: Path) -> None:
     (tmp_path / "callbus-demo-link").symlink_to(tmp_path / "other-old")
     remove_leftovers(tmp_path, now)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["callbus-demo-link", "callbus-demo-new", "other-old"]
+
+
+def test_ctrl_c_while_the_modules_load_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(ModuleType):
+        def __getattr__(self, name: str) -> object:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "cli.main", Interrupted("cli.main"))
+    with pytest.raises(SystemExit) as left:
+        cli_main.main()
+    assert left.value.code == ExitCode.INTERRUPTED

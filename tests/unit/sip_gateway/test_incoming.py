@@ -235,7 +235,7 @@ async def test_a_caller_is_sent_to_the_routes_other_number(server, far, agent):
     async with world(server, AGENT, route) as here:
         far.dial(here.gateway.transport.port)
         rejected = await far.event(Rejected)
-        assert rejected.status == 302
+        assert (rejected.status, rejected.reason) == (302, "Moved Temporarily")
         assert rejected.headers["contact"] == ["<sip:+493099999@127.0.0.1>"]
 
 
