@@ -11,9 +11,13 @@ from dataclasses import dataclass
 from aiohttp import WSMsgType, web
 
 from libs.call_leg.shell import LegShell
+from libs.contracts.termination import Reason, Termination
+from libs.runtime.log import get_logger
 from services.twilio_gateway.call import TwilioCall
 from services.twilio_gateway.line import Line
 from services.twilio_gateway.media_stream import Close, MediaStream, Started
+
+log = get_logger()
 
 TICKET_VALID_S = 30.0  # from our TwiML to the stream; outbound the ringing comes before it
 START_WITHIN_S = 5.0
@@ -72,7 +76,13 @@ class Streams:
         self._on_start(live)
         async with asyncio.TaskGroup() as tasks:
             writing = tasks.create_task(line.write())
-            by = await self._read(socket, live.call, line)
+            try:
+                by = await self._read(socket, live.call, line)
+            except Exception:  # the top of a stream: a defect in it ends its call in order, and no other
+                self.counters["defects"] += 1
+                log.exception("a stream's message could not be handled", call=live.call.call)
+                live.shell.end(Termination.of(Reason.INTERNAL_ERROR, "a defect in the gateway; see its log"))
+                by = "closed"
             live.call.detach(line, by=by)
             if by == "refused":
                 await writing  # the close with its reason goes out

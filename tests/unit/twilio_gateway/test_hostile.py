@@ -122,6 +122,18 @@ async def test_a_twilio_that_does_not_read_leaves_no_connection_behind(server, m
         transport.resume_reading()
 
 
+async def test_a_defect_in_reading_ends_that_call_in_order(server, monkeypatch):
+    async with world(server) as here:
+        worker = await here.worker()
+        call, _ = await streaming(here, worker)
+        live = next(iter(here.gateway._live.values()))
+        monkeypatch.setattr(live.shell, "dtmf", lambda _: 1 / 0)
+        await call.send({"event": "dtmf", "dtmf": {"digit": "1"}})
+        assert (await here.event(CallEnded)).termination.reason is Reason.INTERNAL_ERROR
+        await call.until(lambda: call.is_over)
+        await here.until(lambda: not here.gateway.is_busy)
+
+
 # -- the REST API ---------------------------------------------------------------------------------------------------
 
 
