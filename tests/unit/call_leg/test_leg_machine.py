@@ -73,6 +73,7 @@ class AnyOrder(RuleBasedStateMachine):
         config = LegConfig("c", max_duration_s=60, seek_limit_s=2, outbound=outbound, ring_timeout_s=30,
                            needs_person=needs_person, answer_delay_s=delay_s)  # fmt: skip
         self.leg = Leg(config, self.roster, lambda: 7)
+        self.asked = set()  # since the search began, or began again
         self.sent, self.released, self.ends, self.answers = [], set(), 0, 0
         self.owner = None  # whose audio is played
         self.perform(self.leg.start(self.now))
@@ -91,7 +92,8 @@ class AnyOrder(RuleBasedStateMachine):
                 assert self.owner is None, "an offer while somebody owns the call"
                 assert not self.transfers or not self.leg._parked, "offered while a transfer decides"
                 if self.leg.answered_at is None and not self.dials:
-                    assert action.wk not in {wk for wk, _ in self.sent}, "each worker is tried once before the answer"
+                    assert action.wk not in self.asked, "each worker is tried once, until all were and some were silent"
+                self.asked.add(action.wk)
                 self.sent.append((action.wk, action.epoch))
             elif isinstance(action, SendRelease):
                 self.released.add((action.wk, action.epoch))
@@ -276,6 +278,8 @@ class AnyOrder(RuleBasedStateMachine):
         if not hasattr(self, "leg"):
             return
         leg = self.leg
+        if leg.phase is Phase.SEEKING:
+            self.asked.clear()
         assert self.ends == (leg.phase is Phase.ENDED)
         assert self.answers <= 1
         assert self.dials <= 1

@@ -276,7 +276,7 @@ async def test_a_worker_that_fails_to_reach_its_model_gives_the_calls_end_its_re
 
 async def test_an_acceptance_that_comes_too_late_is_released(server, phone):
     async with world(server) as here:
-        worker = await here.worker(late_s=0.2)
+        worker = await here.worker(late_s=0.6)  # later than the patient offers that follow the first one
         assert (await refusal(here, phone)).status == 503
         released = await asyncio.wait_for(worker.releases.get(), 2)
         assert released.epoch == 1
