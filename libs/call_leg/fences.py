@@ -72,7 +72,8 @@ class OutboundRules:
 
 
 class OutboundFence:
-    """One per trunk. `number` judges a destination, `attempt` counts a call that is about to be placed."""
+    """One per trunk. `number` judges a destination, `attempt` counts a call that is about to be placed, and `withdraw`
+    takes that back where it was not."""
 
     def __init__(self, rules: OutboundRules) -> None:
         self.rules = rules
@@ -114,6 +115,11 @@ class OutboundFence:
             sentence = f"the trunk's limit is {most} calls an hour: {wait}"
             raise NotAllowedError(Reason.TOO_MANY_ATTEMPTS, sentence)
         self._attempts.append(now)
+
+    def withdraw(self) -> None:
+        """The call that was counted last was not placed after all: nothing went out."""
+        if self._attempts:
+            self._attempts.pop()
 
     def _is_extension(self, digits: str) -> bool:
         prefixes = tuple(prefix for prefix in self.rules.allowed_prefixes if prefix and not prefix.startswith("+"))

@@ -130,7 +130,10 @@ class Originations:
     async def _attempt(self, placement: Placement) -> Termination | None:
         """Within the organisation's limits, and if the gateway does not begin to drain while it asks for a place."""
         why_not = await self._admission.place(placement.org, placement.call) or self._legs.refusal()
-        return why_not or await self._place(placement)
+        why_not = why_not or await self._place(placement)
+        if why_not is not None and (fence := self._fences().get(placement.trunk)) is not None:
+            fence.withdraw()  # nothing went out: whoever tries again until there is room has not used up the hour
+        return why_not
 
     def _refuse(self, call: str, org: str, request: Originate, why: Termination) -> OriginateReply:
         self.counters["refused"] += 1

@@ -215,3 +215,13 @@ async def test_a_trunk_of_another_organisation_is_passed_over_and_keeps_its_atte
     assert (refused.reason, refused.error) == (
         Reason.TRUNK_FAILED, "no trunk 'theirs' can place calls now; there are: ours"
     )  # fmt: skip
+
+
+async def test_a_call_that_found_no_room_is_no_attempt_of_its_trunk(gateway):
+    bench = Bench(gateway, {"main": OutboundFence(OutboundRules(attempts_per_hour=1))})
+    bench.answer = Termination.of(Reason.AT_CAPACITY, "no RTP port is free")
+    for _ in range(3):
+        assert (await bench.ask()).reason is Reason.AT_CAPACITY
+    bench.answer = None
+    assert (await bench.ask()).ok
+    assert (await bench.ask()).reason is Reason.TOO_MANY_ATTEMPTS
