@@ -288,8 +288,10 @@ class TwilioGateway:
                 new.callee, new.caller, document, self._url(f"/calls/{new.call}/status"), int(new.ring_timeout_s)
             )
         except TwilioError as error:
-            live.shell.refused(end_of_request(error))
-            return
+            if error.status or not call.call_sid:
+                live.shell.refused(end_of_request(error))
+                return
+            sid = call.call_sid  # the answer did not come, and a status callback did: the number is being called
         call.call_sid = sid
         if call.next is Next.HANG_UP or new.call not in self._live:  # given up while the request was under way
             await self._complete(live)
@@ -300,6 +302,8 @@ class TwilioGateway:
         """The course of an outbound call (`StatusCallback`)."""
         live, sid = self._live.get(call), form.get("CallSid", "")
         if live is not None:
+            if sid and not live.call.call_sid:  # faster than the answer to our request
+                self._knows(live, sid)
             self._status(live, form)
         elif sid and form.get("CallStatus") not in OVER and self._given_up.pop(call, False):
             # what placed it was answered too late, or what ended it failed: nobody is to find a dead line

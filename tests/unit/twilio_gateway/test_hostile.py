@@ -7,7 +7,7 @@ import pytest
 
 from libs.contracts.commands import HangUp, Transfer
 from libs.contracts.config import OrgConfig
-from libs.contracts.events import CallEnded, CallOffered, CallTransfer
+from libs.contracts.events import CallAnswered, CallEnded, CallOffered, CallTransfer
 from libs.contracts.termination import Reason
 from services.twilio_gateway import call as call_module, line as line_module, rest as rest_module
 from services.twilio_gateway.downlink import Downlink
@@ -178,6 +178,24 @@ async def test_a_callee_whose_call_could_not_be_taken_back_is_not_left_ringing(s
         await call.status("ringing")
         await call.until(lambda: call.is_over)
         assert len(here.of(CallEnded)) == 1
+
+
+async def test_a_call_whose_placing_was_never_answered_goes_on_when_twilio_reports_it(server, monkeypatch):
+    monkeypatch.setattr(rest_module, "TIMEOUT_S", 0.2)
+    async with world(server) as here:
+        worker = await here.worker()
+        here.twilio.answers_after_s = 0.6
+        here.twilio.on_create = never_answers
+        assert (await here.originate()).ok
+        offer = await worker.offers.get()
+        await asyncio.sleep(0.5)
+        (call,) = here.twilio.calls.values()
+        assert not here.of(CallEnded)
+        await call.answer()
+        await here.event(CallAnswered)
+        await worker.command(offer, HangUp(epoch=offer.epoch, reason=Reason.AGENT_HUNG_UP))
+        await call.until(lambda: call.is_over)
+        assert (await here.event(CallEnded)).termination.reason is Reason.AGENT_HUNG_UP
 
 
 async def test_an_api_that_will_not_bring_the_caller_back_is_no_hang_up_of_the_caller(server, monkeypatch):

@@ -36,6 +36,7 @@ class FakeTwilio:
         self.calls: dict[str, FakeCall] = {}
         self.api_error: tuple[int, int, str] | None = None
         self.on_create = lambda call: call.answer()
+        self.answers_after_s = 0.0
         self._runner: web.AppRunner
         self.api_url = ""
         self._numbers = 0
@@ -98,6 +99,7 @@ class FakeTwilio:
         call.timeout_s = int(str(form["Timeout"]))
         self.calls[call.sid] = call
         call.later(self.on_create(call))
+        await asyncio.sleep(self.answers_after_s)
         return web.json_response({"sid": call.sid, "status": "queued"}, status=201)
 
     async def _update(self, request: web.Request) -> web.Response:
