@@ -6,7 +6,7 @@ from libs.audio.compare import best_correlation
 from libs.audio.dtmf import DtmfReceiver, dtmf_packets
 from libs.audio.g711 import Law
 from libs.audio.g722 import G722
-from libs.audio.tone import tone
+from libs.audio.tone import tone, waiting_tone
 from services.sip_gateway.rtp_bridge import MAX_FRAMES, BridgeQueue
 from services.sip_gateway.rtp_session import MediaFormat
 from tests.unit.sip_gateway.media import Line, packet
@@ -182,3 +182,66 @@ def test_a_short_reserve_is_gathered_before_speech_and_after_every_gap():
     assert [queue.pop(), queue.pop(), queue.pop()] == [frame, frame, None]
     queue.push(frame, 8000)
     assert queue.pop() is None
+
+
+# -- an announcement before the bridge ------------------------------------------------------------------------------
+
+
+def announce(one: Caller, other: Caller, ms: int, hz: float = 520) -> None:
+    """The agent of `one` speaks, and both callers do."""
+    rate_hz = one.line.rate_hz
+    words, size = tone(hz, ms, rate_hz), rate_hz // 25
+    for number in range(ms // 20):
+        one.line.say(words[number * size : (number + 1) * size], begins=number == 0)
+        for caller, voice_hz in ((one, 440), (other, 700)):
+            caller.say(tone(voice_hz, 20, caller.codec.rate_hz))
+            caller.line.pass_time(20)
+            caller.listen()
+
+
+@pytest.mark.parametrize("names", [("PCMU", "PCMA"), ("PCMA", "G722"), ("G722", "PCMU"), ("G722", "G722")])
+def test_the_target_hears_the_agent_and_the_caller_waits_whatever_they_speak(pair, names):
+    one, other = pair(*names)
+    one.line.rtp.announce_to(other.line.rtp)
+    frames, theirs = len(one.line.frames), len(other.line.frames)
+    announce(one, other, 1000)
+    assert best_correlation(tone(520, 600, other.codec.rate_hz), other.heard)[0] > 0.95
+    for hz in (520, 700):
+        assert best_correlation(tone(hz, 600, one.codec.rate_hz), one.heard)[0] < 0.5
+    assert best_correlation(waiting_tone(one.codec.rate_hz)[: len(one.heard) // 2], one.heard)[0] > 0.9
+    assert len(one.line.frames) - frames == pytest.approx(50, abs=4)  # R2 goes on
+    assert not any(any(frame.payload) for frame in one.line.frames[frames + 2 :])
+    assert len(other.line.frames) - theirs <= 50  # of a target of the gateway's, there is no bus
+    assert one.line.audio.playout.played >= 0.9 * one.line.rate_hz
+    one.line.rtp.bridge_to(other.line.rtp)
+    one.heard = other.heard = b""
+    talk(one, other, 1000)
+    assert best_correlation(tone(700, 600, one.codec.rate_hz), one.heard)[0] > 0.98
+    assert best_correlation(tone(440, 600, other.codec.rate_hz), other.heard)[0] > 0.98
+
+
+def test_a_target_that_changes_its_codec_meanwhile_still_hears_the_agent(pair):
+    one, other = pair("PCMU", "PCMA")
+    one.line.rtp.announce_to(other.line.rtp)
+    other.line.rtp.redirect(other.line.caller.getsockname(), may_send=True, media=FORMATS["G722"])
+    other.codec = G722
+    other._encoder, other._decoder = G722.encoder(), G722.decoder()
+    announce(one, other, 600)
+    assert best_correlation(tone(520, 300, 16000), other.heard)[0] > 0.9
+    assert not one.line.rtp.is_bridged
+
+
+def test_an_announcement_that_ends_without_a_bridge_brings_caller_and_agent_back(pair):
+    one, other = pair("PCMU", "PCMA")
+    one.line.rtp.announce_to(other.line.rtp)
+    announce(one, other, 200)
+    other.line.rtp.finish(other.line.now)
+    one.heard, frames = b"", len(one.line.frames)
+    for number in range(30):
+        one.line.say(tone(500, 20, 8000), begins=number == 0 and not one.line.audio.playout.is_talking)
+        one.say(tone(400, 20, 8000))
+        one.line.pass_time(20)
+    one.listen()
+    assert best_correlation(tone(500, 200, 8000), one.heard)[0] > 0.9
+    heard = b"".join(frame.payload for frame in one.line.frames[frames:])
+    assert best_correlation(tone(400, 200, 8000), heard)[0] > 0.9
