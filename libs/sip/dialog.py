@@ -113,7 +113,13 @@ class Dialog:
 
     @property
     def key(self) -> DialogKey:
+        """Without a remote tag while we are calling: each leg of a forked call has another."""
         return self.call_id, self.local_tag, self.remote_tag
+
+    @property
+    def is_inviting(self) -> bool:
+        """Whether we are calling and nobody has answered."""
+        return not self.is_uas and self.state in (DialogState.INVITING, DialogState.EARLY, DialogState.CANCELLING)
 
     def learn_route(self, message: Request | Response) -> None:
         """Route set from Record-Route: in order for the callee, reversed for the caller (§12.1.1, §12.1.2)."""

@@ -10,7 +10,8 @@ from libs.sip.dialog_layer import client_key
 from libs.sip.digest import Authenticator, Credentials
 from libs.sip.errors import SipStateError
 from libs.sip.events import Action, Answered, EndCause, Ended, Rejected, Ringing, Send
-from libs.sip.message import Response
+from libs.sip.message import Reply, Request, Response
+from libs.sip.screening import ALLOW, sdp_of
 from libs.sip.sdp import SessionDescription
 from libs.sip.session_layer import SessionLayer
 from libs.sip.transaction import ClientInvite, ClientNonInvite, State
@@ -75,7 +76,7 @@ class Uac(SessionLayer):
             session_interval_s=self._config.session_expires_s,
         )  # fmt: skip
         dialog.auth = Authenticator(call.credentials or self._credentials, self._new_token)
-        self._dialogs[dialog.id] = dialog
+        self._dialogs[dialog.id] = self._by_key[dialog.key] = dialog
         self.counters["calls_placed"] += 1
         if call.ring_timeout_s is not None:
             self._deadlines.set(("ring", dialog.id), now + call.ring_timeout_s)
@@ -139,6 +140,17 @@ class Uac(SessionLayer):
         if answer is not None and len(dialog.early_answers) < MAX_EARLY_ANSWERS:
             dialog.early_answers[response.to.tag] = answer
         return [*actions, Ringing(dialog.id, response.status, answer)]
+
+    def _receive_early(self, request: Request, source: Address, now: float) -> list[Action]:
+        """A request of a callee who has not answered yet, on whatever leg of the call.
+
+        481 would have it end the call (RFC 3261 §12.2.1.2). Its offer meets ours, which is open (RFC 3311 §5.2).
+        """
+        if request.method not in ("UPDATE", "OPTIONS", "INFO"):
+            return self._reply(request, source, 481, now)  # BYE may not come from a callee yet (§15)
+        if request.method == "UPDATE" and sdp_of(request):
+            return self._reply(request, source, 491, now)
+        return self._reply(request, source, Reply(200, (self._contact, ("Allow", ALLOW))), now)
 
     def _acknowledge_provisional(
         self, dialog: Dialog, response: Response, source: Address, now: float
@@ -207,6 +219,7 @@ class Uac(SessionLayer):
         self._heard_from(dialog, source)
         is_first = dialog.state is not DialogState.CONFIRMED
         if is_first:
+            self._by_key.pop(dialog.key, None)
             dialog.remote, dialog.remote_tag = without_tag(response.to), response.to.tag
             dialog.learn_route(response)
             dialog.state = DialogState.CONFIRMED

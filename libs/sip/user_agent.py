@@ -268,6 +268,9 @@ class UserAgent(Uas, Uac, RegistrationLayer):
             return self._reply(request, source, refusal, now)
         if request.to.tag:
             dialog = self._by_key.get((request.call_id, request.to.tag, request.from_.tag))
+            early = self._by_key.get((request.call_id, request.to.tag, "")) if dialog is None else dialog
+            if early is not None and early.is_inviting:
+                return self._receive_early(request, source, now)
             if dialog is None or (dialog.state is DialogState.ENDED and request.method != "BYE"):
                 return self._reply(request, source, 481, now)
             return self._receive_in_dialog(dialog, request, source, now)

@@ -347,6 +347,29 @@ def test_the_answer_of_a_reliable_provisional_response_is_that_of_the_2xx_withou
     assert answered.sdp.serialize() == ANSWER
 
 
+@pytest.mark.parametrize(
+    ("method", "body", "status"), [("UPDATE", ANSWER, 491), ("UPDATE", "", 200), ("OPTIONS", "", 200), ("BYE", "", 481)]
+)
+def test_a_callee_who_has_not_answered_may_ask_things(method, body, status):
+    core = agent(CALLER, "c")
+    dialog, sent = placed(core)
+    core.receive(response_to(sent, "183 Session Progress", "a", "Contact: <sip:x@192.0.2.77:5090>\r\n"), CALLEE, 0.1)
+    invite = parse(sent)
+    asked = (
+        f"{method} sip:x@192.0.2.10 SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.20;branch=z9hG4bK77\r\nMax-Forwards: 70\r\n"
+        f"From: {invite.to.text};tag=a\r\nTo: {invite.from_.text}\r\nCall-ID: {invite.call_id}\r\nCSeq: 1 {method}\r\n"
+        f"Contact: <sip:x@192.0.2.77:5090>\r\nc: application/sdp\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+    )
+    (answer,) = core.receive(asked.encode(), CALLEE, 0.2)
+    assert parse(answer.data).status == status
+    answered = core.receive(
+        response_to(sent, "200 OK", "b", "Contact: <sip:x@192.0.2.77:5090>\r\n", ANSWER), CALLEE, 1.0
+    )  # fmt: skip
+    assert isinstance(answered[-1], Answered)
+    core.bye(dialog, 2.0)
+    assert not core._by_key
+
+
 def test_a_reliable_response_without_a_number_is_dropped():
     core = agent(CALLER, "c")
     _, sent = placed(core)
