@@ -29,6 +29,7 @@ from libs.sip.uri import NameAddr, SipUri, find_parameter
 # refresh this long before the end, or at half time of brief registrations: room for one transaction that times out
 REFRESH_MARGIN_S = 40.0
 MAX_INTERVAL_RAISES = 2
+LONGEST_WAIT_S = 3600  # whatever a registrar says: one odd answer must not silence a trunk for good
 # RFC 5626 §4.4.1: what to wait between two keep-alives, over UDP and over TCP; of a longest time, the last fifth
 UDP_KEEP_ALIVE_S = (24.0, 29.0)
 STREAM_KEEP_ALIVE_S = (95.0, 120.0)
@@ -282,7 +283,7 @@ class Registration:
         return True
 
     def _accepted(self, response: Response, now: float) -> list[Step]:
-        granted_s = self._granted_s(response)
+        granted_s = min(self._granted_s(response), max(LONGEST_WAIT_S, self._asked_s))
         if granted_s <= 0:
             return self._ended(response.status, "the registrar granted no time", response, now)
         self._branch = ""
@@ -325,7 +326,7 @@ class Registration:
         self.state, self.reason, self.expires_at, self._keep_alive_at = RegistrationState.FAILED, reason, None, None
         retry_s = self._back_off_s(status)
         if response is not None and (match := _NUMBER.match(response.header("retry-after"))):
-            retry_s = max(retry_s, float(match[1]))
+            retry_s = max(retry_s, float(min(int(match[1]), LONGEST_WAIT_S)))
         self.failures += 1
         self._next_at = now + retry_s
         return [RegistrationFailed(self.name, status if response is not None else None, reason, retry_s)]

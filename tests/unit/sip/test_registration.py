@@ -241,6 +241,7 @@ def test_wrong_credentials_are_tried_once_and_then_left_for_long(second):
     ("reply", "least_s"),
     [
         ("503 Busy|Retry-After: 120 (soon)", 120),
+        ("503 Busy|Retry-After: 999999999", 3600),
         ("403 Forbidden", 1800),
         ("404 Not Found", 1800),
         ("302 Moved|Contact: <sip:elsewhere.example>", 2.5),
@@ -256,6 +257,13 @@ def test_what_a_registrar_may_say_instead_decides_when_it_is_asked_again(reply, 
     assert least_s <= failed.retry_s <= 2 * least_s
     link.run(least_s - 0.1)
     assert len(link.registered_at()) == 1
+
+
+def test_a_binding_that_never_ends_is_refreshed_all_the_same():
+    link = Registrar("200 OK|Expires: 999999999")
+    assert link.told == [Registered("trunk", 3600)]
+    link.run(3600)
+    assert len(link.registered_at()) == 2
 
 
 def test_the_returned_network_is_used_at_once_and_late_answers_to_the_old_attempt_are_ignored():
