@@ -39,7 +39,7 @@ class CallAudio:
         self._filler_at = 0
         self._instead = b""  # of the agent's words
         self._when_quiet: Callable[[], object] | None = None
-        self._quiet_after = 0
+        self._quiet_after: int | None = None
         self.published = 0
         self.unpublished = 0
         self.malformed = 0
@@ -108,10 +108,11 @@ class CallAudio:
     def tick(self) -> bytes | None:
         """The next 20 ms for the caller, or None for silence."""
         pcm = self.playout.pop()
+        instead = self._instead  # of the last frame, too
         if self._when_quiet is not None:
             self._watch_quiet()
-        if self._instead:
-            return self._next_of(self._instead)
+        if instead:
+            return self._next_of(instead)
         if pcm is None or self.held:  # what is said meanwhile counts as played: it is not said again afterwards
             return self._next_of(self._filler) if self._filler else None
         if self.muted:
@@ -122,22 +123,22 @@ class CallAudio:
         """Play this over and over where the agent says nothing; empty stops it."""
         self._filler, self._filler_at = loop_pcm, 0
 
-    def hide_rest(self, loop_pcm: bytes) -> None:
-        """Play this in place of what the agent is saying, until that is over: it was meant for somebody else."""
-        if not self.playout.is_quiet:
-            self._instead, self._filler_at = loop_pcm, 0
-            self.when_quiet(self._unhide)
+    def hide_announcement(self, loop_pcm: bytes) -> None:
+        """Play this in place of what `when_quiet` waits for, until that was said: it was meant for somebody else."""
+        if self._when_quiet is not None:
+            self._instead, self._filler_at, self._when_quiet = loop_pcm, 0, self._unhide
 
     def _unhide(self) -> None:
         self._instead = b""
 
     def when_quiet(self, then: Callable[[], object], more: int = 0) -> None:
-        """Call this once, from `tick`: the agent is quiet, after so many more responses. Forgotten with the owner."""
-        self._when_quiet, self._quiet_after = then, self.playout.responses + more
+        """Call this once, from `tick`: the agent is quiet, or so many more responses are over. Gone with the owner."""
+        self._when_quiet = then
+        self._quiet_after = self.playout.responses + more if more else None
 
     def _watch_quiet(self) -> None:
-        playout, then = self.playout, self._when_quiet
-        if then is not None and playout.is_quiet and playout.responses >= self._quiet_after:
+        playout, then, after = self.playout, self._when_quiet, self._quiet_after
+        if then is not None and (playout.is_quiet if after is None else playout.responses >= after):
             self._when_quiet = None
             then()
 

@@ -58,7 +58,8 @@ class Playout:
         self._remainder = b""
         self.played = 0
         self.flushed = False
-        self.responses = 0  # that came to their end mark
+        self._responses = 0
+        self._ends: deque[int] = deque()  # positions of end marks that are not played yet
         self._is_open = False  # a response came without its end so far
         self._last_seq = -1
         self._flush_seq = -1
@@ -97,6 +98,14 @@ class Playout:
         """Whether nothing waits and no response goes on."""
         return not self._is_open and not self._queue and not self._remainder
 
+    @property
+    def responses(self) -> int:
+        """How many of this epoch were played to their end, or cut off."""
+        while self._ends and self.played >= self._ends[0]:
+            self._ends.popleft()
+            self._responses += 1
+        return self._responses
+
     def push(self, frame: AudioFrame) -> bool:
         """Take a frame. True when it begins a talkspurt that should go out at once, not at the next tick."""
         if frame.epoch != self.epoch:
@@ -116,7 +125,7 @@ class Playout:
         self._last_seq = frame.seq
         self.counters["received"] += 1
         if frame.flags & END_OF_RESPONSE:
-            self.responses += 1
+            self._ends.append(frame.timestamp + len(frame.payload) // 2)
             self._is_open = False
         elif frame.payload:
             self._is_open = True
@@ -157,6 +166,8 @@ class Playout:
             self._flush_seq = seq
             self._last_seq = max(self._last_seq, seq - 1)
             self._remainder = b""
+            self._responses += len(self._ends) + self._is_open
+            self._ends.clear()
             self._is_open = False
         while self._queue and self._queue[0].seq < seq:
             self._queue.popleft()

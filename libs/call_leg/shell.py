@@ -14,6 +14,7 @@ from nats.aio.msg import Msg
 
 from libs.audio.tone import waiting_tone
 from libs.call_leg import actions as do
+from libs.call_leg.announcement import Announcement
 from libs.call_leg.journal import CallJournal
 from libs.call_leg.kv_copy import CallsCopy
 from libs.call_leg.leg import Leg, LegConfig
@@ -42,6 +43,8 @@ from libs.runtime.log import get_logger
 from libs.runtime.outbox import EventOutbox
 
 log = get_logger()
+
+ANNOUNCE_S = 1.0  # for a session's word that it will
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,7 @@ class LegShell:
         self._offered_at = datetime.now(UTC)
         self._codec: str = new.state.codec
         self._is_starting_transfer = False
-        self._target: TransferTarget | None = None
+        self._announcement = Announcement(self.audio, self._ask_to_announce, self._announced)
 
     # -- life -----------------------------------------------------------------------------------------------
 
@@ -157,7 +160,7 @@ class LegShell:
 
     def transfer_reached(self, target: TransferTarget) -> None:
         """The target has answered: it hears the announcement, or is joined at once; `transfer_ended` is not called."""
-        self._target = target
+        self._announcement.target = target
         self.perform(self.leg.transfer_reached(self._loop.time()))
 
     def transfer_ended(self, ok: bool, status: int | None, detail: str = "") -> None:
@@ -317,31 +320,23 @@ class LegShell:
     def _cancel_transfer(self, _: do.CancelTransfer) -> None:
         self.entrance.cancel_transfer()
 
-    def _announce(self, action: do.Announce) -> None:
-        """What the agent is saying now is the caller's; the announcement begins behind it."""
-        playout = self.audio.playout
-        if playout.is_talking or playout.depth:
-            self.audio.when_quiet(lambda: self._loop.call_soon(self._announce_now, action))
-        else:
-            self._announce_now(action)
+    def _ask_to_announce(self, text: str) -> None:
+        if self._tasks is not None:
+            self._tasks.create_task(self._announce(SayNow(epoch=self.leg.epoch, text=text)))
 
-    def _announce_now(self, action: do.Announce) -> None:
-        if self._target is None or not self.leg.transfer.is_announcing:
+    async def _announce(self, wanted: SayNow) -> None:
+        """A session that cannot speak now is not waited for; one that does not answer has the leg's time limit."""
+        subject = subjects.control(self.new.org, self.new.call, "agent")
+        try:
+            reply = CommandReply.model_validate_json(await self._bus.request(subject, wanted.to_json(), ANNOUNCE_S))
+        except (nats.errors.Error, ValueError, OSError):
             return
-        self._target.listen()
-        self.audio.when_quiet(lambda: self._loop.call_soon(self._announced), more=1)
-        self._say_text(do.SayText(action.text))
+        if not reply.ok:
+            log.info("nothing is announced", why=reply.error)
+            self._announced()
 
     def _announced(self) -> None:
         self.perform(self.leg.announced(self._loop.time()))
-
-    def _hide_rest(self, _: do.HideRest) -> None:
-        self.audio.hide_rest(waiting_tone(self.new.state.rate_hz))
-
-    def _join_target(self, _: do.JoinTarget) -> None:
-        target, self._target = self._target, None
-        if target is not None:
-            target.join()
 
     def _hold_caller(self, action: do.HoldCaller) -> None:
         self.audio.held = action.held
@@ -417,9 +412,9 @@ _PERFORMERS: dict[type, Callable[[LegShell, Any], None]] = {
     do.PublishAnswered: LegShell._publish_answered,
     do.StartTransfer: LegShell._start_transfer,
     do.CancelTransfer: LegShell._cancel_transfer,
-    do.Announce: LegShell._announce,
-    do.HideRest: LegShell._hide_rest,
-    do.JoinTarget: LegShell._join_target,
+    do.Announce: lambda shell, action: shell._announcement.begin(action.text),
+    do.HideRest: lambda shell, _: shell._announcement.given_up(),
+    do.JoinTarget: lambda shell, _: shell._announcement.join(),
     do.PublishTransfer: lambda shell, action: shell._journal.transfer(action),
     do.PublishHeld: lambda shell, action: shell._journal.held(action),
     do.HoldCaller: LegShell._hold_caller,

@@ -1,5 +1,7 @@
 """A bridged transfer announces: the target hears the agent, then the caller. Scripts of (time, input) -> actions."""
 
+import asyncio
+
 import pytest
 
 from libs.audio.tone import waiting_tone
@@ -7,7 +9,8 @@ from libs.call_leg import actions as do
 from libs.call_leg.audio import CallAudio
 from libs.call_leg.phase import Phase
 from libs.call_leg.transfer import ANNOUNCEMENT_LIMIT_S
-from libs.contracts.commands import Failed, HangUp, Mute, SayNow, TakeOver, Transfer
+from libs.contracts import subjects
+from libs.contracts.commands import CommandReply, Failed, HangUp, Mute, SayNow, TakeOver, Transfer
 from libs.contracts.frame import AudioFrame, Codec, Flag, pack
 from libs.contracts.termination import Reason
 from libs.contracts.wire import agent_command_decoder
@@ -165,14 +168,37 @@ def test_an_agent_is_quiet_when_the_end_of_its_response_was_played():
 
 def test_what_was_meant_for_the_target_is_hidden_from_the_caller():
     said, loop = Said(), waiting_tone(8000)
+    said.audio.when_quiet(lambda: None, more=1)
+    said.audio.hide_announcement(loop)
+    assert said.audio.tick() == loop[:320]  # it is only on its way
     said.response(3)
-    said.audio.hide_rest(loop)
-    assert [said.audio.tick() for _ in range(2)] == [loop[:320], loop[320:640]]
-    said.audio.tick()
-    assert said.audio.tick() is None
+    assert [said.audio.tick() for _ in range(2)] == [loop[320:640], loop[640:960]]
+    said.response(1)  # the next one follows at once, and is for the caller
+    assert said.audio.tick() == loop[960:1280]
     assert said.audio.playout.played == 3 * 160
+    assert said.audio.tick() == b"\x01\x10" * 160
     said.response(1)
     assert said.audio.tick() == b"\x01\x10" * 160
+
+
+def test_an_announcement_that_was_heard_leaves_nothing_to_hide():
+    said = Said()
+    said.audio.when_quiet(lambda: None, more=1)
+    said.response(1)
+    said.audio.tick()
+    said.audio.hide_announcement(waiting_tone(8000))
+    assert said.audio.tick() is None
+
+
+def test_an_announcement_that_is_cut_off_is_over():
+    said, told = Said(), []
+    said.audio.when_quiet(lambda: told.append("over"), more=1)
+    said.response(3, ends=False)
+    said.audio.tick()
+    flush = AudioFrame(Codec.of_rate(8000), Flag.FLUSH, 1, said.seq, 0, b"")
+    said.audio.heard_from_worker("wk", pack(flush))
+    said.audio.tick()
+    assert told == ["over"]
 
 
 # -- through a real shell -------------------------------------------------------------------------------------------
@@ -213,3 +239,39 @@ async def test_the_session_is_told_what_to_announce_and_its_end_joins_the_two(se
         assert target.log == ["listen", "join"]
         assert (await worker.releases.get()).reason is Reason.TRANSFERRED
         assert worker.told.empty()
+
+
+async def test_what_the_agent_tells_the_caller_is_no_announcement_and_stays_heard(server, gateway):
+    async with FakeWorker(server.url) as worker:
+        await gateway.knows(worker)
+        shell, caller = await gateway.talking()
+        offer = worker.offers.get_nowait()
+        caller.mode = "bridge"
+        await gateway.command(shell, Transfer(target=TO, announcement=TEXT))
+        worker.says(offer, 0)
+        worker.says(offer, 1, end=True)
+        await until(lambda: caller.audio.playout.depth == 2)
+        target = Target()
+        shell.transfer_reached(target)
+        shell.transfer_ended(False, None, "the target hung up")
+        assert [caller.audio.tick() for _ in range(2)] == 2 * [b"\x01\x10" * 160]
+        await asyncio.sleep(0)
+        assert target.log == []
+
+
+async def test_a_session_that_cannot_speak_is_not_waited_for(server, gateway):
+    async with FakeWorker(server.url) as worker:
+
+        async def refuses(msg):
+            if msg.reply:
+                await msg.respond(CommandReply(ok=False, error="the model is away").to_json())
+
+        await worker.bus.control.subscribe(subjects.control("*", "*", "agent"), cb=refuses)
+        await gateway.knows(worker)
+        shell, caller = await gateway.talking()
+        caller.mode = "bridge"
+        await gateway.command(shell, Transfer(target=TO, announcement=TEXT))
+        target = Target()
+        shell.transfer_reached(target)
+        await until(lambda: shell.leg.phase is Phase.BRIDGED)
+        assert target.log == ["listen", "join"]
