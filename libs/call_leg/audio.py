@@ -11,6 +11,7 @@ from collections.abc import Callable
 from libs.call_leg.playout import Pacing, Playout
 from libs.call_leg.uplink import Uplink
 from libs.contracts import subjects
+from libs.contracts.events import MediaStatistics
 from libs.contracts.frame import AudioFrame, Codec, Flag, FrameError, pack, unpack
 
 FLUSHED, CONCEALED = Flag.FLUSHED.value, Flag.CONCEALED.value  # plain integers: enum arithmetic is slow
@@ -147,3 +148,24 @@ class CallAudio:
         piece = loop_pcm[self._filler_at : self._filler_at + size]
         self._filler_at = (self._filler_at + size) % (len(loop_pcm) - len(loop_pcm) % size or size)
         return piece + self._silence[len(piece) :]
+
+    def statistics(self) -> MediaStatistics:
+        """The bus's side of the call so far, for the entrance to complete with what its line counted."""
+        uplink, playout = self.uplink.counters, self.playout.counters
+        return MediaStatistics(
+            up_filled=uplink["filled"],
+            up_published=self.published,
+            up_dropped=self.unpublished + uplink["overrun"] + uplink["unowned"],
+            dn_received=playout["received"],
+            dn_control=playout["control"],
+            dn_stale=playout["stale"],
+            dn_fenced=playout["fenced"] - playout["discarded"] + self.foreign,
+            dn_malformed=self.malformed,
+            dn_lost=playout["lost"],
+            dn_played=playout["played"],
+            dn_trimmed=playout["trimmed"],
+            dn_flushed=playout["flushed"],
+            dn_discarded=playout["discarded"],
+            dn_waiting=self.playout.depth,
+            dn_underrun=playout["underrun"],
+        )

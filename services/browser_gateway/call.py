@@ -101,30 +101,18 @@ class BrowserCall:
 
     def statistics(self) -> MediaStatistics:
         """Counters of the call so far; `rtp_*` are the frames that came from and went to the page."""
-        audio, playout, stream = self.audio, self.playout.counters, self._connection.stream.counters
-        uplink = audio.uplink.counters
-        return MediaStatistics(
-            rtp_received=audio.published + audio.unpublished - uplink["filled"] + uplink["overrun"] + uplink["unowned"],
-            rtp_late=stream["dropped"],
-            rtp_malformed=stream["malformed"],
-            rtp_sent=self._connection.counters["audio_sent"],
-            rtp_unsent=self._connection.counters["audio_dropped"],
-            up_filled=uplink["filled"],
-            up_published=audio.published,
-            up_dropped=audio.unpublished + uplink["overrun"] + uplink["unowned"],
-            dn_received=playout["received"],
-            dn_control=playout["control"],
-            dn_stale=playout["stale"],
-            dn_fenced=playout["fenced"] - playout["discarded"] + audio.foreign,
-            dn_malformed=audio.malformed,
-            dn_lost=playout["lost"],
-            dn_played=playout["played"],
-            dn_trimmed=playout["trimmed"],
-            dn_flushed=playout["flushed"],
-            dn_discarded=playout["discarded"],
-            dn_waiting=audio.playout.depth,
-            dn_underrun=playout["underrun"] + self.page.underruns,
-        )
+        audio, stream, sent = self.audio, self._connection.stream.counters, self._connection.counters
+        uplink, bus = audio.uplink.counters, audio.statistics()
+        line = {
+            "rtp_received": audio.published + audio.unpublished - uplink["filled"] + uplink["overrun"]
+            + uplink["unowned"],
+            "rtp_late": stream["dropped"],
+            "rtp_malformed": stream["malformed"],
+            "rtp_sent": sent["audio_sent"],
+            "rtp_unsent": sent["audio_dropped"],
+            "dn_underrun": bus.dn_underrun + self.page.underruns,
+        }  # fmt: skip
+        return bus.model_copy(update=line)
 
     # -- time and media ------------------------------------------------------------------------------------
 

@@ -374,47 +374,31 @@ class RtpSession:
 
     def statistics(self) -> MediaStatistics:
         """Counters of the call so far."""
-        order, audio, rtcp = self._in.in_order, self._audio, self._rtcp
-        uplink, playout = audio.uplink.counters, audio.playout.counters
-        queue = self._from_peer
-        return MediaStatistics(
-            rtp_received=order.received,
-            rtp_lost=order.lost + order.jumped,
-            rtp_late=order.late,
-            rtp_duplicate=order.duplicate,
-            rtp_foreign=self.foreign,
-            rtp_malformed=self.malformed,
-            rtp_unauthentic=self.unauthentic,
-            rtp_early=self.early_packets,
-            rtp_sent=self.sent,
-            rtp_unsent=self.unsent,
-            rtp_jitter_ms=rtcp.reception.jitter_ms,
-            rtcp_received=self.rtcp_received,
-            rtcp_sent=self.rtcp_sent,
-            rtcp_malformed=self.rtcp_malformed,
-            remote_lost=rtcp.remote.lost,
-            remote_fraction_lost=rtcp.remote.fraction_lost,
-            remote_jitter_ms=rtcp.remote.jitter_ms,
-            round_trip_ms=rtcp.remote.round_trip_ms,
-            up_concealed=order.lost,
-            up_filled=uplink["filled"],
-            up_published=audio.published,
-            up_dropped=audio.unpublished + uplink["overrun"] + uplink["unowned"],
-            up_bridged=self.bridged,
-            bridge_dropped=self.bridge_dropped + (queue.dropped if queue is not None else 0),
-            dn_received=playout["received"],
-            dn_control=playout["control"],
-            dn_stale=playout["stale"],
-            dn_fenced=playout["fenced"] - playout["discarded"] + audio.foreign,
-            dn_malformed=audio.malformed,
-            dn_lost=playout["lost"],
-            dn_played=playout["played"],
-            dn_trimmed=playout["trimmed"],
-            dn_flushed=playout["flushed"],
-            dn_discarded=playout["discarded"],
-            dn_waiting=audio.playout.depth,
-            dn_underrun=playout["underrun"],
-        )
+        order, rtcp, queue = self._in.in_order, self._rtcp, self._from_peer
+        line = {
+            "rtp_received": order.received,
+            "rtp_lost": order.lost + order.jumped,
+            "rtp_late": order.late,
+            "rtp_duplicate": order.duplicate,
+            "rtp_foreign": self.foreign,
+            "rtp_malformed": self.malformed,
+            "rtp_unauthentic": self.unauthentic,
+            "rtp_early": self.early_packets,
+            "rtp_sent": self.sent,
+            "rtp_unsent": self.unsent,
+            "rtp_jitter_ms": rtcp.reception.jitter_ms,
+            "rtcp_received": self.rtcp_received,
+            "rtcp_sent": self.rtcp_sent,
+            "rtcp_malformed": self.rtcp_malformed,
+            "remote_lost": rtcp.remote.lost,
+            "remote_fraction_lost": rtcp.remote.fraction_lost,
+            "remote_jitter_ms": rtcp.remote.jitter_ms,
+            "round_trip_ms": rtcp.remote.round_trip_ms,
+            "up_concealed": order.lost,
+            "up_bridged": self.bridged,
+            "bridge_dropped": self.bridge_dropped + (queue.dropped if queue is not None else 0),
+        }
+        return self._audio.statistics().model_copy(update=line)
 
 
 def _unheard(pcm: bytes, now: float, flags: int) -> None:

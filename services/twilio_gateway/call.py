@@ -177,32 +177,19 @@ class TwilioCall:
         if self.line is not None:
             seen, sent = seen + self.line.stream.counters, self.line.downlink.counters
             self._round_trip_s = self.line.downlink.round_trip_s
-        uplink, playout = audio.uplink.counters, audio.playout.counters
-        return MediaStatistics(
-            rtp_received=self._slices.frames + seen["duplicate"],
-            rtp_lost=seen["lost"],
-            rtp_duplicate=seen["duplicate"],
-            rtp_foreign=seen["foreign"],
-            rtp_malformed=seen["malformed"],
-            rtp_sent=seen["frames"] + sent["frames"],
-            rtp_unsent=seen["unsent"] + (self.line.dropped if self.line else 0),
-            up_filled=uplink["filled"],
-            up_published=audio.published,
-            up_dropped=audio.unpublished + uplink["overrun"] + uplink["unowned"] + self._slices.dropped,
-            dn_received=playout["received"],
-            dn_control=playout["control"],
-            dn_stale=playout["stale"],
-            dn_fenced=playout["fenced"] - playout["discarded"] + audio.foreign,
-            dn_malformed=audio.malformed,
-            dn_lost=playout["lost"],
-            dn_played=playout["played"],
-            dn_trimmed=playout["trimmed"],
-            dn_flushed=playout["flushed"],
-            dn_discarded=playout["discarded"],
-            dn_waiting=audio.playout.depth,
-            dn_underrun=playout["underrun"],
-            round_trip_ms=None if self._round_trip_s is None else round(1000 * self._round_trip_s, 1),
-        )
+        bus = audio.statistics()
+        line = {
+            "rtp_received": self._slices.frames + seen["duplicate"],
+            "rtp_lost": seen["lost"],
+            "rtp_duplicate": seen["duplicate"],
+            "rtp_foreign": seen["foreign"],
+            "rtp_malformed": seen["malformed"],
+            "rtp_sent": seen["frames"] + sent["frames"],
+            "rtp_unsent": seen["unsent"] + (self.line.dropped if self.line else 0),
+            "up_dropped": bus.up_dropped + self._slices.dropped,
+            "round_trip_ms": None if self._round_trip_s is None else round(1000 * self._round_trip_s, 1),
+        }
+        return bus.model_copy(update=line)
 
     def totals(self) -> Counter[str]:
         """What the call's streams have counted so far."""
