@@ -14,12 +14,13 @@ from typing import Literal
 from nats.aio.msg import Msg
 from pydantic import ValidationError
 
+from libs.call_leg.context import LegContext
 from libs.call_leg.journal import SOURCE
 from libs.call_leg.kv_copy import CallsCopy
 from libs.call_leg.phase import Phase
 from libs.call_leg.ports import Entrance, NewCall
 from libs.call_leg.roster import Gone, Roster
-from libs.call_leg.shell import LegContext, LegShell
+from libs.call_leg.shell import LegShell
 from libs.contracts import events, subjects
 from libs.contracts.heartbeat import CallEntry, GatewayHeartbeat, WorkerHeartbeat
 from libs.contracts.ids import new_call_id

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,16 +13,18 @@ from nats.aio.msg import Msg
 
 from libs.audio.tone import waiting_tone
 from libs.call_leg import actions as do
+from libs.call_leg.agent_line import AgentLine
 from libs.call_leg.announcement import Announcement
+from libs.call_leg.context import LegContext
 from libs.call_leg.journal import CallJournal
-from libs.call_leg.kv_copy import CallsCopy
 from libs.call_leg.leg import Leg, LegConfig
 from libs.call_leg.phase import Phase
 from libs.call_leg.ports import Entrance, NewCall, TransferTarget
-from libs.call_leg.roster import Gone, Roster
+from libs.call_leg.roster import Gone
 from libs.call_leg.state import description, entry_of, resume_of, session_state
 from libs.contracts import subjects, wire
 from libs.contracts.commands import (
+    Command,
     CommandReply,
     Describe,
     DtmfPressed,
@@ -38,24 +39,9 @@ from libs.contracts.commands import (
 from libs.contracts.heartbeat import CallEntry
 from libs.contracts.offer import CallState, Offer, OfferReply, Release
 from libs.contracts.termination import Reason, Termination
-from libs.runtime.bus import Bus
 from libs.runtime.log import get_logger
-from libs.runtime.outbox import EventOutbox
 
 log = get_logger()
-
-ANNOUNCE_S = 1.0  # for a session's word that it will
-
-
-@dataclass(frozen=True, slots=True)
-class LegContext:
-    """What all legs of a gateway share."""
-
-    gw: str
-    bus: Bus
-    outbox: EventOutbox
-    copy: CallsCopy
-    roster: Roster
 
 
 class LegShell:
@@ -93,6 +79,7 @@ class LegShell:
         self._offered_at = datetime.now(UTC)
         self._codec: str = new.state.codec
         self._is_starting_transfer = False
+        self._line = AgentLine(context.bus, subjects.control(new.org, new.call, "agent"))
         self._announcement = Announcement(self.audio, self._ask_to_announce, self._announced)
 
     # -- life -----------------------------------------------------------------------------------------------
@@ -109,11 +96,12 @@ class LegShell:
         )
         try:
             async with asyncio.TaskGroup() as self._tasks:
+                self._line.tasks = self._tasks
                 if self.leg.phase is Phase.NEW:  # the caller may have gone while we subscribed
                     self.perform(self.leg.start(self._loop.time()))
                 await self._ended.wait()
         finally:
-            self._tasks = None
+            self._tasks = self._line.tasks = None
             if self._timer is not None:
                 self._timer.cancel()
             if not self._bus.control.is_closed:
@@ -189,7 +177,7 @@ class LegShell:
         self._journal.pressed(digit)
         if self.leg.transfer.is_announcing:  # a key would have the agent answer the caller, and the target hear it
             return
-        self._tell(DtmfPressed(epoch=self.leg.epoch, digit=digit).to_json())
+        self._tell(DtmfPressed(epoch=self.leg.epoch, digit=digit))
 
     def set_held(self, held: bool) -> None:
         """The caller's side put the call on hold, or took it back."""
@@ -278,7 +266,7 @@ class LegShell:
         playout = self.audio.playout
         played = playout.played if playout.epoch == action.epoch else self.leg.played_by_epoch.get(action.epoch)
         release = Release(call=self.new.call, epoch=action.epoch, reason=action.reason, played=played)
-        self._send(subjects.release(action.wk), release.to_json())
+        self._line.send(subjects.release(action.wk), release.to_json())
 
     def _claimed(self, action: do.Claimed) -> None:
         self._journal.claimed(action, self.leg)
@@ -306,9 +294,6 @@ class LegShell:
     def _publish_answered(self, action: do.PublishAnswered) -> None:
         self._journal.answered(action, self.leg)
 
-    def _dial(self, _: do.Dial) -> None:
-        self.entrance.dial()
-
     def _start_transfer(self, action: do.StartTransfer) -> None:
         self._is_starting_transfer = True
         try:
@@ -317,21 +302,14 @@ class LegShell:
             self._is_starting_transfer = False
         self.perform(self.leg.transfer_began(mode))
 
-    def _cancel_transfer(self, _: do.CancelTransfer) -> None:
-        self.entrance.cancel_transfer()
-
     def _ask_to_announce(self, text: str) -> None:
         if self._tasks is not None:
             self._tasks.create_task(self._announce(SayNow(epoch=self.leg.epoch, text=text)))
 
     async def _announce(self, wanted: SayNow) -> None:
         """A session that cannot speak now is not waited for; one that does not answer has the leg's time limit."""
-        subject = subjects.control(self.new.org, self.new.call, "agent")
-        try:
-            reply = CommandReply.model_validate_json(await self._bus.request(subject, wanted.to_json(), ANNOUNCE_S))
-        except (nats.errors.Error, ValueError, OSError):
-            return
-        if not reply.ok:
+        reply = await self._line.ask(wanted)
+        if reply is not None and not reply.ok:
             log.info("nothing is announced", why=reply.error)
             self._announced()
 
@@ -347,7 +325,7 @@ class LegShell:
         self._journal.sent_digits(action)
 
     def _say_text(self, action: do.SayText) -> None:
-        self._tell(SayNow(epoch=self.leg.epoch, text=action.text).to_json())
+        self._tell(SayNow(epoch=self.leg.epoch, text=action.text))
 
     def _reject(self, action: do.Reject) -> None:
         self.entrance.reject(self.new.fallback, action.termination)
@@ -368,7 +346,7 @@ class LegShell:
         self._copy.drop(self.new.call)
 
     def _tell_state(self, _: do.TellAgent | None = None) -> None:
-        self._tell(StateChanged(epoch=self.leg.epoch, state=self._state()).to_json())
+        self._tell(StateChanged(epoch=self.leg.epoch, state=self._state()))
 
     # -- small parts -------------------------------------------------------------------------------------------------
 
@@ -379,19 +357,9 @@ class LegShell:
     def _state(self) -> CallState:
         return session_state(self.new, self.leg, self._codec)
 
-    def _tell(self, payload: bytes) -> None:
+    def _tell(self, command: Command) -> None:
         if self.leg.wk is not None:
-            self._send(subjects.control(self.new.org, self.new.call, "agent"), payload)
-
-    def _send(self, subject: str, payload: bytes) -> None:
-        if self._tasks is not None and not self._bus.control.is_closed:
-            self._tasks.create_task(self._publish(subject, payload))
-
-    async def _publish(self, subject: str, payload: bytes) -> None:
-        try:
-            await self._bus.control.publish(subject, payload)
-        except nats.errors.Error as error:  # R2 ends a session that misses this
-            log.warning("not sent", subject=subject, problem=str(error) or type(error).__name__)
+            self._line.tell(command)
 
 
 _PERFORMERS: dict[type, Callable[[LegShell, Any], None]] = {
@@ -407,11 +375,11 @@ _PERFORMERS: dict[type, Callable[[LegShell, Any], None]] = {
     do.TellAgent: LegShell._tell_state,
     do.SayText: LegShell._say_text,
     do.PublishWaiting: lambda shell, action: shell._journal.waiting(action),
-    do.Dial: LegShell._dial,
+    do.Dial: lambda shell, _: shell.entrance.dial(),
     do.PublishRinging: lambda shell, action: shell._journal.ringing(action),
     do.PublishAnswered: LegShell._publish_answered,
     do.StartTransfer: LegShell._start_transfer,
-    do.CancelTransfer: LegShell._cancel_transfer,
+    do.CancelTransfer: lambda shell, _: shell.entrance.cancel_transfer(),
     do.Announce: lambda shell, action: shell._announcement.begin(action.text),
     do.HideRest: lambda shell, _: shell._announcement.given_up(),
     do.JoinTarget: lambda shell, _: shell._announcement.join(),

@@ -14,13 +14,13 @@ from libs.audio.jitter import COMFORT_NOISE_PT
 from libs.audio.resample import Resampler
 from libs.audio.rtcp import RtcpError, RtcpReporter, is_rtcp
 from libs.audio.rtp import RtpError, RtpPacket
-from libs.audio.srtp import SrtpReceiver, SrtpSender, Unauthentic
+from libs.audio.srtp import Unauthentic
 from libs.audio.tone import waiting_tone
 from libs.call_leg.audio import CallAudio
 from libs.contracts.events import MediaStatistics
-from libs.sip.sdes import SrtpKeys
 from services.sip_gateway.quality import observe
 from services.sip_gateway.rtp_bridge import BridgeQueue, loop_of
+from services.sip_gateway.rtp_crypto import MediaKeys
 from services.sip_gateway.rtp_format import MediaFormat, RtpStart
 from services.sip_gateway.rtp_inbound import Inbound
 from services.sip_gateway.rtp_latch import Latch
@@ -65,9 +65,8 @@ class RtpSession:
         self._listener: RtpSession | None = None  # hears our call's agent in place of our caller
         self._speaker: RtpSession | None = None  # whose agent our caller hears
         self._is_early = False
-        self._srtp_in: SrtpReceiver | None = None
-        self._srtp_out: SrtpSender | None = None
-        self._set_keys(media.srtp, None)
+        self._keys = MediaKeys()
+        self._keys.change(media.srtp, None)
         self._set_format(media)
         self.received_at: float | None = None
         self.sent = self.unsent = 0
@@ -94,20 +93,6 @@ class RtpSession:
             self._in.deliver = _unheard
         elif self._listener is not None:
             self._in.deliver, self._out.source = self._silenced_up, loop_of(waiting_tone(rate_hz), media.frame_samples)
-
-    def _set_keys(self, keys: SrtpKeys | None, before: SrtpKeys | None) -> None:
-        """A key that stays keeps its roll-over counter. With a new one it starts at 0, as other stacks have it.
-
-        RFC 3711 §3.3.1 would carry it over; the two differ once a stream has had 65,536 packets, after 21.8 minutes.
-        """
-        if keys is None:
-            self._srtp_in = self._srtp_out = None
-            return
-        ours, theirs = keys.ours, keys.theirs
-        if before is None or (before.ours.suite, before.ours.master) != (ours.suite, ours.master):
-            self._srtp_out = SrtpSender(ours.suite, ours.master)
-        if before is None or (before.theirs.suite, before.theirs.master) != (theirs.suite, theirs.master):
-            self._srtp_in = SrtpReceiver(theirs.suite, theirs.master)
 
     @property
     def may_latch(self) -> Callable[[str], bool] | None:
@@ -149,7 +134,7 @@ class RtpSession:
             self._take_rtcp(data, now)
             return
         try:
-            packet = RtpPacket.parse(data if self._srtp_in is None else self._srtp_in.unprotect(data))
+            packet = RtpPacket.parse(data if self._keys.receiver is None else self._keys.receiver.unprotect(data))
         except RtpError:
             self.malformed += 1
             return
@@ -244,7 +229,8 @@ class RtpSession:
     def _send(self, packet: bytes, payload_bytes: int, sent_at: float) -> None:
         self._rtcp.rtp_sent(payload_bytes, self._out.timestamp, sent_at)
         try:
-            self._sock.sendto(packet if self._srtp_out is None else self._srtp_out.protect(packet), self._latch.remote)
+            sender = self._keys.sender
+            self._sock.sendto(packet if sender is None else sender.protect(packet), self._latch.remote)
             self.sent += 1
         except OSError:
             self.unsent += 1
@@ -270,7 +256,7 @@ class RtpSession:
 
     def _take_rtcp(self, data: bytes, now: float) -> bool:
         try:
-            self._rtcp.receive(data if self._srtp_in is None else self._srtp_in.unprotect_rtcp(data), now)
+            self._rtcp.receive(data if self._keys.receiver is None else self._keys.receiver.unprotect_rtcp(data), now)
         except RtcpError:
             self.rtcp_malformed += 1
             return False
@@ -287,7 +273,7 @@ class RtpSession:
         if sock is None or remote[0] in _NOWHERE:
             return
         try:
-            sock.sendto(data if self._srtp_out is None else self._srtp_out.protect_rtcp(data), remote)
+            sock.sendto(data if self._keys.sender is None else self._keys.sender.protect_rtcp(data), remote)
             self.rtcp_sent += 1
         except OSError:
             return  # the next report tells the same and more
@@ -309,7 +295,7 @@ class RtpSession:
         if media is None or media == self._media:
             return
         before = self._media
-        self._set_keys(media.srtp, before.srtp)
+        self._keys.change(media.srtp, before.srtp)
         if (media.codec, media.payload_type) != (before.codec, before.payload_type):
             self._in.change(media)
             self._out.change(media)
