@@ -15,7 +15,7 @@ from nats.js.kv import KeyValue
 from cli.config_files import Document, Problem, Reading, check_routes, read_files, yaml_files
 from cli.errors import CliError
 from libs.contracts import subjects
-from libs.contracts.config import AgentConfig
+from libs.contracts.agent import AgentConfig
 from libs.contracts.wire import config_decoder
 from libs.runtime.streams import bucket
 

@@ -30,8 +30,8 @@ from cli.state import running
 from cli.tap import lasting_events
 from cli.trunks import wait_for_trunk
 from libs.contracts import subjects
+from libs.contracts.agent import SERVED_BACKENDS, AgentConfig
 from libs.contracts.commands import HangUp
-from libs.contracts.config import SERVED_BACKENDS, AgentConfig
 from libs.contracts.events import CallAnswered, CallEnded
 from libs.contracts.heartbeat import CallEntry
 from libs.contracts.originate import AgentChanges, Originate, OriginateReply

@@ -19,7 +19,8 @@ from pydantic import ValidationError
 from cli.yaml_text import Loader, YamlProblem, construct, documents
 from libs.audio.g711 import Law
 from libs.audio.wav import WavError, read_wav
-from libs.contracts.config import SERVED_BACKENDS, AgentConfig, OrgConfig, RouteConfig
+from libs.contracts.agent import SERVED_BACKENDS, AgentConfig
+from libs.contracts.config import OrgConfig, RouteConfig
 
 Document = AgentConfig | RouteConfig | OrgConfig
 _KINDS: dict[str, type[Document]] = {"agent": AgentConfig, "route": RouteConfig, "organisation": OrgConfig}

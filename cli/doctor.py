@@ -30,7 +30,8 @@ from cli.state import UpState, running
 from cli.trunks import trunks
 from cli.up import rehearsed
 from libs.contracts import subjects
-from libs.contracts.config import AgentConfig, ConfigDocument, RouteConfig
+from libs.contracts.agent import AgentConfig
+from libs.contracts.config import ConfigDocument, RouteConfig
 from libs.contracts.heartbeat import GatewayHeartbeat, WorkerHeartbeat
 from libs.contracts.wire import config_decoder
 

@@ -11,7 +11,8 @@ from datetime import datetime
 from typing import Literal, Protocol
 
 from libs.call_leg.numbers import LONGEST, normalise
-from libs.contracts.config import DEFAULT_ORG, AgentConfig, Fallback, OrgConfig, RouteConfig
+from libs.contracts.agent import DEFAULT_ORG, AgentConfig
+from libs.contracts.config import Fallback, OrgConfig, RouteConfig
 from libs.contracts.termination import Reason, Termination
 
 EntranceName = Literal["sip", "twilio", "browser"]

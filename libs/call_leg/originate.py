@@ -22,7 +22,7 @@ from libs.call_leg.admission_shell import Admission
 from libs.call_leg.fences import NotAllowedError, OutboundFence
 from libs.call_leg.gateway import CallLegs, RefusedAttempt
 from libs.contracts import subjects
-from libs.contracts.config import SERVED_BACKENDS, AgentConfig
+from libs.contracts.agent import SERVED_BACKENDS, AgentConfig
 from libs.contracts.ids import new_call_id
 from libs.contracts.originate import Originate, OriginateReply
 from libs.contracts.termination import Reason, Termination

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from libs.call_leg.audio import CallAudio
+from libs.contracts.agent import AgentConfig
 from libs.contracts.commands import LegCommand, Transfer
-from libs.contracts.config import AgentConfig, Fallback
+from libs.contracts.config import Fallback
 from libs.contracts.events import MediaStatistics
 from libs.contracts.offer import CallState
 from libs.contracts.termination import Termination

@@ -9,89 +9,17 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from libs.contracts import number_patterns
+from libs.contracts.agent import DEFAULT_ORG, AgentConfig
 from libs.contracts.ids import check_token
 from libs.contracts.model import Message
 from libs.contracts.opening_hours import OpeningHours
 
-DEFAULT_ORG = "default"
-SERVED_BACKENDS = ("realtime", "scripted")
-"""What the workers of this version serve; an agent may name the others once there is one that does."""
 _E164 = re.compile(r"\+[1-9][0-9]{4,14}")
-
-
-class TurnTaking(Message):
-    """When the caller's turn begins and ends. The threshold is server VAD's, 0 to 1."""
-
-    mode: Literal["server_vad", "semantic_vad"] = "server_vad"
-    threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
-    prefix_padding_ms: Annotated[int, Field(ge=0, le=2000)] = 300
-    silence_ms: Annotated[int, Field(ge=100, le=10_000)] = 500
-    idle_timeout_ms: Annotated[int, Field(ge=5000, le=30_000)] | None = None
-    eagerness: Literal["low", "medium", "high", "auto"] = "auto"
-    interruptible: bool = True
-    noise_reduction: Literal["near_field", "far_field"] | None = "near_field"
-
-
-class Transcription(Message):
-    """How the caller's words become text; a failure is never fatal."""
-
-    model: str | None = None
-    language: str | None = None
-
-
-class Limits(Message):
-    """Time limits. A call ends politely at `max_duration_s`."""
-
-    max_duration_s: Annotated[float, Field(gt=0, le=7200)] = 1800
-    ready_timeout_s: Annotated[float, Field(gt=0, le=30)] = 5
-    tool_timeout_s: Annotated[float, Field(gt=0, le=60)] = 8
-
-
-class Budget(Message):
-    """What a call may cost before it is ended politely."""
-
-    per_call_usd: Annotated[float, Field(gt=0)] | None = None
-
-
-class AgentConfig(Message):
-    """A voice agent: what it is told, how it sounds, what it may do."""
-
-    kind: Literal["agent"] = "agent"
-    org: str = DEFAULT_ORG
-    name: str
-    version: int = 1
-    description: str = ""
-    backend: Literal["realtime", "live", "pipeline", "scripted"] = "realtime"
-    model: str | None = None
-    voice: str | None = None
-    languages: tuple[str, ...] = ("de",)
-    prompt: str = ""
-    greeting: str | None = None
-    goodbye: str | None = None
-    tools: tuple[str, ...] = ()
-    turn_taking: TurnTaking = TurnTaking()
-    transcription: Transcription = Transcription()
-    reasoning_effort: Literal["minimal", "low", "medium", "high", "xhigh"] | None = None
-    max_output_tokens: Annotated[int, Field(ge=1, le=4096)] = 2048
-    recording: Literal["off", "announce", "on"] = "off"
-    budget: Budget = Budget()
-    limits: Limits = Limits()
-    backend_options: dict[str, Any] = {}
-
-    @field_validator("org", "name")
-    @classmethod
-    def _token(cls, value: str) -> str:
-        return check_token(value, "name")
-
-    @property
-    def key(self) -> str:
-        """Where it stands in KV `config`."""
-        return f"agent.{self.org}.{self.name}"
 
 
 class Fallback(Message):
@@ -202,6 +130,7 @@ class OrgConfig(Message):
     country: Annotated[str, Field(pattern=r"^[A-Z]{2}$")] = "DE"
     max_calls: Annotated[int, Field(ge=1, le=10_000)] | None = None  # at the same time, over all gateways
     attempts_per_minute: Annotated[int, Field(ge=1, le=3000)] | None = None  # calls let in within any 60 s
+    max_usd_per_day: Annotated[float, Field(gt=0)] | None = None  # for models; then calls end politely (UTC days)
 
     @field_validator("name")
     @classmethod

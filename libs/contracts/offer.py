@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from libs.contracts.config import AgentConfig
+from libs.contracts.agent import AgentConfig
 from libs.contracts.model import Message
 from libs.contracts.termination import Reason
 
@@ -44,6 +44,7 @@ class Offer(Message):
     agent: AgentConfig
     state: CallState = CallState()
     resume: Resume | None = None
+    org_usd_per_day: float | None = None  # the organisation's budget
 
 
 class OfferReply(Message):

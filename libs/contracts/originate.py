@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from libs.contracts.config import AgentConfig
+from libs.contracts.agent import AgentConfig, Backend
 from libs.contracts.model import Message
 from libs.contracts.termination import Reason
 
@@ -18,12 +18,12 @@ from libs.contracts.termination import Reason
 class AgentChanges(Message):
     """What this one call wants different from its agent's document; None leaves it as it is."""
 
-    backend: Literal["realtime", "live", "pipeline", "scripted"] | None = None
+    backend: Backend | None = None
     model: Annotated[str, Field(min_length=1, max_length=100)] | None = None
     voice: Annotated[str, Field(min_length=1, max_length=100)] | None = None
     prompt: str | None = None
     silence_ms: Annotated[int, Field(ge=100, le=10_000)] | None = None
-    threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    threshold: Annotated[float, Field(ge=-96, le=1)] | None = None  # dBFS with the pipeline
     prefix_padding_ms: Annotated[int, Field(ge=0, le=2000)] | None = None
     recording: Literal["off", "announce", "on"] | None = None
 
@@ -34,9 +34,12 @@ class AgentChanges(Message):
             ValueError: the changed document is not valid (pydantic's ValidationError is one).
         """
         wanted = self.model_dump(exclude_none=True, exclude={"schema_version"})
-        turn_taking = {
+        turn_taking: dict[str, object] = {
             key: wanted.pop(key) for key in ("silence_ms", "threshold", "prefix_padding_ms") if key in wanted
         }
+        if self.backend not in (None, agent.backend):  # its own way to detect turns, and its own model
+            turn_taking = {"mode": None, "threshold": None, "silence_ms": None} | turn_taking
+            wanted.setdefault("model", None)
         if turn_taking:
             wanted["turn_taking"] = agent.turn_taking.model_dump() | turn_taking
         return AgentConfig.model_validate(agent.model_dump() | wanted)

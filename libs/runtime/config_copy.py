@@ -13,7 +13,8 @@ import nats.errors
 from nats.js.errors import Error as JetStreamError
 
 from libs.contracts import subjects, wire
-from libs.contracts.config import AgentConfig, OrgConfig, RouteConfig, RouteTable
+from libs.contracts.agent import AgentConfig
+from libs.contracts.config import OrgConfig, RouteConfig, RouteTable
 from libs.runtime.bus import Bus
 from libs.runtime.log import get_logger
 from libs.runtime.streams import bucket

@@ -8,7 +8,7 @@ import sys
 from contextlib import suppress
 from datetime import date
 
-from libs.contracts.config import AgentConfig
+from libs.contracts.agent import AgentConfig
 from libs.contracts.offer import Offer
 from libs.runtime.log import get_logger
 from libs.runtime.metrics import export_counters, export_gauge

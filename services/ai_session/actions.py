@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from services.ai_session.latency import TurnLatency
+from services.ai_session.phrases import Wish
 
 
 class Why(Enum):
@@ -18,9 +19,9 @@ class Why(Enum):
 
 @dataclass(frozen=True, slots=True)
 class StartResponse:
-    """Let the model speak, with these instructions for this one response."""
+    """Let the agent speak: these words, to these instructions, or its own answer."""
 
-    instructions: str | None
+    wish: Wish
 
 
 @dataclass(frozen=True, slots=True)

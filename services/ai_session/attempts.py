@@ -1,6 +1,6 @@
 """What the model was asked for, and when to ask again. A core without I/O.
 
-Theory of operation. A request to speak may carry instructions (a greeting, say). They stay with the request
+Theory of operation. A request to speak may say what is to be said (a greeting, say). That stays with the request
 until its response began, and with the response until it ended, so that a response of which nothing can be heard
 is asked for again as it was. One that failed is repeated after `RETRY_S` times the failures in a row, and
 `FAILED_RESPONSES` of them mean that the model is broken; one that ended without audio and without a tool call is
@@ -14,6 +14,7 @@ from collections import deque
 
 from services.ai_session.actions import Action, Fail, NoteTrouble
 from services.ai_session.backends.port import ResponseEnded
+from services.ai_session.phrases import Wish
 
 FAILED_RESPONSES = 3  # in a row, then the model counts as broken
 RETRY_S = 0.5  # before a failed response is tried again, times the failures so far
@@ -23,10 +24,10 @@ class Attempts:
     """The requests and living responses of one call."""
 
     def __init__(self) -> None:
-        self._requests: deque[str | None] = deque(maxlen=8)  # instructions of requests that have not begun
-        self._asked: dict[str, str | None] = {}  # living responses that we asked for -> their instructions
+        self._requests: deque[Wish] = deque(maxlen=8)  # requests that have not begun
+        self._asked: dict[str, Wish] = {}  # living responses that we asked for -> what they were to be
         self._fruitful: set[str] = set()  # living responses that gave audio or called a tool
-        self._retry: tuple[float, str | None] | None = None  # when, and with which instructions
+        self._retry: tuple[float, Wish] | None = None  # when, and what
         self._failures = 0
         self._was_empty = False  # the last response gave nothing, and was asked for again
 
@@ -37,9 +38,9 @@ class Attempts:
         self._fruitful.clear()
         self._retry = None
 
-    def requested(self, instructions: str | None) -> None:
+    def requested(self, wish: Wish) -> None:
         """The model is asked to speak."""
-        self._requests.append(instructions)
+        self._requests.append(wish)
 
     def began(self, response: str, *, asked: bool) -> None:
         """A response began; `asked`: we asked for it."""
@@ -71,7 +72,7 @@ class Attempts:
         """
         fruitful, asked = event.response in self._fruitful, event.response in self._asked
         self._fruitful.discard(event.response)
-        instructions = self._asked.pop(event.response, None)
+        wish = self._asked.pop(event.response, None)
         actions: list[Action] = []
         delay_s: float | None = None
         if event.status == "failed":
@@ -87,12 +88,12 @@ class Attempts:
             if self._failures >= FAILED_RESPONSES:
                 actions.append(Fail(event.detail))
             elif delay_s is not None:
-                self._retry = (now + delay_s, instructions)
+                self._retry = (now + delay_s, wish)
         return asked and not fruitful, actions
 
-    def due(self, now: float) -> tuple[bool, str | None]:
-        """Whether it is time to ask again, once, and with which instructions."""
+    def due(self, now: float) -> tuple[bool, Wish]:
+        """Whether it is time to ask again, once, and for what."""
         if self._retry is None or now < self._retry[0]:
             return False, None
-        instructions, self._retry = self._retry[1], None
-        return True, instructions
+        wish, self._retry = self._retry[1], None
+        return True, wish

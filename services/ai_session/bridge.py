@@ -283,8 +283,8 @@ class Bridge:
         if backend is None:  # its successor starts from the rebuilt conversation
             return
         match action:
-            case StartResponse(instructions):
-                backend.start_response(instructions)
+            case StartResponse(wish):
+                backend.start_response(wish)
             case CancelResponse(response):
                 backend.cancel_response(response)
             case Truncate(item, content_index, audio_end_ms):

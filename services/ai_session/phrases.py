@@ -30,11 +30,29 @@ _TRANSFER_FAILED = (
 
 
 @dataclass(frozen=True, slots=True)
+class Verbatim:
+    """Words to be said as they are; a backend with a voice of its own needs no model for them."""
+
+    text: str
+
+
+Wish = Verbatim | str | None
+"""What a response is to be: words as they are, instructions for this one response, or the model's own answer."""
+
+
+def as_instructions(wish: Wish) -> str | None:
+    """A wish in the words that a model understands."""
+    if isinstance(wish, Verbatim):
+        return f"Say exactly the following to the caller, word for word, then stop and add nothing:\n{wish.text}"
+    return wish
+
+
+@dataclass(frozen=True, slots=True)
 class Phrases:
     """What to tell the model when the session itself has something to say."""
 
-    greeting: str | None = None
-    goodbye: str = _GOODBYE
+    greeting: Wish = None
+    goodbye: Wish = _GOODBYE
     carry_on: str = _CARRY_ON
     ask_to_repeat: str = _ASK_TO_REPEAT
     come_back: str = _COME_BACK
@@ -48,14 +66,9 @@ class Phrases:
     def of(cls, greeting: str | None, goodbye: str | None) -> Phrases:
         """From an agent's own words, where it has them."""
         return cls(
-            greeting=cls.verbatim(greeting) if greeting else None,
-            goodbye=cls.verbatim(goodbye) if goodbye else _GOODBYE,
+            greeting=Verbatim(greeting) if greeting else None,
+            goodbye=Verbatim(goodbye) if goodbye else _GOODBYE,
         )
-
-    @staticmethod
-    def verbatim(text: str) -> str:
-        """Let the model say a text as it is."""
-        return f"Say exactly the following to the caller, word for word, then stop and add nothing:\n{text}"
 
     @staticmethod
     def pressed(digits: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
 
@@ -17,7 +17,34 @@ class Settings(ServiceSettings):
 
     openai_api_key: SecretStr | None = Field(None, description="Key of the speech API")
     openai_base_url: str = Field("https://api.openai.com/v1", description="Endpoint of the speech API")
-    openai_model: str = Field("gpt-realtime-2.1", description="Model of agents that name none")
+    openai_model: str = Field("gpt-realtime-2.1", description="Model of agents with backend realtime that name none")
+    live_model: str = Field("gpt-live-1", description="Model of agents with backend live that name none")
+    chat_model: str = Field("gpt-5.6-luna", description="Model of agents with backend pipeline that name none")
+    transcription_base_url: str | None = Field(
+        None, description="OpenAI-compatible endpoint of the pipeline's transcription; default OPENAI_BASE_URL"
+    )
+    transcription_api_key: SecretStr | None = Field(None, description="Its key; default OPENAI_API_KEY")
+    chat_base_url: str | None = Field(
+        None, description="OpenAI-compatible endpoint of the pipeline's chat model; default OPENAI_BASE_URL"
+    )
+    chat_api_key: SecretStr | None = Field(None, description="Its key; default OPENAI_API_KEY")
+    speech_base_url: str | None = Field(
+        None, description="OpenAI-compatible endpoint of the voice `openai`; default OPENAI_BASE_URL"
+    )
+    speech_api_key: SecretStr | None = Field(None, description="Its key; default OPENAI_API_KEY")
+    speech_provider: Literal["openai", "realtime", "elevenlabs", "local"] = Field(
+        "openai", description="Voice of agents that name none and whose model has none"
+    )
+    elevenlabs_api_key: SecretStr | None = Field(None, description="Key of ElevenLabs")
+    elevenlabs_voice_id: str | None = Field(None, description="Voice of agents that name none")
+    elevenlabs_model: str = Field("eleven_flash_v2_5", description="Model of agents that name none")
+    elevenlabs_base_url: str = Field("https://api.elevenlabs.io", description="Endpoint of ElevenLabs")
+    object_store_url: str = Field(
+        "", description="Where rendered speech is kept: a directory, file:// or s3:// URL; empty: a local directory"
+    )
+    mcp_tokens: dict[str, SecretStr] = Field(
+        {}, description='Tokens of MCP servers by the names that agents use, as JSON: {"crm": "..."}'
+    )
     worker_capacity: Annotated[int, Field(ge=1, le=10_000)] = Field(50, description="Calls served at a time")
     worker_drain_timeout_s: Annotated[float, Field(ge=0, le=600)] = Field(
         5.0, description="How long a call may go on before it is handed over at shutdown"

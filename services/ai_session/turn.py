@@ -50,7 +50,7 @@ from services.ai_session.backends.port import (
 from services.ai_session.history import GoOn
 from services.ai_session.latency import LatencyProbe
 from services.ai_session.memory import ModelMemory, RecentIds
-from services.ai_session.phrases import Phrases
+from services.ai_session.phrases import Phrases, Verbatim, Wish
 from services.ai_session.playout import Drained, Flushed, Part, PartBegan, PartDone, PlayoutEvent
 from services.ai_session.polite_end import PoliteEnd, Step
 from services.ai_session.speech_text import SpeechText
@@ -132,7 +132,7 @@ class TurnMachine:
 
     def say(self, text: str, now: float) -> list[Action]:
         """Somebody wants the agent to say this."""
-        return self._respond(self._rules.phrases.verbatim(text), now)
+        return self._respond(Verbatim(text), now)
 
     def transfer_failed(self, now: float) -> list[Action]:
         """The caller should have been connected with somebody else, and is back with the agent."""
@@ -327,9 +327,9 @@ class TurnMachine:
         if idle and now - self._quiet_since > STALL_S:
             self._quiet_since = now
             return [Fail("the model gave no sign of life while an answer was due", reconnect=True)]
-        again, instructions = self._attempts.due(now)
+        again, wish = self._attempts.due(now)
         if again:
-            return self._respond(instructions, now)
+            return self._respond(wish, now)
         if self._digits and now - self._digits_at > DIGITS_PAUSE_S:
             digits, self._digits = self._digits, ""
             return self._respond(self._rules.phrases.pressed(digits), now)
@@ -339,12 +339,12 @@ class TurnMachine:
         """Whether a response was interrupted: what still arrives of it is dropped."""
         return response in self._dead
 
-    def _respond(self, instructions: str | None, now: float) -> list[Action]:
+    def _respond(self, wish: Wish, now: float) -> list[Action]:
         self._quiet_since = now
         if self.phase is Phase.LISTENING:
             self.phase = Phase.THINKING
-        self._attempts.requested(instructions)
-        return [StartResponse(instructions)]
+        self._attempts.requested(wish)
+        return [StartResponse(wish)]
 
     def _settle(self) -> None:
         """After a response or its audio ended: back to listening, if nothing else goes on."""

@@ -16,7 +16,7 @@ from libs.call_leg.admission_shell import Admission
 from libs.call_leg.gateway import CallLegs
 from libs.call_leg.ports import NewCall
 from libs.contracts import subjects
-from libs.contracts.config import DEFAULT_ORG
+from libs.contracts.agent import DEFAULT_ORG
 from libs.contracts.ids import is_token, new_call_id, new_process_id
 from libs.contracts.offer import CallState
 from libs.contracts.rpc import RpcReply, RpcRequest

@@ -19,7 +19,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from libs.contracts.config import DEFAULT_ORG
+from libs.contracts.agent import DEFAULT_ORG
 from libs.contracts.model import Message
 
 MAX_TOKEN_CHARACTERS = 2000

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from libs.contracts.config import DEFAULT_ORG
+from libs.contracts.agent import DEFAULT_ORG
 from libs.runtime.config_copy import ConfigCopy
 from libs.runtime.log import get_logger
 from services.browser_gateway.connection import NO_HELLO, NOT_ACCEPTED, Connection

@@ -9,7 +9,8 @@ from typing import Protocol
 
 from libs.call_leg.gateway import CallLegs
 from libs.contracts import events, subjects
-from libs.contracts.config import AgentConfig, OrgConfig, RouteConfig
+from libs.contracts.agent import AgentConfig
+from libs.contracts.config import OrgConfig, RouteConfig
 from libs.contracts.ids import new_process_id
 from libs.contracts.originate import Originate, OriginateReply
 from libs.contracts.wire import event_decoder

@@ -24,7 +24,8 @@ from libs.audio.compare import best_correlation
 from libs.audio.g711 import Law
 from libs.audio.rtp import pack_header
 from libs.audio.tone import tone
-from libs.contracts.config import AgentConfig, Limits, RouteConfig
+from libs.contracts.agent import AgentConfig, Limits
+from libs.contracts.config import RouteConfig
 from libs.contracts.events import CallEnded, CallOffered, SessionTrouble
 from libs.contracts.termination import Reason
 from libs.softphone.phone import CallRejected, PhoneCall, Softphone

@@ -24,8 +24,9 @@ from libs.audio.resample import Resampler
 from libs.audio.tone import tone
 from libs.audio.wav import read_wav, write_wav
 from libs.contracts import subjects
+from libs.contracts.agent import AgentConfig
 from libs.contracts.commands import CommandReply, Describe, HangUp
-from libs.contracts.config import AgentConfig, RouteConfig
+from libs.contracts.config import RouteConfig
 from libs.contracts.events import AgentTurn, CallEnded, CallOffered, DtmfReceived
 from libs.contracts.frame import unpack
 from libs.contracts.rpc import RpcReply, RpcRequest

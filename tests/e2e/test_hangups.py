@@ -20,7 +20,8 @@ from aiohttp import web
 
 from libs.audio.compare import best_correlation
 from libs.audio.wav import read_wav
-from libs.contracts.config import AgentConfig, RouteConfig
+from libs.contracts.agent import AgentConfig
+from libs.contracts.config import RouteConfig
 from libs.contracts.events import AgentText, AgentTurn, CallClaimed, CallEnded, CallerTurn, CallOffered, WorkerLost
 from libs.contracts.termination import Reason
 from libs.softphone.phone import CallRejected, PhoneCall, Softphone

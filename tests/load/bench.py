@@ -33,7 +33,8 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from cli.checkout import ROOT
-from libs.contracts.config import AgentConfig, RouteConfig
+from libs.contracts.agent import AgentConfig
+from libs.contracts.config import RouteConfig
 from tests.load.udp_echo import RunningEcho, udp_echo
 from tests.support.platform import ECHO_AGENT, ECHO_ROUTE, Platform, platform
 

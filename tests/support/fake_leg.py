@@ -15,8 +15,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from libs.contracts import subjects
+from libs.contracts.agent import AgentConfig
 from libs.contracts.commands import CommandReply, Ready
-from libs.contracts.config import AgentConfig
 from libs.contracts.frame import AudioFrame, Codec, Flag, pack, unpack
 from libs.contracts.ids import new_call_id
 from libs.contracts.offer import CallState, Offer, OfferReply, Release, Resume

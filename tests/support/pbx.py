@@ -18,7 +18,8 @@ from tenacity import AsyncRetrying, retry_if_result, stop_after_delay, wait_fixe
 from libs.audio.compare import best_correlation
 from libs.audio.resample import Resampler
 from libs.contracts import subjects
-from libs.contracts.config import AgentConfig, RouteConfig
+from libs.contracts.agent import AgentConfig
+from libs.contracts.config import RouteConfig
 from libs.contracts.originate import Originate, OriginateReply
 from tests.integration.peers import speech_8k
 from tests.support.baresip import Account, Baresip, baresip

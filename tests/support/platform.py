@@ -29,7 +29,8 @@ from cli.ports import free_port
 from cli.programs import Options, Plan, Program, plan
 from cli.supervisor import Supervisor
 from libs.contracts import subjects
-from libs.contracts.config import AgentConfig, OrgConfig, RouteConfig
+from libs.contracts.agent import AgentConfig
+from libs.contracts.config import OrgConfig, RouteConfig
 from libs.contracts.events import CallEnded, CallEvent, CallOffered, Event
 from libs.contracts.wire import event_decoder
 from libs.runtime.streams import bucket

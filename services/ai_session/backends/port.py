@@ -16,6 +16,7 @@ from typing import Literal, Protocol
 
 from libs.contracts.tool import ToolDescription
 from services.ai_session.history import HistoryItem
+from services.ai_session.phrases import Wish
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,8 @@ class Capabilities:
     server_interrupts: bool = True  # it cancels its own response when the caller speaks
     truncate: bool = True  # its memory of an item can be cut to what was heard
     continuous_output: bool = False  # audio comes at real-time pace: no lead, no ledger
+    answers: bool = True  # it answers a turn by itself; else the session asks it to, once it has heard what was said
+    needs_transcript: bool = False  # when asked: its answer is made from the caller's words, not from their sound
 
 
 class BackendError(Exception):
@@ -55,12 +58,20 @@ class SpeechStopped:
 
 
 @dataclass(frozen=True, slots=True)
+class SpeechDiscarded:
+    """What began as speech was none: too short, or without a voice. No turn comes of it."""
+
+    item: str
+
+
+@dataclass(frozen=True, slots=True)
 class CallerTranscript:
     """The final transcript of a turn; `failed` when the provider gave none."""
 
     item: str
     text: str
     failed: bool = False
+    language: str | None = None  # ISO 639-1, where the provider tells
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +180,7 @@ class Lost:
 BackendEvent = (
     SpeechStarted
     | SpeechStopped
+    | SpeechDiscarded
     | CallerTranscript
     | ResponseStarted
     | AudioDelta
@@ -214,7 +226,7 @@ class SpeechBackend(Protocol):
         """Take 20 ms of the caller's audio; False when the connection is behind and took nothing."""
         ...
 
-    def start_response(self, instructions: str | None) -> None:
+    def start_response(self, wish: Wish) -> None:
         """Let the model speak as soon as it has no response under way."""
         ...
 

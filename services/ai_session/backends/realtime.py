@@ -43,6 +43,7 @@ from services.ai_session.backends.realtime_events import (
 from services.ai_session.backends.realtime_link import Endpoint, connect
 from services.ai_session.backends.responses import STALL_S, Create, Refusal, Responses
 from services.ai_session.backends.wire_audio import WireAudio
+from services.ai_session.phrases import Wish, as_instructions
 
 __all__ = ["Endpoint", "RealtimeBackend", "capabilities_of"]
 
@@ -251,9 +252,9 @@ class RealtimeBackend:
         self._transport.send(picows.WSMsgType.TEXT, _APPEND_HEAD + audio + _APPEND_TAIL)
         return True
 
-    def start_response(self, instructions: str | None) -> None:
+    def start_response(self, wish: Wish) -> None:
         """Ask for a response when none is active."""
-        self._create(self._responses.ask(instructions, self._loop.time()))
+        self._create(self._responses.ask(as_instructions(wish), self._loop.time()))
 
     def cancel_response(self, response: str) -> None:
         """`response.cancel`; an answer that it was over already is harmless."""

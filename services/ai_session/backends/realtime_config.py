@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from libs.contracts.config import AgentConfig, TurnTaking
+from libs.contracts.agent import AgentConfig, TurnTaking
 from libs.contracts.offer import CallState
 from libs.contracts.tool import ToolDescription
 from services.ai_session.costs import Models
@@ -51,7 +51,7 @@ def session(
 ) -> Json:
     """The `session` object of the first `session.update`."""
     audio_format = wire_format(state)
-    noise = agent.turn_taking.noise_reduction
+    noise = agent.turns.noise_reduction
     update: Json = {
         "type": "realtime",
         "output_modalities": ["audio"],
@@ -61,7 +61,7 @@ def session(
                 "format": audio_format,
                 "noise_reduction": {"type": noise} if noise else None,
                 "transcription": transcription(agent, models),
-                "turn_detection": turn_detection(agent.turn_taking),
+                "turn_detection": turn_detection(agent.turns),
             },
             "output": {"format": audio_format, "voice": agent.voice or models.voice},
         },

@@ -35,6 +35,7 @@ from services.ai_session.backends.port import (
     TextEnded,
     ToolRequested,
 )
+from services.ai_session.phrases import Wish
 
 FRAME_MS = 20
 
@@ -55,7 +56,7 @@ class EchoBackend:
         self._emit(ContinuousAudio(pcm))
         return True
 
-    def start_response(self, instructions: str | None) -> None:
+    def start_response(self, wish: Wish) -> None:
         """An echo has nothing to say."""
 
     def cancel_response(self, response: str) -> None:
@@ -125,7 +126,7 @@ class TalkBackend:
                 self._respond(asked=False)
         return True
 
-    def start_response(self, instructions: str | None) -> None:
+    def start_response(self, wish: Wish) -> None:
         """Say the next entry."""
         self._respond(asked=True)
 

@@ -8,14 +8,14 @@ from contextlib import asynccontextmanager
 import pytest
 
 from libs.audio.tone import silence, tone
-from libs.contracts.config import AgentConfig
+from libs.contracts.agent import AgentConfig
 from libs.contracts.offer import Offer
 from services.ai_session.backends import port
 from services.ai_session.backends.factory import plan_scripted
 from services.ai_session.backends.realtime import Endpoint, RealtimeBackend
 from services.ai_session.costs import load
 from services.ai_session.history import Said
-from services.ai_session.phrases import Phrases
+from services.ai_session.phrases import Verbatim
 from services.ai_session.settings import BUILT_IN_MODELS
 from services.rehearsal.server import Rehearsal
 from services.rehearsal.settings import RehearsalSettings
@@ -64,7 +64,7 @@ def backend(request):
 
 async def test_a_requested_response_has_a_beginning_audio_text_and_an_end(backend):
     async with opened(backend) as (adapter, events, until):
-        adapter.start_response(Phrases.verbatim("Guten Tag."))
+        adapter.start_response(Verbatim("Guten Tag."))
         await until(port.ResponseEnded)
         started, ended = events[0], next(e for e in events if isinstance(e, port.ResponseEnded))
         assert isinstance(started, port.ResponseStarted)
@@ -95,8 +95,8 @@ async def test_a_callers_turn_is_detected_and_answered_unasked(backend):
 
 async def test_a_second_request_is_answered_after_the_first(backend):
     async with opened(backend) as (adapter, events, until):
-        adapter.start_response(Phrases.verbatim("Eins."))
-        adapter.start_response(Phrases.verbatim("Zwei."))
+        adapter.start_response(Verbatim("Eins."))
+        adapter.start_response(Verbatim("Zwei."))
         await until(port.ResponseEnded, 2)
         active = 0
         for event in events:
@@ -107,14 +107,14 @@ async def test_a_second_request_is_answered_after_the_first(backend):
 
 async def test_corrections_of_a_finished_response_do_no_harm(backend):
     async with opened(backend, (Said("user", "Hallo"), Said("assistant", "Ja?"))) as (adapter, events, until):
-        adapter.start_response(Phrases.verbatim("Eins."))
+        adapter.start_response(Verbatim("Eins."))
         await until(port.ResponseEnded)
         ended = next(e for e in events if isinstance(e, port.ResponseEnded))
         adapter.cancel_response(ended.response)
         adapter.truncate(ended.items[0], 0, 100)
         adapter.delete_item(ended.items[0])
         adapter.tick(asyncio.get_running_loop().time())
-        adapter.start_response(Phrases.verbatim("Zwei."))
+        adapter.start_response(Verbatim("Zwei."))
         await until(port.ResponseEnded, 2)
         assert not [e for e in events if isinstance(e, port.Trouble | port.Lost)]
 

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import example, given, settings, strategies as st
 
 from libs.call_leg.playout import Playout as GatewayPlayout
-from libs.contracts.config import AgentConfig
+from libs.contracts.agent import AgentConfig
 from libs.contracts.frame import AudioFrame, Codec, Flag, unpack
 from libs.contracts.offer import Offer
 from services.ai_session.actions import HangUp, RunTool, Why
@@ -28,6 +28,7 @@ from services.ai_session.backends.port import (
 from services.ai_session.bridge import Bridge
 from services.ai_session.history import GoOn
 from services.ai_session.journal import Journal
+from services.ai_session.phrases import Verbatim
 from services.ai_session.turn import Phase
 
 FRAME = 160
@@ -193,7 +194,7 @@ def test_a_call_that_has_spent_its_budget_says_goodbye():
     line.emit(UsageCounted("response", "m", "1", cost_usd=0.06))
     assert line.asked == []
     line.emit(UsageCounted("response", "m", "2", cost_usd=0.06))
-    assert line.asked[0].endswith("Tschüss.")
+    assert line.asked[0] == Verbatim("Tschüss.")
     line.emit(ResponseStarted("bye", asked=True), AudioDelta("bye", "b", 0, pcm(800)))
     line.emit(ResponseEnded("bye", "completed", "", ("b",)))
     line.run(10)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from libs.audio.tone import tone
-from libs.contracts.config import AgentConfig
+from libs.contracts.agent import AgentConfig
 from libs.contracts.events import AgentText, AgentTurn, CallerSpoke, CallerTurn, DtmfReceived, ToolCalled, ToolReturned
 from libs.contracts.offer import CallState
 from services.ai_session.backends import realtime_config

@@ -8,7 +8,7 @@ import signal
 import sys
 
 from libs.contracts import subjects
-from libs.contracts.config import AgentConfig
+from libs.contracts.agent import AgentConfig
 from libs.contracts.heartbeat import WorkerHeartbeat
 from tests.support.fake_leg import FakeLeg
 from tests.unit.ai_session.conftest import gateway

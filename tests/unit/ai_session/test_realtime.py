@@ -10,7 +10,7 @@ import pytest
 
 from libs.audio.g711 import Law
 from libs.audio.tone import silence, tone
-from libs.contracts.config import AgentConfig, Limits
+from libs.contracts.agent import AgentConfig, Limits
 from libs.contracts.offer import CallState, Resume
 from services.ai_session.__main__ import Backends
 from services.ai_session.backends.realtime import Endpoint

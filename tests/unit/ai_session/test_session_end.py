@@ -11,8 +11,8 @@ import pytest
 
 from libs.audio.tone import silence
 from libs.contracts import subjects
+from libs.contracts.agent import AgentConfig, Budget, Limits
 from libs.contracts.commands import HangUp
-from libs.contracts.config import AgentConfig, Budget, Limits
 from libs.contracts.events import AgentText, UsageReported
 from libs.contracts.ids import new_call_id
 from libs.contracts.offer import CallState, Offer, Release, Resume

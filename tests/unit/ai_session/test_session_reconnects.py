@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from libs.contracts import subjects
+from libs.contracts.agent import AgentConfig, Limits
 from libs.contracts.commands import CommandReply, SayNow
-from libs.contracts.config import AgentConfig, Limits
 from services.ai_session.__main__ import Backends
 from services.ai_session.backends.realtime import Endpoint
 from services.ai_session.costs import load

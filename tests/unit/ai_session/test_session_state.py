@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from libs.contracts import subjects
+from libs.contracts.agent import AgentConfig
 from libs.contracts.commands import SayNow, StateChanged
-from libs.contracts.config import AgentConfig
 from libs.contracts.events import CallTakenOver
 from libs.contracts.frame import AudioFrame, Codec
 from libs.contracts.offer import CallState, Offer, Resume

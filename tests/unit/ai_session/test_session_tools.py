@@ -9,7 +9,7 @@ import time
 import pytest
 from structlog.testing import capture_logs
 
-from libs.contracts.config import AgentConfig, Budget, Limits, Transcription
+from libs.contracts.agent import AgentConfig, Budget, Limits, Transcription
 from libs.contracts.offer import Offer
 from services.ai_session.__main__ import Backends
 from services.ai_session.backends.realtime import Endpoint

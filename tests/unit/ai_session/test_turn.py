@@ -30,7 +30,7 @@ from services.ai_session.backends.port import (
 )
 from services.ai_session.history import GoOn
 from services.ai_session.memory import RecentIds
-from services.ai_session.phrases import Phrases
+from services.ai_session.phrases import Phrases, Verbatim
 from services.ai_session.playout import Drained, Flushed, Part, PartBegan, PartDone
 from services.ai_session.speech_text import SpeechText
 from services.ai_session.turn import Phase, TurnMachine, TurnRules
@@ -64,11 +64,11 @@ def kinds(actions):
 def test_a_greeting_is_asked_for_first_but_not_after_a_takeover():
     turn, _ = machine("Guten Tag.")
     (start,) = turn.begin(GoOn.GREET, 0, 0.0)
-    assert start.instructions.endswith("Guten Tag.")
+    assert start.wish == Verbatim("Guten Tag.")
     assert machine("Guten Tag.")[0].begin(GoOn.LISTEN, 0, 0.0) == []
     assert machine()[0].begin(GoOn.ANSWER, 0, 0.0) == [StartResponse(None)]
-    assert "Apologise" in machine()[0].begin(GoOn.CONTINUE, 0, 0.0)[0].instructions
-    assert "repeat" in machine()[0].begin(GoOn.ASK_TO_REPEAT, 0, 0.0)[0].instructions
+    assert "Apologise" in machine()[0].begin(GoOn.CONTINUE, 0, 0.0)[0].wish
+    assert "repeat" in machine()[0].begin(GoOn.ASK_TO_REPEAT, 0, 0.0)[0].wish
 
 
 def test_a_turn_goes_from_listening_over_thinking_to_speaking_and_back():
@@ -207,7 +207,7 @@ def test_the_call_ends_politely_after_the_last_words_were_heard():
     assert turn.tick(10.0) == []  # the answer under way may be finished
     assert turn.on_backend(ResponseEnded("r", "completed"), 10.1) == []
     (goodbye,) = turn.on_playout(Drained(), 10.2)
-    assert goodbye.instructions.endswith("Tschüss.")
+    assert goodbye.wish == Verbatim("Tschüss.")
     assert turn.tick(10.25) == []
     turn.on_backend(ResponseStarted("bye", asked=True), 10.3)
     turn.accepts("bye", "b", 10.4)
@@ -223,7 +223,7 @@ def test_a_long_answer_is_cut_off_for_the_goodbye_which_is_heard():
     assert turn.tick(14.9) == []
     flush, cancel, goodbye = turn.tick(15.0)
     assert (flush, cancel) == (FlushPlayout(), CancelResponse("r"))  # the server does not know that it is over
-    assert goodbye.instructions.endswith("Tschüss.")
+    assert goodbye.wish == Verbatim("Tschüss.")
     assert not turn.accepts("r", "a", 15.1)
     turn.on_playout(Flushed((part(heard=4000),)), 15.1)
     turn.on_playout(Drained(), 15.1)
@@ -373,7 +373,7 @@ def test_keys_are_told_to_the_model_as_a_group():
     turn.pressed("4", 1.0)
     turn.pressed("2", 2.0)
     assert turn.tick(3.0) == []
-    assert "42" in turn.tick(3.6)[0].instructions
+    assert "42" in turn.tick(3.6)[0].wish
 
 
 def test_what_a_lost_connection_cut_off_counts_as_interrupted():

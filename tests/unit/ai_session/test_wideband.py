@@ -4,7 +4,7 @@ import asyncio
 
 from libs.audio.compare import best_correlation
 from libs.audio.tone import tone
-from libs.contracts.config import AgentConfig
+from libs.contracts.agent import AgentConfig
 from libs.contracts.frame import Codec
 from libs.contracts.offer import CallState
 from services.ai_session.backends.wire_audio import WireAudio

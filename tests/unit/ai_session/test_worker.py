@@ -11,7 +11,7 @@ import pytest
 
 from libs.audio.tone import tone
 from libs.contracts import subjects
-from libs.contracts.config import AgentConfig, Limits
+from libs.contracts.agent import AgentConfig, Limits
 from libs.contracts.events import AgentText, CallerTurn, ToolCalled
 from libs.contracts.frame import Flag
 from libs.contracts.ids import new_call_id

@@ -13,7 +13,8 @@ from nats.js.errors import NoKeysError
 
 from libs.call_leg.gateway import CallLegs
 from libs.contracts import subjects
-from libs.contracts.config import AgentConfig, OrgConfig, RouteConfig
+from libs.contracts.agent import AgentConfig
+from libs.contracts.config import OrgConfig, RouteConfig
 from libs.contracts.ids import new_process_id
 from libs.contracts.rpc import RpcReply, RpcRequest
 from libs.contracts.wire import event_decoder

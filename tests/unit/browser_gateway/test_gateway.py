@@ -11,8 +11,9 @@ from libs.audio.compare import best_correlation
 from libs.audio.g711 import Law
 from libs.audio.tone import tone
 from libs.contracts import subjects
+from libs.contracts.agent import AgentConfig
 from libs.contracts.commands import CommandReply, DtmfPressed, Failed, HangUp, SendDtmf
-from libs.contracts.config import AgentConfig, Fallback, OrgConfig, RouteConfig
+from libs.contracts.config import Fallback, OrgConfig, RouteConfig
 from libs.contracts.events import AgentText, CallAnswered, CallEnded, CallerTurn, CallOffered, DtmfReceived
 from libs.contracts.frame import AudioFrame, Codec, Flag, pack
 from libs.contracts.termination import Reason

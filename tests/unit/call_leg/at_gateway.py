@@ -12,8 +12,9 @@ from libs.call_leg.gateway import CallLegs
 from libs.call_leg.phase import Phase
 from libs.call_leg.ports import NewCall
 from libs.contracts import subjects, wire
+from libs.contracts.agent import AgentConfig
 from libs.contracts.commands import CommandReply
-from libs.contracts.config import AgentConfig, Fallback
+from libs.contracts.config import Fallback
 from libs.contracts.events import MediaStatistics
 from libs.contracts.ids import new_call_id, new_process_id
 from libs.contracts.offer import CallState

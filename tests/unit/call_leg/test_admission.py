@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from libs.call_leg.admission import Admitted, Arrival, Limits, Refused, admit, at_limit
-from libs.contracts.config import AgentConfig, Fallback, OpeningHours, OrgConfig, RouteConfig, RouteTable
+from libs.contracts.agent import AgentConfig
+from libs.contracts.config import Fallback, OpeningHours, OrgConfig, RouteConfig, RouteTable
 from libs.contracts.termination import Reason, Termination
 
 MONDAY_NOON = datetime(2026, 11, 23, 11, 0, tzinfo=UTC)

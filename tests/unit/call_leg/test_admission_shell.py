@@ -8,7 +8,8 @@ from libs.call_leg.admission import Admitted, Arrival, Refused
 from libs.call_leg.admission_shell import Admission
 from libs.call_leg.gateway import CallLegs
 from libs.contracts import subjects
-from libs.contracts.config import AgentConfig, Fallback, OrgConfig, RouteConfig
+from libs.contracts.agent import AgentConfig
+from libs.contracts.config import Fallback, OrgConfig, RouteConfig
 from libs.contracts.events import CallEnded, CallOffered
 from libs.contracts.termination import Reason
 from libs.contracts.wire import event_decoder

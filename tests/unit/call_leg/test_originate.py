@@ -8,7 +8,8 @@ from libs.call_leg.admission_shell import Admission
 from libs.call_leg.fences import OutboundFence, OutboundRules
 from libs.call_leg.originate import Originations
 from libs.contracts import subjects
-from libs.contracts.config import AgentConfig, OrgConfig
+from libs.contracts.agent import AgentConfig
+from libs.contracts.config import OrgConfig
 from libs.contracts.originate import AgentChanges, Originate, OriginateReply
 from libs.contracts.termination import Reason, Termination
 

@@ -4,8 +4,8 @@ import asyncio
 from contextlib import asynccontextmanager
 
 from libs.call_leg.phase import Phase
+from libs.contracts.agent import AgentConfig
 from libs.contracts.commands import HandOver, Hold, TakeOver, Transfer
-from libs.contracts.config import AgentConfig
 from libs.contracts.termination import Reason
 from tests.support.fake_worker import FakeWorker
 from tests.unit.ai_session.conftest import running_worker

@@ -10,8 +10,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from libs.contracts import events as ev, subjects
+from libs.contracts.agent import AgentConfig
 from libs.contracts.commands import Command, CommandReply, HangUp
-from libs.contracts.config import AgentConfig
 from libs.contracts.heartbeat import CallEntry
 from libs.contracts.originate import Originate, OriginateReply
 from libs.contracts.rpc import RpcReply

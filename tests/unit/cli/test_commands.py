@@ -28,7 +28,7 @@ from cli.main import app
 from cli.published import publish_missing
 from cli.settings import CliSettings
 from cli.tap import call_meant
-from libs.contracts.config import AgentConfig
+from libs.contracts.agent import AgentConfig
 from libs.contracts.wire import config_decoder
 from libs.runtime.streams import provision
 from services.sip_gateway.settings import LOCAL_NETWORKS

@@ -8,7 +8,8 @@ import pytest
 from cli.checkout import CONFIG
 from cli.config_files import Reading, check_routes, read_files, yaml_files
 from libs.audio.wav import write_wav
-from libs.contracts.config import AgentConfig, RouteConfig, route_for
+from libs.contracts.agent import AgentConfig
+from libs.contracts.config import RouteConfig, route_for
 
 AGENT = "kind: agent\nname: bestellung\n"
 
@@ -144,7 +145,7 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ),
         (
             AGENT + f"prompt: {'x' * 1_048_576}\n",
-            "1: agent 'bestellung' is larger than the bus takes (1049303 of 1048576 bytes)",
+            "1: agent 'bestellung' is larger than the bus takes (1049898 of 1048576 bytes)",
         ),
         (AGENT + "? [a]\n: b\n", "3: not YAML: found unhashable key"),
     ],

@@ -18,7 +18,8 @@ from cli.main import app
 from cli.settings import CliSettings
 from cli.state import ProcessIdentity, UpState
 from libs.contracts import subjects
-from libs.contracts.config import AgentConfig, RouteConfig
+from libs.contracts.agent import AgentConfig
+from libs.contracts.config import RouteConfig
 from libs.contracts.heartbeat import GatewayHeartbeat, WorkerHeartbeat
 from libs.contracts.rpc import RpcReply
 from libs.runtime.streams import bucket

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from libs.contracts import commands, config, events, heartbeat, offer, originate, rpc, tool, wire
+from libs.contracts import agent, commands, config, events, heartbeat, offer, originate, rpc, tool, wire
 from libs.contracts.model import Message
 from libs.contracts.termination import RESULT_OF, Outcome, Reason, Result, Termination
 
@@ -62,6 +62,12 @@ BY_NAME = {  # fields with rules that their type does not tell
         )
     ),
     "after_hours": st.none() | fallbacks,
+    "label": tokens,
+    "url": st.just("https://mcp.example.com/"),
+    "mcp": st.just(()),  # with backend realtime alone
+    "turn_taking": st.builds(agent.TurnTaking, silence_ms=st.none() | st.integers(100, 10_000)),
+    "answering_machine": st.builds(agent.AnsweringMachine, then=st.sampled_from(["ignore", "hang_up"]))
+    | st.builds(agent.AnsweringMachine, then=st.just("leave_message"), message=st.just("Bitte rufen Sie zurück.")),
 }
 
 
@@ -162,8 +168,8 @@ def subclasses(cls):
 
 
 def test_no_message_was_forgotten_here():
-    nested = {config.TurnTaking, config.Transcription, config.Limits, config.Budget, config.Fallback}
-    nested.add(config.OpeningHours)
+    nested = {agent.TurnTaking, agent.Transcription, agent.Limits, agent.Budget, agent.Speech, agent.Idle}
+    nested |= {agent.Fillers, agent.AnsweringMachine, agent.McpServer, config.Fallback, config.OpeningHours}
     nested |= {
         events.MediaStatistics,
         events.OrderLine,

@@ -6,7 +6,8 @@ import aiohttp
 import pytest
 
 from libs.contracts import subjects
-from libs.contracts.config import AgentConfig, RouteConfig
+from libs.contracts.agent import AgentConfig
+from libs.contracts.config import RouteConfig
 from libs.contracts.events import CallEnded, CallMuted, ToolReturned, event_id
 from libs.contracts.rpc import RpcReply
 from libs.contracts.termination import Reason, Termination

@@ -11,7 +11,8 @@ from nats.js.errors import NoKeysError
 
 from libs.call_leg.gateway import CallLegs
 from libs.contracts import events, subjects
-from libs.contracts.config import AgentConfig, RouteConfig
+from libs.contracts.agent import AgentConfig
+from libs.contracts.config import RouteConfig
 from libs.contracts.ids import new_process_id
 from libs.contracts.wire import event_decoder
 from libs.runtime.bus import Bus

@@ -9,8 +9,9 @@ import pytest
 from libs.audio.compare import best_correlation
 from libs.audio.g711 import Law
 from libs.audio.tone import tone
+from libs.contracts.agent import AgentConfig, Limits
 from libs.contracts.commands import Failed, HangUp, Ready
-from libs.contracts.config import AgentConfig, Fallback, Limits, RouteConfig
+from libs.contracts.config import Fallback, RouteConfig
 from libs.contracts.events import CallAnswered, CallClaimed, CallEnded, CallOffered, DtmfReceived, SipTraced
 from libs.contracts.termination import Reason, Result
 from libs.sip.sdp import Direction

@@ -13,7 +13,8 @@ from libs.call_leg.admission_shell import Admission
 from libs.call_leg.gateway import CallLegs
 from libs.call_leg.originate import Originations
 from libs.contracts import events, subjects
-from libs.contracts.config import AgentConfig, RouteConfig
+from libs.contracts.agent import AgentConfig
+from libs.contracts.config import RouteConfig
 from libs.contracts.ids import new_process_id
 from libs.contracts.originate import Originate, OriginateReply
 from libs.contracts.wire import event_decoder

@@ -1,0 +1,1 @@
+"""Voices: text to speech for the pipeline, fillers and announcements; see `port`."""
