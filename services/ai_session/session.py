@@ -26,7 +26,7 @@ from libs.contracts.commands import (
     SayNow,
     StateChanged,
 )
-from libs.contracts.events import SessionTrouble, ToolCalled, ToolReturned
+from libs.contracts.events import SessionTrouble
 from libs.contracts.frame import AudioFrame
 from libs.contracts.offer import CallState, Offer
 from libs.contracts.termination import Reason
@@ -37,13 +37,14 @@ from services.ai_session.actions import Fail, HandOver, HangUp, NoteTrouble, Run
 from services.ai_session.backends.factory import BackendPlan
 from services.ai_session.backends.port import BackendError, BackendEvent, Lost
 from services.ai_session.bridge import Bridge, Escalation
-from services.ai_session.history import Conversation, GoOn, render
+from services.ai_session.history import Conversation, GoOn
 from services.ai_session.journal import Journal, Outbox
 from services.ai_session.leg_link import LegLink
 from services.ai_session.model_link import ModelLink
 from services.ai_session.outstanding import Outstanding
 from services.ai_session.settlement import Settlement
-from services.ai_session.tools import HANG_UP, ToolCaller, ToolDirectory, parse_arguments
+from services.ai_session.tool_runs import ToolRuns
+from services.ai_session.tools import ToolCaller, ToolDirectory
 
 log = get_logger()
 
@@ -84,6 +85,7 @@ class Session:
         self._model = ModelLink(offer, plan, around.tools, self.bridge, self._on_event)
         self._outstanding = Outstanding()
         self._settlement = Settlement(self.bridge, self._model, self._outstanding)
+        self._tools = ToolRuns(self._caller, self._journal, self.bridge, self._model, self._settlement, around.counters)
         self._loop = asyncio.get_running_loop()
         self.bridge.last_up_at = self._loop.time()
         self._group: asyncio.TaskGroup | None = None
@@ -275,7 +277,7 @@ class Session:
             return
         match what:
             case RunTool():
-                self._spawn(self._run_tool(what))
+                self._spawn(self._tools.run(what))
             case HandOver():
                 log.info("asking for another worker")
                 self._spawn(self._leg.tell(HandOverCommand(epoch=self.offer.epoch)))  # the turn machine asks again
@@ -308,28 +310,6 @@ class Session:
             self._group.create_task(work)
         else:
             work.close()
-
-    async def _run_tool(self, request: RunTool) -> None:
-        """Call one tool and hand its output to the model; tools of one response run side by side."""
-        began, asked_by = self._loop.time(), self._model.backend
-        arguments = parse_arguments(request.arguments)
-        self._journal.put(ToolCalled, tool_call_id=request.tool_call_id, name=request.name, arguments=arguments or {})
-        ends_call = request.name == HANG_UP.name and HANG_UP.name in self.offer.agent.tools
-        reply = await self._caller.call(request.tool_call_id, request.name, arguments)
-        ok, output = reply.ok, reply.output if reply.ok else {"error": reply.error}
-        now = self._loop.time()
-        took_ms = (now - began) * 1000
-        self._around.counters["tool_calls" if ok else "tool_failures"] += 1
-        self._journal.put(
-            ToolReturned, tool_call_id=request.tool_call_id, name=request.name, ok=ok, output=output, took_ms=took_ms
-        )
-        self.bridge.tool_done(now)
-        if ends_call and ok:
-            self.bridge.do(self.bridge.turn.end_politely(Why.AGENT, now), now)
-        elif asked_by is not None and asked_by is self._model.backend and not self._settlement.is_running:
-            asked_by.tool_result(request.tool_call_id, render(output))  # a new one was told "unknown" in its replay
-        self._outstanding.tool_done(request.tool_call_id)
-        self._settlement.check()
 
     async def _reconnect(self, lost: Lost) -> None:
         """The model connection is gone: open another one with the conversation so far, or give the call back."""

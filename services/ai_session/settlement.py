@@ -57,6 +57,11 @@ class Settlement:
                 pass
         self.check()
 
+    def tool_done(self, tool_call_id: str) -> None:
+        """A tool has returned."""
+        self._outstanding.tool_done(tool_call_id)
+        self.check()
+
     def check(self) -> None:
         """Something has come, or a tool has returned: perhaps that was all."""
         if self.is_running and not self._outstanding:
