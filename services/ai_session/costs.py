@@ -1,18 +1,23 @@
-"""What a response or a transcription costs, from its usage and the model table. Pure but for `load`."""
+"""What responses, transcriptions, speech and session time cost, from usage and the model table. Pure but for `load`."""
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 _MILLION = 1_000_000
 _MS_PER_INPUT_TOKEN = 100  # of audio
+_DATED = re.compile(r"-\d{4}-\d{2}-\d{2}$")
+
+Kind = Literal["realtime", "live", "transcription", "chat", "speech"]
+Price = Annotated[float, Field(ge=0)]
 
 
 class ModelsFileError(ValueError):
@@ -20,24 +25,41 @@ class ModelsFileError(ValueError):
 
 
 class Model(BaseModel):
-    """One model's prices (USD per million tokens, or per minute) and its end."""
+    """One model's prices (USD; the head of models.toml has the units) and its end. None: not known."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    kind: Kind | None = None
     reasoning: bool = False
     shutdown: date | None = None
-    text_in: float | None = None
-    text_cached: float | None = None
-    text_out: float | None = None
-    audio_in: float | None = None
-    audio_cached: float | None = None
-    audio_out: float | None = None
-    minute: float | None = None
+    replacement: str | None = None
+    aliases: tuple[str, ...] = ()
+    price_source: Literal["vendor", "third_party"] = "vendor"
+    text_in: Price | None = None
+    text_cached: Price | None = None
+    text_out: Price | None = None
+    audio_in: Price | None = None
+    audio_cached: Price | None = None
+    audio_out: Price | None = None
+    minute: Price | None = None
+    characters: Price | None = None
 
     @property
     def is_priced(self) -> bool:
-        """Whether the cost of its responses can be told."""
-        return None not in (self.text_in, self.text_out, self.audio_in, self.audio_out)
+        """Whether the cost of all that it does can be told."""
+        text = None not in (self.text_in, self.text_out)
+        match self.kind:
+            case "realtime":
+                return text and None not in (self.audio_in, self.audio_out)
+            case "live":
+                return self.minute is not None
+            case "transcription":
+                return self.minute is not None or None not in (self.audio_in, self.text_out)
+            case "speech":
+                by_token = None not in (self.text_in, self.audio_out)
+                return self.minute is not None or self.characters is not None or by_token
+            case _:
+                return text or self.minute is not None or self.characters is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,27 +71,32 @@ class Models:
     voice: str = "marin"
 
     def get(self, name: str) -> Model:
-        """A model's entry; an unknown one has no prices and no end."""
-        return self.models.get(name, Model())
+        """A model's entry; a dated id that the table does not name counts as the undated one.
+
+        An unknown model has no prices and no end.
+        """
+        found = self.models.get(name) or self.models.get(_DATED.sub("", name))
+        return found or Model()
 
     def cost_of_response(self, name: str, tokens: Mapping[str, int]) -> float | None:
-        """Cost of a response; None when the model's prices are not known.
+        """Cost of a response, spoken or written; None when the model's prices are not known.
 
-        Cached tokens are a subset of the input. Every generated token is billed, heard or not.
+        Cached tokens are a subset of the input; where their price is not known they cost as much as the others. Every
+        generated token is billed, heard or not.
         """
         model = self.get(name)
         total = 0.0
-        for kind in ("text", "audio"):
-            cached = tokens.get(f"{kind}_cached", 0)
-            parts = (
-                (tokens.get(f"{kind}_in", 0) - cached, getattr(model, f"{kind}_in")),
-                (cached, getattr(model, f"{kind}_cached")),
-                (tokens.get(f"{kind}_out", 0), getattr(model, f"{kind}_out")),
-            )
-            for count, price in parts:
-                if count and price is None:
-                    return None
-                total += count * (price or 0.0)
+        for taken_price, cached_price, made_price, kind in (
+            (model.text_in, model.text_cached, model.text_out, "text"),
+            (model.audio_in, model.audio_cached, model.audio_out, "audio"),
+        ):
+            taken, made = tokens.get(f"{kind}_in", 0), tokens.get(f"{kind}_out", 0)
+            cached = min(tokens.get(f"{kind}_cached", 0), taken)
+            if (taken and taken_price is None) or (made and made_price is None):
+                return None
+            full = taken_price or 0.0
+            discounted = full if cached_price is None else cached_price
+            total += (taken - cached) * full + cached * discounted + made * (made_price or 0.0)
         return total / _MILLION
 
     def cost_of_transcription(self, name: str, tokens: Mapping[str, int], seconds: float | None) -> float | None:
@@ -77,13 +104,53 @@ class Models:
         model = self.get(name)
         if model.minute is None:
             return self.cost_of_response(name, tokens) if tokens else None
+        if seconds is None and not tokens:
+            return None
         if seconds is None:
             seconds = tokens.get("audio_in", 0) * _MS_PER_INPUT_TOKEN / 1000
-        return seconds / 60 * model.minute
+        return max(0.0, seconds) / 60 * model.minute
+
+    def cost_of_speech(
+        self,
+        name: str,
+        *,
+        characters: int | None = None,
+        tokens: Mapping[str, int] | None = None,
+        seconds: float | None = None,
+    ) -> float | None:
+        """Cost of a text that was spoken, by whichever of its measures the model is priced; None: not known."""
+        model = self.get(name)
+        if model.characters is not None and characters is not None:
+            return max(0, characters) / 1000 * model.characters
+        if model.minute is not None and seconds is not None:
+            return max(0.0, seconds) / 60 * model.minute
+        return self.cost_of_response(name, tokens) if tokens else None
+
+    def cost_of_session(self, name: str, seconds: float) -> float | None:
+        """Cost of so much more session time (`RunningTotal` makes it of the cumulative seconds that Live tells)."""
+        model = self.get(name)
+        return None if model.minute is None else max(0.0, seconds) / 60 * model.minute
+
+
+@dataclass(slots=True)
+class RunningTotal:
+    """Increments of a total that is told again and again, as the seconds of a Live session are.
+
+    Reports may be repeated or overtake each other: a total that is not above the highest one adds nothing. A new
+    session has a new one.
+    """
+
+    highest: float = 0.0
+
+    def grown_to(self, total: float) -> float:
+        """What came since the highest total so far."""
+        grown = max(0.0, total - self.highest)
+        self.highest = max(self.highest, total)
+        return grown
 
 
 def tokens_of(usage: Mapping[str, Any] | None, *, speaks: bool = True) -> dict[str, int]:
-    """Flatten the API's usage object; missing or strange parts count as nothing.
+    """Flatten the Realtime API's usage object; missing or strange parts count as nothing.
 
     Where a server gives totals without details, they count as audio, the dearer kind, so that a budget holds; but
     the output of a model that does not speak (a transcription) is text.
@@ -105,6 +172,35 @@ def tokens_of(usage: Mapping[str, Any] | None, *, speaks: bool = True) -> dict[s
         found["audio_in"] = usage.get("input_tokens")
     if not made:
         found["audio_out" if speaks else "text_out"] = usage.get("output_tokens")
+    return _counts(found)
+
+
+def tokens_of_text(usage: Mapping[str, Any] | None) -> dict[str, int]:
+    """Flatten the usage of chat completions (`prompt_tokens` ...) or of the Responses API (`input_tokens` ...).
+
+    Reasoning tokens are a part of the output in both.
+    """
+    if not isinstance(usage, Mapping):
+        return {}
+    of_chat = "prompt_tokens" in usage
+    details = _section(usage, "prompt_tokens_details" if of_chat else "input_tokens_details")
+    return _counts(
+        {
+            "text_in": usage.get("prompt_tokens" if of_chat else "input_tokens"),
+            "text_cached": details.get("cached_tokens"),
+            "text_out": usage.get("completion_tokens" if of_chat else "output_tokens"),
+        }
+    )
+
+
+def tokens_of_speech(usage: Mapping[str, Any] | None) -> dict[str, int]:
+    """Flatten the usage of spoken text: text goes in, audio comes out."""
+    if not isinstance(usage, Mapping):
+        return {}
+    return _counts({"text_in": usage.get("input_tokens"), "audio_out": usage.get("output_tokens")})
+
+
+def _counts(found: Mapping[str, object]) -> dict[str, int]:
     return {name: count for name, count in found.items() if isinstance(count, int) and count > 0}
 
 
@@ -114,7 +210,7 @@ def _section(parent: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def load(path: Path) -> Models:
-    """Read a model table.
+    """Read a model table; aliases stand in it as entries of their own.
 
     Raises:
         ModelsFileError: naming file and entry.
@@ -130,4 +226,5 @@ def load(path: Path) -> Models:
         first = error.errors(include_url=False)[0]
         raise ModelsFileError(f"{path}: models.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     defaults = table.get("defaults", {})
-    return Models(models, defaults.get("transcription", "gpt-transcribe"), defaults.get("voice", "marin"))
+    aliases = {alias: model for model in models.values() for alias in model.aliases}
+    return Models(aliases | models, defaults.get("transcription", "gpt-transcribe"), defaults.get("voice", "marin"))
