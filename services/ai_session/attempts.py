@@ -31,6 +31,11 @@ class Attempts:
         self._failures = 0
         self._was_empty = False  # the last response gave nothing, and was asked for again
 
+    @property
+    def is_waiting(self) -> bool:
+        """A request has not begun."""
+        return bool(self._requests)
+
     def forget(self) -> None:
         """The model connection is gone: nothing that was asked of it will come."""
         self._requests.clear()

@@ -17,6 +17,9 @@ _ASK_TO_REPEAT = (
     "The line was interrupted while the caller was speaking and their words were lost. Apologise briefly "
     "and ask them to repeat the last thing they said. Do not greet again."
 )
+_NOT_UNDERSTOOD = (
+    "What the caller has just said could not be understood. Say so in a few words and ask them to repeat it."
+)
 _COME_BACK = (
     "A human colleague has spoken with the caller, you did not hear what was said, and the call is yours again. Say in "
     "one short sentence in the language of the conversation that you are back, and ask how you can help further. Do "
@@ -55,6 +58,7 @@ class Phrases:
     goodbye: Wish = _GOODBYE
     carry_on: str = _CARRY_ON
     ask_to_repeat: str = _ASK_TO_REPEAT
+    not_understood: str = _NOT_UNDERSTOOD
     come_back: str = _COME_BACK
     transfer_failed: str = _TRANSFER_FAILED
 

@@ -27,7 +27,6 @@ from services.ai_session.actions import (
     HandOver,
     HangUp,
     NoteTrouble,
-    PublishAgentTurn,
     PublishCallerSpoke,
     PublishCallerTurn,
     PublishLatency,
@@ -35,6 +34,7 @@ from services.ai_session.actions import (
     StartResponse,
     Why,
 )
+from services.ai_session.answering import Answering, Ask
 from services.ai_session.attempts import Attempts
 from services.ai_session.backends.port import (
     BackendEvent,
@@ -42,22 +42,24 @@ from services.ai_session.backends.port import (
     Capabilities,
     ResponseEnded,
     ResponseStarted,
+    SpeechDiscarded,
     SpeechStarted,
     SpeechStopped,
     ToolRequested,
     Trouble,
 )
+from services.ai_session.handing_over import HandingOver
 from services.ai_session.history import GoOn
+from services.ai_session.keys import Keys
 from services.ai_session.latency import LatencyProbe
-from services.ai_session.memory import ModelMemory, RecentIds
+from services.ai_session.memory import RecentIds
 from services.ai_session.phrases import Phrases, Verbatim, Wish
-from services.ai_session.playout import Drained, Flushed, Part, PartBegan, PartDone, PlayoutEvent
+from services.ai_session.playout import Drained, Flushed, PartBegan, PartDone, PlayoutEvent
 from services.ai_session.polite_end import PoliteEnd, Step
 from services.ai_session.speech_text import SpeechText
+from services.ai_session.spoken import Spoken
 
-DIGITS_PAUSE_S = 1.5  # between two keys of one group
 STALL_S = 20.0  # thinking without any sign of life
-HAND_OVER_AGAIN_S = 1.0  # the gateway may find no other worker at first
 
 
 class Phase(Enum):
@@ -84,27 +86,23 @@ class TurnMachine:
     def __init__(self, rules: TurnRules, capabilities: Capabilities, text: SpeechText, rate_hz: int) -> None:
         self._rules = rules
         self._can = capabilities
-        self._text = text
-        self._per_ms = rate_hz / 1000
         self.phase = Phase.LISTENING
         self.latency = LatencyProbe()
-        self._memory = ModelMemory(can_truncate=capabilities.truncate, samples_per_ms=self._per_ms)
+        self.spoken = Spoken(text, can_truncate=capabilities.truncate, samples_per_ms=rate_hz / 1000)
         self._attempts = Attempts()
+        self._answering = Answering(needs_transcript=capabilities.needs_transcript)
+        self._handing_over = HandingOver()
+        self._keys = Keys()
         self._end = PoliteEnd()
         self._active: str | None = None  # the response that the model works on
         self._playing: set[str] = set()  # responses with audio that is not heard yet
         self._dead = RecentIds()  # interrupted responses
         self._ended = RecentIds()
-        self._cut: set[str] = set()  # responses whose rest was lost with the model connection
         self._caller_speaking = False
         self._tools = 0
         self._quiet_since = 0.0  # last sign of life while thinking
         self._spent_usd = 0.0
         self._end_at: float | None = None
-        self._hand_over_by: float | None = None
-        self._hand_over_at = 0.0  # not asked for again before
-        self._digits = ""
-        self._digits_at = 0.0
 
     # -- beginning and commands -----------------------------------------------------------------------
 
@@ -140,14 +138,11 @@ class TurnMachine:
 
     def pressed(self, digit: str, now: float) -> list[Action]:
         """The caller pressed a key; a group of keys is told to the model when it is complete."""
-        self._digits += digit
-        self._digits_at = now
-        return []
+        return self._tell_keys(self._keys.pressed(digit, now), now)
 
     def drain(self, patience_s: float, now: float) -> list[Action]:
         """The worker shuts down: hand the call over at the next pause, at the latest after `patience_s` (R9)."""
-        if self._hand_over_by is None:
-            self._hand_over_by = now + patience_s
+        self._handing_over.wanted(patience_s, now)
         return self._maybe_hand_over(now)
 
     def end_politely(self, why: Why, now: float) -> list[Action]:
@@ -170,13 +165,13 @@ class TurnMachine:
 
     def backend_lost(self) -> None:
         """The model connection is gone; what was received may still be played."""
-        if self._active is not None:
-            self._cut.add(self._active)
+        self.spoken.connection_lost(self._active)
         self._active = None
         self._caller_speaking = False
         self._dead.clear()  # the next connection has its own names
         self._ended.clear()
         self._attempts.forget()
+        self._answering.forget()
         self._settle()
 
     # -- the backend ------------------------------------------------------------------------------------
@@ -185,7 +180,7 @@ class TurnMachine:
         """Whether reply audio of this response may go to the ledger; False once it was interrupted or is over."""
         if response in self._ended:
             return False
-        self._memory.produced(item, response)
+        self.spoken.produced(item, response)
         if response in self._dead:
             return False
         if self.phase is not Phase.SPEAKING or response not in self._playing:
@@ -202,15 +197,24 @@ class TurnMachine:
             case SpeechStarted(item):
                 self._caller_speaking = True
                 self._attempts.caller_spoke()
+                self._answering.began(item)
                 return [PublishCallerSpoke(item), *self._interrupt()]
-            case SpeechStopped():
+            case SpeechStopped(item):
                 self._caller_speaking = False
                 self.latency.caller_stopped(now)
+                self._answering.stopped(item, now)
                 if self.phase is Phase.LISTENING and self._can.server_turns:
                     self.phase = Phase.THINKING
-                return []
+                return self._answer(now)
+            case SpeechDiscarded(item):
+                self._caller_speaking = False
+                self._answering.dropped(item)
+                self._settle_turn()
+                return self._answer(now)
             case CallerTranscript(item, text, failed):
-                return [PublishCallerTurn(item, text, failed)]
+                self._answering.transcribed(item, text, failed=failed)
+                self._settle_turn()
+                return [PublishCallerTurn(item, text, failed), *self._answer(now)]
             case ResponseStarted(response, asked):
                 self._response_started(response, asked, now)
                 return []
@@ -246,7 +250,7 @@ class TurnMachine:
         self._settle()
         if event.response in self._dead:
             self._attempts.interrupted_ended(event.response)
-            return [*self._memory.interrupted_response_ended(event), *self._step_end(now)]
+            return [*self.spoken.interrupted_response_ended(event), *self._step_end(now)]
         may_repeat = not self._caller_speaking and not self._end.is_near
         in_vain, actions = self._attempts.ended(event, now, may_repeat=may_repeat)
         if in_vain:
@@ -265,7 +269,7 @@ class TurnMachine:
     def _cut_off(self, *, cancel: bool) -> list[Action]:
         actions: list[Action] = []
         if self._playing:
-            self._memory.flush_began()
+            self.spoken.flush_began()
             actions.append(FlushPlayout())
         if self._active is not None:
             self._dead.add(self._active)
@@ -280,40 +284,18 @@ class TurnMachine:
         """What the ledger learnt from an `up` frame."""
         match event:
             case PartBegan(part):
-                self._memory.heard(part)
+                self.spoken.began(part)
                 measured = self.latency.heard(part.response, now)
                 return [PublishLatency(measured)] if measured is not None else []
             case PartDone(part):
-                self._memory.heard(part)  # or written off: nothing to be corrected any more
-                self._text.learn(part.key, part.received)
-                return [self._agent_turn(part, interrupted=part.response in self._cut or part.lost > 0)]
+                return self.spoken.done(part)
             case Flushed(parts):
-                actions: list[Action] = []
-                for part in parts:
-                    actions += self._memory.correct(part)
-                    actions.append(self._agent_turn(part, interrupted=not part.complete or part.lost > 0))
-                return [*actions, *self._memory.flushed()]
+                return self.spoken.flushed(parts)
             case Drained():
                 self._playing.clear()
-                self._cut.clear()
-                self._memory.drained(self._active)
+                self.spoken.drained(self._active)
                 self._settle()
                 return [*self._step_end(now), *self._maybe_hand_over(now)]
-
-    def _agent_turn(self, part: Part, *, interrupted: bool) -> PublishAgentTurn:
-        whole = self._text.text(part.key)
-        heard = self._text.heard_text(part.key, part.heard, part.received, part.ended) if interrupted else whole
-        self._text.drop(part.key)
-        return PublishAgentTurn(
-            item=part.key[0],
-            response=part.response,
-            text=whole,
-            heard_text=heard,
-            interrupted=interrupted,
-            audio_ms=part.received / self._per_ms,
-            heard_ms=part.heard / self._per_ms,
-            from_sample=max(0, part.from_sample),
-        )
 
     # -- time ---------------------------------------------------------------------------------------------
 
@@ -330,10 +312,9 @@ class TurnMachine:
         again, wish = self._attempts.due(now)
         if again:
             return self._respond(wish, now)
-        if self._digits and now - self._digits_at > DIGITS_PAUSE_S:
-            digits, self._digits = self._digits, ""
-            return self._respond(self._rules.phrases.pressed(digits), now)
-        return self._maybe_hand_over(now)
+        if digits := self._keys.due(now):
+            return self._tell_keys(digits, now)
+        return [*self._answer(now), *self._maybe_hand_over(now)]
 
     def is_dead(self, response: str) -> bool:
         """Whether a response was interrupted: what still arrives of it is dropped."""
@@ -346,6 +327,21 @@ class TurnMachine:
         self._attempts.requested(wish)
         return [StartResponse(wish)]
 
+    def _tell_keys(self, digits: str, now: float) -> list[Action]:
+        return self._respond(self._rules.phrases.pressed(digits), now) if digits and not self._end.is_near else []
+
+    def _answer(self, now: float) -> list[Action]:
+        """Ask for the answer that the caller is owed, of a model that does not answer by itself."""
+        if self._can.answers or self._end.is_near:
+            return []
+        match self._answering.due(now):
+            case Ask.ANSWER:
+                return self._respond(None, now)
+            case Ask.REPETITION:
+                return self._respond(self._rules.phrases.not_understood, now)
+            case Ask.NOTHING:
+                return []
+
     def _settle(self) -> None:
         """After a response or its audio ended: back to listening, if nothing else goes on."""
         if self._playing:
@@ -354,6 +350,11 @@ class TurnMachine:
             self.phase = Phase.THINKING
         else:
             self.phase = Phase.LISTENING
+
+    def _settle_turn(self) -> None:
+        """After a turn of the caller that may want no answer."""
+        if not (self._can.answers or self._answering.is_due or self._attempts.is_waiting):
+            self._settle()
 
     def _step_end(self, now: float) -> list[Action]:
         """Go on with the polite end, if the call has come to that."""
@@ -370,12 +371,7 @@ class TurnMachine:
                 return []
 
     def _maybe_hand_over(self, now: float) -> list[Action]:
-        """At a pause, every second until somebody takes the call, and a last time at the deadline (R9)."""
-        if self._hand_over_by is None or self._end.is_over or now < self._hand_over_at:
+        if self._end.is_over:
             return []
         listening = self.phase is Phase.LISTENING and not self._caller_speaking and not self._tools
-        late = now >= self._hand_over_by
-        if not late and (not listening or self._end.is_near):
-            return []
-        self._hand_over_at = float("inf") if late else min(now + HAND_OVER_AGAIN_S, self._hand_over_by)
-        return [HandOver()]
+        return [HandOver()] if self._handing_over.due(now, at_pause=listening and not self._end.is_near) else []

@@ -355,4 +355,4 @@ def test_whatever_happens_the_model_is_told_what_the_ear_got_and_silence_follows
             assert heard_ms == 0
     assert not line.bridge.playout.busy
     assert line.bridge.turn.phase is Phase.LISTENING
-    assert line.bridge.turn._memory.size == 0
+    assert line.bridge.turn.spoken.remembered_items == 0

@@ -418,7 +418,7 @@ def test_what_is_remembered_of_old_responses_is_bounded():
         turn.on_playout(PartBegan(part(f"i{n}", f"r{n}", heard=160)), n)
         turn.on_playout(PartDone(part(f"i{n}", f"r{n}", heard=8000, ended=True)), n)
         turn.on_playout(Drained(), n)
-    assert turn._memory.size == 0
+    assert turn.spoken.remembered_items == 0
 
 
 def test_the_next_connection_may_use_the_names_of_the_last_one():
@@ -604,7 +604,7 @@ def test_a_partly_heard_item_is_not_deleted_when_its_response_ends_after_the_flu
     turn.on_playout(Flushed((part(heard=4000),)), 1.6)
     turn.on_playout(Drained(), 1.6)  # everything known is dealt with, but the response is still under way
     assert turn.on_backend(ResponseEnded("r", "cancelled", "", ("a",)), 1.7) == []
-    assert turn._memory.size == 0
+    assert turn.spoken.remembered_items == 0
 
 
 def test_a_heard_item_with_an_unheard_second_part_is_not_deleted():
@@ -634,7 +634,7 @@ def test_audio_that_was_written_off_does_not_count_as_heard():
     assert (said.interrupted, said.heard_text, said.heard_ms) == (True, "Eins zwei", 500)
     turn.on_backend(ResponseEnded("r", "completed", "", ("a",)), 2.0)
     turn.on_playout(Drained(), 2.0)
-    assert turn._memory.size == 0  # also of a part that never began
+    assert turn.spoken.remembered_items == 0  # also of a part that never began
     turn, text = speaking()
     turn.on_backend(SpeechStarted("c"), 1.5)
     truncate, said = turn.on_playout(Flushed((lost,)), 2.0)
