@@ -206,7 +206,7 @@ async def check_streams(site: Site) -> list[Finding]:
         kept = (await js.stream_info(subjects.EVENTS_STREAM)).state.messages
     except NotFoundError:
         missing.append(f"stream {subjects.EVENTS_STREAM}")
-    for name in (subjects.KV_CALLS, subjects.KV_CONFIG, subjects.KV_SLOTS):
+    for name in (subjects.KV_CALLS, subjects.KV_CONFIG, subjects.KV_SLOTS, subjects.KV_SPEND):
         try:
             await js.key_value(name)
         except BucketNotFoundError:

@@ -76,6 +76,7 @@ CODE_OF: dict[Reason, ExitCode] = {
     Reason.NO_WORKER: ExitCode.NO_AGENT,
     Reason.AT_CAPACITY: ExitCode.NO_AGENT,
     Reason.TOO_MANY_ATTEMPTS: ExitCode.NOT_ALLOWED,
+    Reason.BUDGET_SPENT: ExitCode.NO_AGENT,
     Reason.DRAINING: ExitCode.NO_AGENT,
     Reason.NOT_READY: ExitCode.NO_AGENT,
     Reason.WORKER_LOST: ExitCode.NO_AGENT,

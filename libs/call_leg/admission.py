@@ -1,7 +1,8 @@
 """Whether a call may come in, and which agent answers it. Decisions only; a core without I/O.
 
-Order of the questions: has this gateway room, is there a route, is it open, is its agent published; and last, by the
-shell, whether the organisation's limits leave a place (`libs.call_leg.slots`).
+Order of the questions: has this gateway room, is there a route, is it open, is its agent published, has the
+organisation something left to spend today; and last, by the shell, whether its limits leave a place
+(`libs.call_leg.slots`).
 """
 
 from __future__ import annotations
@@ -101,6 +102,24 @@ def admit(arrival: Arrival, directory: Directory, now: datetime, no_room: Termin
         detail = f"route {route.name} names the agent {route.agent}, which is not published"
         return refused(Reason.UNKNOWN_AGENT, detail, route.fallback)
     return Admitted(arrival.call, org, caller, callee, route, agent, limits_of(directory.organisation(org)))
+
+
+def within_budget(admitted: Admitted, org: OrgConfig | None, spent_usd: float) -> Admitted | Refused:
+    """The same call, unless its organisation has spent its day's budget: then the route's fallback takes it."""
+    why = beyond_budget(org, spent_usd)
+    if why is None:
+        return admitted
+    route = admitted.route
+    return Refused(admitted.call, admitted.org, admitted.caller, admitted.callee, why, route, route.fallback)
+
+
+def beyond_budget(org: OrgConfig | None, spent_usd: float) -> Termination | None:
+    """Why no further call may begin today; None: the budget is not spent, or there is none."""
+    if org is None or org.max_usd_per_day is None or spent_usd < org.max_usd_per_day:
+        return None
+    return Termination.of(
+        Reason.BUDGET_SPENT, f"organisation {org.name} has spent its {org.max_usd_per_day:g} USD of this day (UTC)"
+    )
 
 
 def at_limit(admitted: Admitted, reason: Reason) -> Refused:

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from libs.call_leg.admission import Admitted, Arrival, Refused, admit, at_limit, beyond, limits_of
+from libs.call_leg.admission import (
+    Admitted,
+    Arrival,
+    Refused,
+    admit,
+    at_limit,
+    beyond,
+    beyond_budget,
+    limits_of,
+    within_budget,
+)
 from libs.call_leg.gateway import RefusedAttempt
 from libs.call_leg.slot_document import Verdict
 from libs.call_leg.slots import Slots
 from libs.contracts.termination import Reason, Termination
+from libs.runtime.spending_copy import SpendingCopy
 
 if TYPE_CHECKING:
     from libs.call_leg.gateway import CallLegs
@@ -30,6 +42,8 @@ class Admission:
         self._legs = legs
         self._config = config
         self._slots = Slots(bus, legs.gw, legs.roster.is_sound)
+        self._spending = SpendingCopy(bus)
+        legs.usd_per_day = self._usd_per_day
 
     async def start(self) -> None:
         """Subscribe; before the first call."""
@@ -37,7 +51,9 @@ class Admission:
 
     async def run(self) -> None:
         """One task of the gateway's TaskGroup, for as long as calls last: it keeps the places of live calls."""
-        await self._slots.run()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._slots.run())
+            tasks.create_task(self._spending.run())
 
     async def flush(self, timeout_s: float) -> None:
         """After the last call of a gateway that ends: give back its places, waiting at most so long."""
@@ -45,7 +61,11 @@ class Admission:
 
     def decide(self, arrival: Arrival) -> Admitted | Refused:
         """The answer without waiting: final when `Refused`, or when `Admitted.limits` is None (microseconds)."""
-        return admit(arrival, self._config, datetime.now(UTC), self._legs.refusal())
+        decided = admit(arrival, self._config, datetime.now(UTC), self._legs.refusal())
+        if isinstance(decided, Refused):
+            return decided
+        org = self._config.organisation(decided.org)
+        return within_budget(decided, org, self._spending.spent_today(decided.org))
 
     async def secure(self, admitted: Admitted) -> Admitted | Refused:
         """Take a place within the organisation's limits: at most 250 ms, at once when it has none."""
@@ -59,9 +79,11 @@ class Admission:
 
         Given back with `release`, as for one that was admitted.
         """
-        limits = limits_of(self._config.organisation(org))
-        if limits is None:
-            return None
+        published = self._config.organisation(org)
+        spent = beyond_budget(published, self._spending.spent_today(org))
+        limits = limits_of(published)
+        if spent is not None or limits is None:
+            return spent
         verdict = await self._slots.take(org, call, limits)
         return None if verdict is Verdict.TAKEN else beyond(limits, org, REASONS[verdict])
 
@@ -69,6 +91,10 @@ class Admission:
         """`decide`, then `secure`. Returns at once for organisations without limits, within 250 ms for others."""
         decided = self.decide(arrival)
         return decided if isinstance(decided, Refused) else await self.secure(decided)
+
+    def _usd_per_day(self, org: str) -> float | None:
+        published = self._config.organisation(org)
+        return None if published is None else published.max_usd_per_day
 
     def release(self, org: str, call: str) -> None:
         """An admitted call has ended. Never waits and may be called twice; unknown calls are no matter."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from libs.call_leg.kv_copy import CallsCopy
@@ -19,3 +20,4 @@ class LegContext:
     outbox: EventOutbox
     copy: CallsCopy
     roster: Roster
+    usd_per_day: Callable[[str], float | None]  # an organisation's budget, as it is published now

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -63,7 +63,8 @@ class CallLegs:
         self.roster = Roster()
         self.draining = False
         self._copy = CallsCopy(bus, self._entries)
-        self._context = LegContext(gw, bus, outbox, self._copy, self.roster)
+        self.usd_per_day: Callable[[str], float | None] = lambda _: None  # set by who knows the organisations
+        self._context = LegContext(gw, bus, outbox, self._copy, self.roster, self._budget)
         self._roster_timer: asyncio.TimerHandle | None = None
         self._beat_due_at: float | None = None
         self._idle = asyncio.Event()
@@ -118,6 +119,9 @@ class CallLegs:
             self.roster.ticked(late_s, loop.time())
             if late_s > HEARTBEAT_S:
                 due = loop.time()
+
+    def _budget(self, org: str) -> float | None:
+        return self.usd_per_day(org)
 
     # -- calls -------------------------------------------------------------------------------------------------
 

@@ -52,6 +52,7 @@ class LegShell:
         self._bus = context.bus
         self._journal = CallJournal(new, context.gw, context.outbox)
         self._copy = context.copy
+        self._usd_per_day = context.usd_per_day
         self.new = new
         self.entrance = entrance
         self.audio = entrance.audio
@@ -244,7 +245,8 @@ class LegShell:
         new, leg = self.new, self.leg
         offer = Offer(call=new.call, org=new.org, gw=self._gw, epoch=action.epoch, direction=new.direction,
                       caller=new.caller, callee=new.callee, agent=new.agent, state=self._state(),
-                      resume=resume_of(leg, self._loop.time()))  # fmt: skip
+                      resume=resume_of(leg, self._loop.time()),
+                      org_usd_per_day=self._usd_per_day(new.org))  # fmt: skip
         try:
             data = await self._bus.request(subjects.offer(action.wk), offer.to_json(), action.timeout_s)
             reply = OfferReply.model_validate_json(data)

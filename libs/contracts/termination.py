@@ -52,6 +52,7 @@ class Reason(StrEnum):
     NO_WORKER = "no_worker"
     AT_CAPACITY = "at_capacity"
     TOO_MANY_ATTEMPTS = "too_many_attempts"
+    BUDGET_SPENT = "budget_spent"
     DRAINING = "draining"
     NOT_READY = "not_ready"
     WORKER_LOST = "worker_lost"
@@ -98,6 +99,7 @@ _RESULTS: dict[Result, tuple[Reason, ...]] = {
         Reason.NO_WORKER,
         Reason.AT_CAPACITY,
         Reason.TOO_MANY_ATTEMPTS,
+        Reason.BUDGET_SPENT,
         Reason.DRAINING,
         Reason.NOT_READY,
         Reason.WORKER_LOST,

@@ -13,11 +13,13 @@ from libs.contracts import subjects
 
 DAY_S = 24 * 3600
 EVENTS_MAX_AGE_S = 7 * DAY_S
+SPEND_MAX_AGE_S = 3 * DAY_S
 DUPLICATE_WINDOW_S = 120
 
 _BUCKETS = {
     subjects.KV_CALLS: KeyValueConfig(subjects.KV_CALLS, storage=StorageType.MEMORY, ttl=6 * 3600),
     subjects.KV_SLOTS: KeyValueConfig(subjects.KV_SLOTS, storage=StorageType.MEMORY),
+    subjects.KV_SPEND: KeyValueConfig(subjects.KV_SPEND, storage=StorageType.FILE, ttl=SPEND_MAX_AGE_S),
     subjects.KV_CONFIG: KeyValueConfig(subjects.KV_CONFIG, storage=StorageType.FILE, history=5),
 }
 

@@ -44,6 +44,7 @@ STATUS_OF: dict[Reason, int] = {
     Reason.UNKNOWN_AGENT: 480,
     Reason.AT_CAPACITY: 503,
     Reason.TOO_MANY_ATTEMPTS: 503,
+    Reason.BUDGET_SPENT: 503,
     Reason.DRAINING: 503,
     Reason.NO_COMMON_CODEC: 488,
     Reason.MALFORMED_OFFER: 400,

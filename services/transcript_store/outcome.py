@@ -11,6 +11,7 @@ NO_AGENT = frozenset(
         Reason.NO_WORKER,
         Reason.AT_CAPACITY,
         Reason.TOO_MANY_ATTEMPTS,
+        Reason.BUDGET_SPENT,
         Reason.OPERATOR_DECLINED,
         Reason.NOT_ACCEPTED,
         Reason.OUTSIDE_HOURS,

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given, strategies as st
 
-from libs.call_leg.admission import Admitted, Arrival, Limits, Refused, admit, at_limit
+from libs.call_leg.admission import Admitted, Arrival, Limits, Refused, admit, at_limit, within_budget
 from libs.contracts.agent import AgentConfig
 from libs.contracts.config import Fallback, OpeningHours, OrgConfig, RouteConfig, RouteTable
 from libs.contracts.termination import Reason, Termination
@@ -118,3 +118,14 @@ def test_whatever_is_dialled_the_answer_is_a_decision(caller, callee, country):
     decided = decide(AGENT, route("all", "*"), caller=caller, callee=callee, country=country)
     assert isinstance(decided, Admitted)
     assert len(decided.caller) <= 64
+
+
+def test_an_organisation_that_spent_its_day_gets_the_routes_fallback():
+    admitted = decide(AGENT, route(fallback=NIGHT))
+    org = OrgConfig(name="default", max_usd_per_day=5)
+    assert within_budget(admitted, org, 4.99) is admitted
+    assert within_budget(admitted, OrgConfig(name="default"), 1e6) is within_budget(admitted, None, 1e6) is admitted
+    refused = within_budget(admitted, org, 5.0)
+    assert isinstance(refused, Refused)
+    assert (refused.termination.reason, refused.fallback) == (Reason.BUDGET_SPENT, NIGHT)
+    assert refused.termination.detail == "organisation default has spent its 5 USD of this day (UTC)"

@@ -11,11 +11,13 @@ from libs.contracts import subjects
 from libs.contracts.agent import AgentConfig
 from libs.contracts.config import Fallback, OrgConfig, RouteConfig
 from libs.contracts.events import CallEnded, CallOffered
+from libs.contracts.spending import DaySpending, spending_key
 from libs.contracts.termination import Reason
 from libs.contracts.wire import event_decoder
 from libs.runtime.bus import Bus
 from libs.runtime.config_copy import ConfigCopy
 from libs.runtime.outbox import EventOutbox
+from libs.runtime.spending_copy import today
 from libs.runtime.streams import bucket, provision
 from tests.support.nats import nats_server
 
@@ -24,6 +26,9 @@ DOCUMENTS = (
     AgentConfig(name="ada"),
     AgentConfig(name="ada", org="acme"),
     OrgConfig(name="acme", max_calls=1),
+    OrgConfig(name="thrifty", max_usd_per_day=2.5),
+    AgentConfig(name="ada", org="thrifty"),
+    RouteConfig(name="t", org="thrifty", match=("thrifty",), agent="ada", fallback=Fallback(status=486)),
     RouteConfig(name="free", match=("free",), agent="ada"),
     RouteConfig(name="r", org="acme", match=(NUMBER,), agent="ada", fallback=Fallback(status=486)),
 )
@@ -109,3 +114,21 @@ async def test_a_refused_call_leaves_its_record(gateway, bus):
     assert isinstance(ended, CallEnded)
     assert (offered.caller, offered.callee, offered.route) == ("+491712345678", "0000", None)
     assert ended.termination.reason is Reason.NO_ROUTE
+
+
+async def test_what_workers_write_to_the_bus_keeps_calls_of_a_spent_day_out(gateway, bus):
+    admission, legs = gateway
+    store = await bucket(bus.js, subjects.KV_SPEND)
+    assert legs.usd_per_day("thrifty") == 2.5
+    assert isinstance(await admission.admit(arrival("a", "thrifty")), Admitted)
+    for wk, usd in (("wk-1", 1.5), ("wk-2", 1.0)):
+        await store.put(spending_key("thrifty", today(), wk), DaySpending(usd=usd).to_json())
+    heard = asyncio.Event()
+    admission._spending.on_change.append(heard.set)
+    async with asyncio.timeout(5):
+        while isinstance(decided := admission.decide(arrival("b", "thrifty")), Admitted):
+            await heard.wait()
+            heard.clear()
+    assert (decided.termination.reason, decided.fallback) == (Reason.BUDGET_SPENT, Fallback(status=486))
+    assert (await admission.place("thrifty", "c")).reason is Reason.BUDGET_SPENT
+    assert await admission.place("acme", "d") is None

@@ -91,7 +91,7 @@ async def test_a_whole_installation_has_no_complaint(settings: CliSettings) -> N
 async def test_on_an_empty_bus_everything_that_is_missing_is_named(settings: CliSettings) -> None:
     async with nats_server() as server:
         found = await findings(settings, server.url)
-    missing = [("fail", "missing: stream EVENTS, bucket calls, bucket config, bucket slots")]
+    missing = [("fail", "missing: stream EVENTS, bucket calls, bucket config, bucket slots, bucket spend")]
     assert of(found, "streams") == missing
     assert of(found, "workers") == [("fail", "no worker sends heartbeats")]
     assert of(found, "gateways") == [("fail", "no gateway sends heartbeats")]

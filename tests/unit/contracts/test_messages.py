@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from libs.contracts import agent, commands, config, events, heartbeat, offer, originate, rpc, tool, wire
+from libs.contracts import agent, commands, config, events, heartbeat, offer, originate, rpc, spending, tool, wire
 from libs.contracts.model import Message
 from libs.contracts.termination import RESULT_OF, Outcome, Reason, Result, Termination
 
@@ -146,7 +146,7 @@ EVENTS, LEG, AGENT, CONFIG = map(
 PLAIN = (
     commands.CommandReply, heartbeat.WorkerHeartbeat, heartbeat.GatewayHeartbeat, heartbeat.CallEntry, offer.CallState,
     offer.Resume, offer.Offer, offer.OfferReply, offer.Release, rpc.RpcRequest, rpc.RpcReply, tool.ToolRequest,
-    tool.ToolReply, tool.ToolDescription, originate.Originate, originate.OriginateReply,
+    tool.ToolReply, tool.ToolDescription, originate.Originate, originate.OriginateReply, spending.DaySpending,
 )  # fmt: skip
 DECODERS = (
     (EVENTS, wire.event_decoder),
@@ -263,8 +263,8 @@ ENDINGS = {
     "fallback_played",
     Result.CLIENT: "caller_cancelled no_common_codec malformed_offer no_ack rtp_timeout callee_busy callee_no_answer "
     "callee_declined number_invalid number_not_allowed not_authenticated operator_declined not_accepted outside_hours",
-    Result.SERVER: "no_route unknown_agent no_worker at_capacity too_many_attempts draining not_ready worker_lost "
-    "gateway_lost internal_error",
+    Result.SERVER: "no_route unknown_agent no_worker at_capacity too_many_attempts budget_spent draining not_ready "
+    "worker_lost gateway_lost internal_error",
     Result.UPSTREAM: "model_refused model_unreachable model_failed trunk_failed",
     Result.INDETERMINATE: "lost",
 }
