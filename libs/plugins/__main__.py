@@ -1,0 +1,38 @@
+"""`python -m libs.plugins [NAME | MODULE:CLASS ...]`: serve plug-ins as a process of their own, anywhere on the bus.
+
+Without names the setting PLUGINS says which; the bus is NATS_URL.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from libs.plugins.host import PluginHost
+from libs.plugins.loading import load
+from libs.plugins.settings import Settings
+from libs.runtime.log import get_logger
+from libs.runtime.metrics import export_counters
+from libs.runtime.service import Service, run
+
+log = get_logger()
+
+
+def serve(names: list[str]) -> int:
+    """Serve until SIGTERM or SIGINT; the exit code."""
+
+    async def main(service: Service, settings: Settings) -> None:
+        loaded = load(names or settings.plugins)
+        for problem in loaded.problems:
+            log.error("a plug-in cannot be loaded", problem=problem)
+        if not loaded.plugins:
+            raise ConnectionError("there is no plug-in to serve")
+        host = PluginHost(service.bus, loaded.plugins)
+        export_counters("callbus_plugin_calls", "Calls of plug-ins by end", "end", lambda: host.counters)
+        service.is_up()
+        await host.run(service.stopping)
+
+    return run("plugins", "pl", Settings, main, streams=False)
+
+
+if __name__ == "__main__":
+    sys.exit(serve(sys.argv[1:]))

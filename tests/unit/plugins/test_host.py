@@ -1,0 +1,83 @@
+"""Plug-ins on the bus, called as a worker calls them; and a worker that meets any kind of answer."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import asynccontextmanager
+
+import pytest_asyncio
+
+from libs.contracts.agent import AgentConfig, Limits
+from libs.contracts.offer import Offer
+from libs.plugins.host import PluginHost
+from libs.runtime.bus import Bus
+from services.ai_session.tools import ToolCaller, ToolDirectory
+from tests.support.nats import nats_server
+from tests.unit.plugins import samples
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server():
+    async with nats_server() as running:
+        yield running
+
+
+@asynccontextmanager
+async def hosted(url, *plugins):
+    bus = await Bus.connect(url, "pl-1")
+    host, stopping = PluginHost(bus, plugins), asyncio.Event()
+    task = asyncio.create_task(host.run(stopping))
+    await asyncio.sleep(0.2)
+    try:
+        yield host
+    finally:
+        stopping.set()
+        await task
+        await bus.close()
+
+
+@asynccontextmanager
+async def worker(url, *tools):
+    bus = await Bus.connect(url, "wk-1")
+    directory = ToolDirectory(bus)
+    await directory.refresh()
+    agent = AgentConfig(name="x", tools=tools, limits=Limits(tool_timeout_s=0.6))
+    offer = Offer(call="c", org="default", gw="g", epoch=1, caller="+49301234567", callee="b", agent=agent)
+    try:
+        yield directory, ToolCaller(offer, bus, directory)
+    finally:
+        await bus.close()
+
+
+async def test_a_worker_finds_a_plug_in_and_calls_it(server):
+    plugins = (samples.Stock(), samples.Started(), samples.NeverStarts())
+    async with hosted(server.url, *plugins) as host, worker(server.url, "stock", "started") as (directory, caller):
+        described = {tool.name: tool for tool in await directory.descriptions(["stock", "started"])}
+        assert described["stock"] == samples.Stock.describe()
+        assert (await caller.call("1", "stock", {"article": "4711"})).output["caller"] == "+49301234567"
+        assert (await caller.call("2", "started", {"article": "4711"})).output == "open"
+        assert not (await caller.call("3", "counting", {"article": "4711"})).ok  # not in the agent's list
+        assert host.counters["not_started"] == 1
+
+
+async def test_faults_reach_the_model_as_sentences(server):
+    for name in ("hangs", "blocks", "raises", "NaN"):
+        async with hosted(server.url, samples.fault(samples.FAULTS[name])), worker(server.url, "faulty") as (_, caller):
+            reply = await caller.call(name, "faulty", {})
+            assert not reply.ok
+            assert "faulty" in reply.error
+
+
+async def test_a_plug_in_runs_as_a_process_of_its_own(server):
+    command = [sys.executable, "-m", "libs.plugins", "tests.unit.plugins.samples:Stock"]
+    environment = {"NATS_URL": server.url, "PATH": "", "PYTHONPATH": ".", "HEALTH_PORT": "0"}
+    process = await asyncio.create_subprocess_exec(*command, env=environment, stderr=asyncio.subprocess.DEVNULL)
+    try:
+        async with asyncio.timeout(20), worker(server.url, "stock") as (directory, caller):
+            while not await directory.descriptions(["stock"]):
+                await directory.refresh()
+            assert (await caller.call("1", "stock", {"article": "1"})).output["stock"] == 7
+    finally:
+        process.terminate()
+        assert await process.wait() == 0
