@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
 
-from libs.runtime.settings import ServiceSettings
+from libs.object_store.settings import ObjectStoreSettings
 
 BUILT_IN_MODELS = Path(__file__).with_name("models.toml")
 
 
-class Settings(ServiceSettings):
+class Settings(ObjectStoreSettings):
     """What a worker needs beyond the bus."""
 
     openai_api_key: SecretStr | None = Field(None, description="Key of the speech API")
@@ -39,8 +39,11 @@ class Settings(ServiceSettings):
     elevenlabs_voice_id: str | None = Field(None, description="Voice of agents that name none")
     elevenlabs_model: str = Field("eleven_flash_v2_5", description="Model of agents that name none")
     elevenlabs_base_url: str = Field("https://api.elevenlabs.io", description="Endpoint of ElevenLabs")
-    object_store_url: str = Field(
-        "", description="Where rendered speech is kept: a directory, file:// or s3:// URL; empty: a local directory"
+    speech_cache_bytes: Annotated[int, Field(ge=0)] = Field(
+        64 << 20, description="Rendered speech kept in memory, in front of the object store"
+    )
+    piper_voice: Path | None = Field(
+        None, description="A voice file of piper for speech_provider local; without it espeak-ng speaks"
     )
     mcp_tokens: dict[str, SecretStr] = Field(
         {}, description='Tokens of MCP servers by the names that agents use, as JSON: {"crm": "..."}'

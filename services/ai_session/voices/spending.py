@@ -1,4 +1,4 @@
-"""What a spoken text cost: by the character, by the minute, or unknown. Pure."""
+"""What a spoken text cost. Pure."""
 
 from __future__ import annotations
 
@@ -9,14 +9,7 @@ from services.ai_session.costs import Models
 def usage_of(models: Models, model: str, text: str, seconds: float) -> UsageCounted:
     """The usage of one text that became `seconds` of speech.
 
-    Providers bill what they were sent, whether or not it was heard. `characters` in the model table is a price per
-    thousand; a model with neither that nor `minute` has no cost here.
+    Providers bill what they were sent, whether or not it was heard.
     """
-    entry = models.get(model)
-    per_thousand: float | None = getattr(entry, "characters", None)
-    cost: float | None = None
-    if per_thousand is not None:
-        cost = len(text) / 1000 * per_thousand
-    elif entry.minute is not None:
-        cost = seconds / 60 * entry.minute
+    cost = models.cost_of_speech(model, characters=len(text), seconds=seconds)
     return UsageCounted("speech", model, "", {"characters": len(text)}, round(seconds, 3), cost)
