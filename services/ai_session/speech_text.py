@@ -84,7 +84,7 @@ class SpeechText:
             offset = self._offset(part, part.told, received, audio_ended)
             if offset >= upto:
                 break
-            end = _sentence_end(part.text, part.told, complete=part.ended)
+            end = sentence_end(part.text, part.told, complete=part.ended)
             if end is None:
                 if not part.ended:
                     break
@@ -123,7 +123,7 @@ class SpeechText:
         return text[:cut].rstrip()
 
 
-def _sentence_end(text: str, start: int, *, complete: bool) -> int | None:
+def sentence_end(text: str, start: int, *, complete: bool) -> int | None:
     """Where the sentence that begins at `start` ends, past the white space; None while that cannot be told."""
     for match in _BOUNDARY.finditer(text, start):
         goes_on = _goes_on(text[start : match.start()], text[match.end() :], complete=complete)
