@@ -50,7 +50,10 @@ Act: TypeAlias = Say | CallTool
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a response was asked for: the fields of ``response.create`` that matter here."""
+    """What a response was asked for: the fields of ``response.create`` that matter here.
+
+    ``turn`` is the caller's turn where the conversation alone does not tell it.
+    """
 
     instructions: str = ""
     input: tuple[Frame, ...] | None = None
@@ -59,6 +62,7 @@ class Request:
     idle: bool = False
     first: bool = False
     tools: frozenset[str] = frozenset()
+    turn: int | None = None
 
 
 def direct(scenario: Scenario, conversation: Conversation, request: Request) -> list[Act]:
@@ -106,7 +110,7 @@ def _unquoted(text: str) -> str:
 
 
 def _continue(scenario: Scenario, conversation: Conversation, request: Request) -> list[Act]:
-    number = conversation.turn
+    number = conversation.turn if request.turn is None else request.turn
     since = _since_last_turn(conversation)
     if number == 0:
         return _unless_said(scenario, [scenario.greeting], since)

@@ -16,10 +16,13 @@ from services.rehearsal.outputs import Abort, Close, Frame, Output, Raw
 
 AUDIO_DELTA = "response.output_audio.delta"
 
+Endpoint = Literal["realtime", "live", "transcriptions", "chat", "speech", "elevenlabs"]
+
 FaultKind = Literal[
     # connection
     "refuse",
     "hang_upgrade",
+    "hang",
     "no_session_created",
     "no_session_updated",
     "no_pong",
@@ -45,30 +48,39 @@ FaultKind = Literal[
     "incomplete",
     "transcription_failed",
     "invalid_arguments",
+    "empty_transcript",
     # format
     "pcm_instead",
+    "wrong_content_type",
 ]
 
 _SHAPES = {"extra_field", "missing_field", "malformed_json", "malformed_base64", "binary_frame"}
 _TIMED = {"close", "abort", "error", "unknown_event"}
 
 
+class FaultError(ValueError):
+    """A fault that cannot be read; the message says why."""
+
+
 class Fault(BaseModel):
     """One fault and when it strikes.
 
-    ``after_ms`` counts from the session's start and ``after_deltas`` audio deltas sent; with both absent
-    the fault strikes at the first occasion. ``turn`` holds it back until the caller's n-th turn, from
+    ``on`` is the endpoint it is ordered for (a fault in a URL strikes there). ``after_ms`` counts from the
+    session's start and ``after_deltas`` audio deltas sent (over HTTP: events or pieces of audio); with both
+    absent the fault strikes at the first occasion. ``turn`` holds it back until the caller's n-th turn, from
     which deltas are then counted. ``times`` is how often it strikes within a session.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: FaultKind
+    on: Endpoint = Field(default="realtime", description="the endpoint it is ordered for")
     times: int = Field(default=1, ge=1)
     turn: int = Field(default=0, ge=0)
     after_ms: float | None = Field(default=None, ge=0)
     after_deltas: int | None = Field(default=None, ge=0)
     status: int = Field(default=500, description="refuse: HTTP status")
+    retry_after_s: float | None = Field(default=None, ge=0, description="refuse: the header Retry-After")
     code: int = Field(default=1011, description="close: WebSocket close code")
     reason: str = Field(default="", description="close: reason; incomplete: status_details.reason")
     duration_ms: float = Field(default=5000, ge=0, description="stall: how long; 0 is for good")
@@ -80,20 +92,55 @@ class Fault(BaseModel):
     event_id: str | None = Field(default=None, description="error: the client event it blames")
     echo: bool = Field(default=True, description="pcm_instead: whether session.updated admits it")
 
+    @property
+    def error_code_or_none(self) -> str | None:
+        """``error_code`` if it was given: a refusal has a code of its own for its status."""
+        return self.error_code if "error_code" in self.model_fields_set else None
+
 
 def parse_fault(text: str) -> Fault:
     """Read ``kind`` or ``kind:name=value,name=value``.
 
-    Raises ValueError (pydantic's ValidationError is one) naming the field.
+    Raises FaultError for the form and pydantic's ValidationError for a field; both are ValueErrors.
     """
     kind, _, rest = text.partition(":")
     fields: dict[str, Any] = {"kind": kind}
     for pair in filter(None, rest.split(",")):
         name, equals, value = pair.partition("=")
         if not equals:
-            raise ValueError(f"fault {text!r}: expected name=value, not {pair!r}")
+            raise FaultError(f"fault {text!r}: expected name=value, not {pair!r}")
         fields[name] = value
     return Fault.model_validate(fields)
+
+
+class FaultQueue:
+    """The faults that were ordered and have not struck yet."""
+
+    def __init__(self) -> None:
+        self._entries: list[list[Any]] = []
+
+    def add(self, fault: Fault, count: int) -> None:
+        self._entries.append([fault, count])
+
+    def clear(self) -> None:
+        self._entries.clear()
+
+    def pending(self) -> list[tuple[Fault, int]]:
+        return [(fault, count) for fault, count in self._entries]
+
+    def take(self, endpoint: Endpoint, turn: int | None = None) -> list[Fault]:
+        """The faults that the next session or request of ``endpoint`` suffers.
+
+        A session is given them early (``turn`` None) and waits for their turn itself; a request is about one.
+        """
+        taken: list[Fault] = []
+        for entry in self._entries:
+            fault = entry[0]
+            if fault.on == endpoint and (turn is None or turn >= fault.turn):
+                taken.append(fault)
+                entry[1] -= 1
+        self._entries = [entry for entry in self._entries if entry[1] > 0]
+        return taken
 
 
 class FaultPlan:
@@ -173,7 +220,7 @@ class FaultPlan:
                 if self._turn < fault.turn or not self._counted(fault):
                     continue
                 entry[1] -= 1
-                return _misshape(fault, frame)
+                return misshape(fault, frame)
         return frame
 
     def _counted(self, fault: Fault) -> bool:
@@ -183,7 +230,8 @@ class FaultPlan:
         return sent >= fault.after_deltas
 
 
-def _misshape(fault: Fault, frame: Frame) -> Output:
+def misshape(fault: Fault, frame: Frame) -> Output:
+    """``frame`` with the fault's defect."""
     match fault.kind:
         case "extra_field":
             return {**frame, "x_rehearsal": {"nested": [1, None]}}

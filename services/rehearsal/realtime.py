@@ -185,7 +185,7 @@ class RealtimeSession:
         self.truth.scenario = scenario.name
         if scenario.name not in self._scenario_faults:
             self._scenario_faults.add(scenario.name)
-            self._faults.add(scenario.faults)
+            self._faults.add(fault for fault in scenario.faults if fault.on == "realtime")
         self.truth.input_format = self._config.input_format
         if self._options.session_type == "realtime":
             self.truth.output_format = self._config.output_format

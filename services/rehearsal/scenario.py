@@ -146,6 +146,9 @@ class ScenarioSet:
     def __iter__(self) -> Iterator[Scenario]:
         return iter(self._by_name.values())
 
+    def find(self, name: str) -> Scenario | None:
+        return self._by_name.get(name)
+
     def choose(self, *, instructions: str, query: str | None = None) -> Scenario:
         """By a line ``[scenario: name]`` in the instructions, else by the URL, else the default."""
         marker = _MARKER.search(instructions)

@@ -1,4 +1,4 @@
-"""HTTP and WebSocket endpoints of the rehearsal server.
+"""The rehearsal server: one process's scenarios, faults and records behind the routes of ``http_*.py``.
 
 In a test::
 
@@ -11,76 +11,56 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
-import time
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
-from typing import Any
 
-import structlog
 from aiohttp import WSCloseCode, web
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import generate_latest
 from pydantic import ValidationError
 
-from services.rehearsal.connection import Connection
-from services.rehearsal.faults import Fault, FaultPlan, parse_fault
-from services.rehearsal.ground_truth import Archive, GroundTruth
-from services.rehearsal.realtime import RealtimeSession, SessionOptions
+from services.rehearsal.caller_clips import CallerClips
+from services.rehearsal.faults import Endpoint, Fault, FaultError, FaultQueue, parse_fault
+from services.rehearsal.ground_truth import Archive
+from services.rehearsal.metrics import Metrics
+from services.rehearsal.offered import Offered
+from services.rehearsal.refusals import ApiError
+from services.rehearsal.request_log import RequestLog
 from services.rehearsal.scenario import Scenario, ScenarioSet, load_scenarios
 from services.rehearsal.settings import RehearsalSettings
-from services.rehearsal.speech import Speech
-from services.rehearsal.validation import validate_server_event, warm_up
+from services.rehearsal.speech import CLIPS, Speech
+from services.rehearsal.validation import warm_up
 
 BUILT_IN_SCENARIOS = Path(__file__).parent / "scenarios"
-_MODELS = {
-    "gpt-realtime-2.1": None,
-    "gpt-realtime-2.1-mini": None,
-    "gpt-realtime": "2027-01-20",
-    "gpt-transcribe": None,
-    "gpt-4o-mini-tts": "2027-01-06",
-}
-_log = structlog.get_logger()
-
-
-class _Metrics:
-    """Counters of one server; a registry of its own, so that tests can run several."""
-
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self.active = Gauge("rehearsal_sessions_active", "Sessions open now", registry=self.registry)
-        self.sessions = Counter("rehearsal_sessions", "Sessions opened", registry=self.registry)
-        self.refused = Counter("rehearsal_upgrades_refused", "Upgrades refused", ["status"], registry=self.registry)
-        self.client_errors = Counter(
-            "rehearsal_client_errors", "Events answered with an error", ["code"], registry=self.registry
-        )
-        self.responses = Counter("rehearsal_responses", "Responses by status", ["status"], registry=self.registry)
-        self.appended = Counter("rehearsal_appended_audio_seconds", "Audio received", registry=self.registry)
-
-    def count(self, truth: GroundTruth) -> None:
-        self.appended.inc(truth.appended_ms / 1000)
-        for error in truth.client_errors:
-            self.client_errors.labels(error["code"] or "none").inc()
-        for response in truth.responses:
-            self.responses.labels(response["status"]).inc()
+LARGEST_BODY_BYTES = 25 * 1024 * 1024  # an upload's limit at the API
+_ELEVENLABS = ("/v1/text-to-speech/", "/v1/voices")
 
 
 class Rehearsal:
-    """A running rehearsal server. Make one with ``Rehearsal.start``."""
+    """A running rehearsal server. Make one with ``Rehearsal.start``.
+
+    The route groups share what is public here: ``take_faults``, ``new_id``, ``new_rng``, ``speech``,
+    ``scenarios``, ``requests`` (the record), ``sockets`` (closed at shutdown) and ``stopping``.
+    """
 
     def __init__(self, settings: RehearsalSettings, scenarios: ScenarioSet, speech: Speech) -> None:
         self.settings = settings
         self.scenarios = scenarios
+        self.speech = speech
+        self.callers = CallerClips(CLIPS / "caller")
+        self.offered = Offered(settings.today or datetime.now(UTC).date(), settings.models)
         self.sessions = Archive()
-        self.metrics = _Metrics()
+        self.requests = RequestLog()
+        self.metrics = Metrics()
+        self.sockets: weakref.WeakSet[web.WebSocketResponse] = weakref.WeakSet()
+        self.stopping = asyncio.Event()
         self.port = 0
-        self._speech = speech
-        self._pending: list[list[Any]] = []
+        self._faults = FaultQueue()
         self._numbers = itertools.count(1)
         self._ids = Random(settings.seed) if settings.seed is not None else None
-        self._sockets: weakref.WeakSet[web.WebSocketResponse] = weakref.WeakSet()
-        self._stopping = asyncio.Event()
 
     @classmethod
     @asynccontextmanager
@@ -122,28 +102,62 @@ class Rehearsal:
         return f"{self.url}/v1"
 
     def inject(self, fault: Fault, count: int = 1) -> None:
-        """Let the next ``count`` sessions suffer ``fault``."""
-        self._pending.append([fault, count])
+        """Let the next ``count`` sessions or requests of the fault's endpoint suffer it."""
+        self._faults.add(fault, count)
 
     def clear_faults(self) -> None:
-        self._pending.clear()
+        self._faults.clear()
 
     def pending_faults(self) -> list[tuple[Fault, int]]:
-        return [(fault, count) for fault, count in self._pending]
+        return self._faults.pending()
+
+    def take_faults(self, request: web.Request, endpoint: Endpoint, *, turn: int | None = None) -> list[Fault]:
+        """What this request suffers: the faults in its URL, and the ordered ones whose turn it is.
+
+        For HTTP ``turn`` is the caller's turn that the request is about; a session counts turns itself. Raises
+        ApiError (400) when the URL's fault cannot be read.
+        """
+        try:
+            named = [parse_fault(text) for text in request.query.getall("fault", [])]
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            path = ".".join(map(str, first["loc"]))
+            raise ApiError(400, f"fault: {path}: {first['msg']}", code="invalid_fault") from error
+        except FaultError as error:
+            raise ApiError(400, str(error), code="invalid_fault") from error
+        return [*named, *self._faults.take(endpoint, turn)]
+
+    def new_id(self, prefix: str) -> str:
+        digits = f"{self._ids.getrandbits(80):020x}" if self._ids is not None else secrets.token_hex(10)
+        return f"{prefix}_{digits}"
+
+    def new_rng(self) -> Random:
+        """The randomness of the next session or request; its own, so that they do not disturb each other."""
+        number, seed = next(self._numbers), self.settings.seed
+        return Random(f"{seed}/{number}") if seed is not None else Random()
 
     # -- application -----------------------------------------------------------------------------------
 
     def _application(self) -> web.Application:
         from services.rehearsal.admin import admin_routes
+        from services.rehearsal.http_chat import chat_routes
+        from services.rehearsal.http_realtime import realtime_routes
+        from services.rehearsal.http_speech import speech_routes
+        from services.rehearsal.http_transcriptions import transcription_routes
 
-        application = web.Application(middlewares=[self._authorise])
+        application = web.Application(
+            middlewares=[_answer_refusals, self._authorise], client_max_size=LARGEST_BODY_BYTES
+        )
         application.add_routes(
             [
                 web.get("/healthz", self._healthz),
                 web.get("/readyz", self._healthz),  # it listens, so it is ready
                 web.get("/metrics", self._metrics),
                 web.get("/v1/models", self._models),
-                web.get("/v1/realtime", self._realtime),
+                *realtime_routes(self),
+                *chat_routes(self),
+                *transcription_routes(self),
+                *speech_routes(self),
                 *admin_routes(self),
             ]
         )
@@ -151,27 +165,26 @@ class Rehearsal:
         return application
 
     async def _shut_down(self, _: web.Application) -> None:
-        self._stopping.set()
-        for socket in list(self._sockets):
+        self.stopping.set()
+        for socket in list(self.sockets):
             await socket.close(code=WSCloseCode.GOING_AWAY, message=b"server shutdown")
 
     @web.middleware
     async def _authorise(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        if request.path.startswith("/v1/"):
+        if request.path.startswith("/v1/") and not request.path.startswith(_ELEVENLABS):
             scheme, _, key = request.headers.get("Authorization", "").partition(" ")
             wanted = self.settings.api_key
+            problem = None
             if scheme != "Bearer" or not key:
-                return self._refusal(401, "Missing bearer authentication in header", None)
-            if wanted is not None and not secrets.compare_digest(key, wanted.get_secret_value()):
-                return self._refusal(401, "Incorrect API key provided.", "invalid_api_key")
+                problem = ApiError(401, "Missing bearer authentication in header")
+            elif wanted is not None and not secrets.compare_digest(key, wanted.get_secret_value()):
+                problem = ApiError(401, "Incorrect API key provided.", code="invalid_api_key")
+            if problem is not None:
+                self.metrics.refused.labels("401").inc()
+                raise problem
         return await handler(request)
-
-    def _refusal(self, status: int, message: str, code: str | None) -> web.Response:
-        self.metrics.refused.labels(str(status)).inc()
-        error = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
-        return web.json_response({"error": error}, status=status)
 
     async def _healthz(self, _: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})
@@ -180,97 +193,22 @@ class Rehearsal:
         return web.Response(body=generate_latest(self.metrics.registry), content_type="text/plain")
 
     async def _models(self, _: web.Request) -> web.Response:
-        models = [
-            {"id": name, "object": "model", "created": 0, "owned_by": "rehearsal", "shutdown_date": date}
-            for name, date in _MODELS.items()
-        ]
-        return web.json_response({"object": "list", "data": models})
-
-    # -- realtime --------------------------------------------------------------------------------------
-
-    async def _realtime(self, request: web.Request) -> web.StreamResponse:
-        try:
-            faults = self._faults_of(request)
-        except ValueError as error:
-            return self._refusal(400, str(error), "invalid_fault")
-        plan = FaultPlan(faults, started_at=asyncio.get_running_loop().time())
-        refuse = plan.take("refuse")
-        if refuse is not None:
-            return self._refusal(refuse.status, "A rehearsed refusal.", _refusal_code(refuse.status))
-        if plan.take("hang_upgrade") is not None:
-            await self._stopping.wait()
-            return self._refusal(503, "server shutdown", None)
-        transcription = request.query.get("intent") == "transcription"
-        model = request.query.get("model", "")
-        if not model and not transcription:
-            return self._refusal(400, "You must provide a model parameter.", "missing_model")
-        plan.add([Fault(kind="close", code=1001, after_ms=self.settings.session_limit_s * 1000)])
-        socket = web.WebSocketResponse(autoping=not plan.has("no_pong"), compress=False, max_msg_size=2**25)
-        await socket.prepare(request)
-        self._sockets.add(socket)
-        await self._serve(request, socket, self._session(model, transcription, request, plan))
-        return socket
-
-    def _faults_of(self, request: web.Request) -> list[Fault]:
-        try:
-            faults = [parse_fault(text) for text in request.query.getall("fault", [])]
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            raise ValueError(f"fault: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-        for entry in self._pending:
-            faults.append(entry[0])
-            entry[1] -= 1
-        self._pending = [entry for entry in self._pending if entry[1] > 0]
-        return faults
-
-    def _session(self, model: str, transcription: bool, request: web.Request, plan: FaultPlan) -> RealtimeSession:
-        seed = self.settings.seed
-        number = next(self._numbers)
-        options = SessionOptions(
-            session_id=self._new_id("sess"),
-            model=model,
-            session_type="transcription" if transcription else "realtime",
-            expires_at=int(time.time() + self.settings.session_limit_s),
-            scenario=request.query.get("scenario"),
-            pace=self.settings.pace,
-            transcription_delay_ms=self.settings.transcription_delay_ms,
-        )
-        return RealtimeSession(
-            options,
-            scenarios=self.scenarios,
-            voice=self._speech,
-            new_id=self._new_id,
-            rng=Random(f"{seed}/{number}") if seed is not None else Random(),
-            faults=plan,
-            check=validate_server_event if self.settings.self_check else None,
-        )
-
-    def _new_id(self, prefix: str) -> str:
-        digits = f"{self._ids.getrandbits(80):020x}" if self._ids is not None else secrets.token_hex(10)
-        return f"{prefix}_{digits}"
-
-    async def _serve(self, request: web.Request, socket: web.WebSocketResponse, session: RealtimeSession) -> None:
-        truth = session.truth
-        self.sessions.add(truth)
-        self.metrics.sessions.inc()
-        log = _log.bind(session_id=truth.session_id)
-        log.info("session opened", model=truth.model)
-        with self.metrics.active.track_inprogress():
-            try:
-                await Connection(request, socket, session).run()
-            finally:
-                self.metrics.count(truth)
-                log.info(
-                    "session closed",
-                    scenario=truth.scenario,
-                    closed=truth.closed,
-                    turns=len(truth.turns),
-                    responses=len(truth.responses),
-                    client_errors=len(truth.client_errors),
-                )
+        return web.json_response({"object": "list", "data": list(self.offered.listing())})
 
 
-def _refusal_code(status: int) -> str:
-    return {401: "invalid_api_key", 403: "unsupported_country_region_territory", 429: "insufficient_quota"}.get(
-        status, "server_error"
-    )
+@web.middleware
+async def _answer_refusals(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except ApiError as refusal:
+        return refusal.response()
+    except web.HTTPException as error:
+        if not request.path.startswith("/v1/") or error.status < 400:
+            raise
+        # The framework's own refusals (no such route, body too large) in the API's shape.
+        method = f"Invalid URL ({request.method} {request.path})" if error.status in (404, 405) else error.reason
+        if error.status == 413:
+            method = f"Maximum content size limit ({LARGEST_BODY_BYTES}) exceeded"
+        return ApiError(error.status, method).response()

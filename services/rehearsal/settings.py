@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Annotated
 
@@ -28,11 +29,19 @@ class RehearsalSettings(BaseSettings):
     first_byte_ms: float = Field(default=150.0, ge=0, description="from response.created to the first item")
     tool_call_ms: float = Field(default=80.0, ge=0, description="to write the arguments of one tool call")
     transcription_delay_ms: float = Field(default=350.0, ge=0, description="after the commit")
+    chat_first_token_ms: float = Field(default=200.0, ge=0, description="chat: until the first token")
+    chat_tokens_per_s: float = Field(default=100.0, ge=0, description="chat: speed of writing; 0 is at once")
+    transcribe_ms: float = Field(default=250.0, ge=0, description="transcriptions: until the first words")
+    speech_first_byte_ms: float = Field(default=200.0, ge=0, description="speech and ElevenLabs: until the first audio")
+    models: Annotated[list[str], NoDecode] = Field(
+        default=[], description="further model ids that the HTTP endpoints take, separated by commas"
+    )
+    today: date | None = Field(default=None, description="the day by which models have ended; default today")
     session_limit_s: float = Field(default=3600.0, gt=0, description="after which a session expires")
     self_check: bool = Field(default=False, description="check every event sent against the openai package")
     log_level: str = Field(default="INFO", description="level of the log on stderr")
 
-    @field_validator("scenarios", mode="before")
+    @field_validator("scenarios", "models", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return [part for part in value.split(",") if part] if isinstance(value, str) else value

@@ -109,12 +109,14 @@ def espeak(text: str, voice: str) -> bytes:
     command = ["espeak-ng", "-v", voice, "-s", "155", "--stdout", text]
     output = subprocess.run(command, capture_output=True, check=True, timeout=10).stdout
     recording = read_wav(output)  # its length fields are not filled in on a pipe, which read_wav expects
-    return levelled(trimmed(_to_8k(recording.pcm, recording.rate_hz)))
+    return levelled(trimmed(to_8k(recording.pcm, recording.rate_hz)))
 
 
-def _to_8k(pcm: bytes, rate_hz: int) -> bytes:
-    """Resample a whole recording at any rate, in the frequency domain (22.05 kHz has no short filter)."""
-    samples = np.frombuffer(pcm, "<i2").astype(np.float64)
+def to_8k(pcm: bytes, rate_hz: int, channels: int = 1) -> bytes:
+    """Mix and resample a whole recording at any rate, in the frequency domain (22.05 kHz has no short filter)."""
+    samples = np.frombuffer(pcm, "<i2").astype(np.float64).reshape(-1, channels).mean(axis=1)
+    if rate_hz == RATE_HZ or not len(samples):
+        return bytes(np.rint(samples).astype("<i2").tobytes())
     spectrum = np.fft.rfft(samples)
     count = len(samples) * RATE_HZ // rate_hz
     scaled = np.fft.irfft(spectrum[: count // 2 + 1], count) * (count / len(samples))

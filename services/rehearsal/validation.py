@@ -48,6 +48,7 @@ ITEMS: dict[tuple[str, str | None], type[BaseModel]] = {
     ("message", "assistant"): realtime.RealtimeConversationItemAssistantMessage,
     ("function_call", None): realtime.RealtimeConversationItemFunctionCall,
     ("function_call_output", None): realtime.RealtimeConversationItemFunctionCallOutput,
+    ("mcp_approval_response", None): realtime.RealtimeMcpApprovalResponse,
 }
 
 # Sent by the real server although the models do not name them.
@@ -91,7 +92,7 @@ def validate_server_event(frame: Frame) -> None:
         parsed = model.model_validate(frame, strict=True)
     except ValidationError as error:
         raise ServerEventError(f"{frame['type']}: {error}") from error
-    extra = [path for path in _unknown_fields(parsed, "") if path not in _UNTYPED_SERVER_FIELDS]
+    extra = [path for path in unknown_fields(parsed, "") if path not in _UNTYPED_SERVER_FIELDS]
     if extra:
         raise ServerEventError(f"{frame['type']}: fields unknown to the models: {', '.join(extra)}")
 
@@ -166,7 +167,7 @@ def _validate(model: type[BaseModel], value: Any, *, prefix: str) -> None:
         parsed = model.model_validate(value, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        param = _path(prefix, first["loc"])
+        param = field_path(prefix, first["loc"])
         if first["type"] == "missing":
             raise ClientEventError(
                 f"Missing required parameter: '{param}'.", code="missing_required_parameter", param=param
@@ -174,12 +175,13 @@ def _validate(model: type[BaseModel], value: Any, *, prefix: str) -> None:
         raise ClientEventError(
             f"Invalid value for '{param}': {first['msg']}.", code="invalid_value", param=param
         ) from error
-    unknown = _unknown_fields(parsed, prefix)
+    unknown = unknown_fields(parsed, prefix)
     if unknown:
         raise ClientEventError(f"Unknown parameter: '{unknown[0]}'.", code="unknown_parameter", param=unknown[0])
 
 
-def _path(prefix: str, location: tuple[int | str, ...]) -> str:
+def field_path(prefix: str, location: tuple[int | str, ...]) -> str:
+    """A field's place as the API writes it: ``item.content[0].text``."""
     path = prefix
     for part in location:
         if isinstance(part, int):
@@ -190,14 +192,15 @@ def _path(prefix: str, location: tuple[int | str, ...]) -> str:
     return path
 
 
-def _unknown_fields(value: Any, path: str) -> list[str]:
+def unknown_fields(value: Any, path: str) -> list[str]:
+    """The paths of all fields that a parsed model of the package has no name for."""
     found: list[str] = []
     if isinstance(value, BaseModel):
         dot = f"{path}." if path else ""
         found.extend(f"{dot}{name}" for name in value.model_extra or {})
         for name in type(value).model_fields:
-            found.extend(_unknown_fields(getattr(value, name), f"{dot}{name}"))
+            found.extend(unknown_fields(getattr(value, name), f"{dot}{name}"))
     elif isinstance(value, list):
         for index, element in enumerate(value):
-            found.extend(_unknown_fields(element, f"{path}[{index}]"))
+            found.extend(unknown_fields(element, f"{path}[{index}]"))
     return found

@@ -200,7 +200,7 @@ async def test_the_self_check_ends_a_session_that_breaks_the_models(rehearsal, m
         if frame["type"] == "response.done":
             raise ServerEventError("a rehearsed mistake")
 
-    monkeypatch.setattr("services.rehearsal.server.validate_server_event", refuse)
+    monkeypatch.setattr("services.rehearsal.http_realtime.validate_server_event", refuse)
     async with connected(rehearsal) as socket:
         await configure(socket)
         await send(socket, "response.create")

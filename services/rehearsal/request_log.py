@@ -1,0 +1,92 @@
+"""What HTTP requests asked and were told, for assertions and for people.
+
+A conversation over HTTP has no id: it is the chat requests with the same ``prompt_cache_key``,
+``safety_identifier`` or ``user``, or else with the same first message.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from services.rehearsal.outputs import Frame
+
+KEPT_REQUESTS = 2000
+KEPT_CONVERSATIONS = 200
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """One request. ``sent_bytes`` is what went out of the body, ``completed`` whether that was all of it."""
+
+    id: str
+    endpoint: str
+    at: float
+    model: str = ""
+    status: int = 0
+    scenario: str = ""
+    turn: int | None = None
+    asked: Frame = field(default_factory=dict)
+    answer: Any = None
+    usage: Frame | None = None
+    sent_bytes: int = 0
+    completed: bool = False
+    error: str | None = None
+    faults: list[str] = field(default_factory=list)
+
+    def as_json(self) -> Frame:
+        return asdict(self)
+
+
+@dataclass(slots=True)
+class ChatView:
+    """A conversation as the chat model knows it: the messages of the last request, and its answer."""
+
+    key: str
+    scenario: str = ""
+    turn: int = 0
+    requests: int = 0
+    messages: list[Frame] = field(default_factory=list)
+    answer: Frame | None = None
+
+    def as_json(self) -> Frame:
+        said = [text for m in self.messages if m["role"] == "assistant" and (text := text_of(m))]
+        return {**asdict(self), "assistant": said}
+
+
+class RequestLog:
+    """The records of the last requests, oldest first, and the conversations they belong to."""
+
+    def __init__(self) -> None:
+        self._records: deque[RequestRecord] = deque(maxlen=KEPT_REQUESTS)
+        self._views: OrderedDict[str, ChatView] = OrderedDict()
+
+    def add(self, record: RequestRecord) -> None:
+        self._records.append(record)
+
+    def all(self, endpoint: str | None = None) -> list[RequestRecord]:
+        return [record for record in self._records if endpoint in (None, record.endpoint)]
+
+    def clear(self) -> None:
+        self._records.clear()
+        self._views.clear()
+
+    def conversation(self, key: str) -> ChatView:
+        """The view with this key, made if there is none."""
+        view = self._views.setdefault(key, ChatView(key))
+        self._views.move_to_end(key)
+        while len(self._views) > KEPT_CONVERSATIONS:
+            self._views.popitem(last=False)
+        return view
+
+    def conversations(self) -> list[ChatView]:
+        return list(self._views.values())
+
+
+def text_of(message: Frame) -> str:
+    """The words of a chat message, whichever form its content has."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    return " ".join(part["text"] for part in content or [] if isinstance(part.get("text"), str))
