@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
-from libs.contracts.events import CallerSpoke, CallEvent, Event, event_id
+from libs.contracts.events import CallerSpoke, CallEvent, Event, UsageReported, event_id
 from libs.contracts.offer import Offer
 
 E = TypeVar("E", bound=CallEvent)
@@ -21,11 +21,17 @@ class Outbox(Protocol):
 
 
 class Journal:
-    """Publishes events of one call and epoch with ids `<call>:wk<epoch>:<n>` (exactly once when repeated)."""
+    """Publishes events of one call and epoch with ids `<call>:wk<epoch>:<n>` (exactly once when repeated).
 
-    def __init__(self, offer: Offer, outbox: Outbox) -> None:
+    `spent(org, usd)` is told every cost that the call reports, whatever its source.
+    """
+
+    def __init__(
+        self, offer: Offer, outbox: Outbox, spent: Callable[[str, float], None] = lambda _org, _usd: None
+    ) -> None:
         self._call, self._org, self._epoch = offer.call, offer.org, offer.epoch
         self._outbox = outbox
+        self._spent = spent
         self._number = 0
         self._spoke_at: dict[str, datetime] = {}
         self.events: list[Event] = []
@@ -43,6 +49,8 @@ class Journal:
         )
         if isinstance(event, CallerSpoke):
             self._spoke_at[event.item] = event.at
+        elif isinstance(event, UsageReported) and event.cost_usd:
+            self._spent(self._org, event.cost_usd)
         self.events.append(event)  # type: ignore[arg-type]  # every kind put here is one of the union
         self._outbox.put(event)
         return event

@@ -37,6 +37,7 @@ from services.ai_session.actions import Fail, HandOver, HangUp, NoteTrouble, Run
 from services.ai_session.backends.factory import BackendPlan
 from services.ai_session.backends.port import BackendError, BackendEvent, Lost
 from services.ai_session.bridge import Bridge, Escalation
+from services.ai_session.budget_shell import Budgets
 from services.ai_session.history import Conversation, GoOn
 from services.ai_session.journal import Journal, Outbox
 from services.ai_session.leg_link import LegLink
@@ -67,6 +68,7 @@ class Surroundings:
     outbox: Outbox
     tools: ToolDirectory
     counters: Counter[str]
+    budgets: Budgets
 
 
 class Session:
@@ -75,7 +77,7 @@ class Session:
     def __init__(self, offer: Offer, plan: BackendPlan, around: Surroundings) -> None:
         self.offer = offer
         self._around = around
-        self._journal = Journal(offer, around.outbox)
+        self._journal = Journal(offer, around.outbox, around.budgets.add)
         downlink = subjects.audio(offer.org, offer.gw, around.bus.process_id, offer.call, "dn")
         self.bridge = Bridge(
             offer, plan.capabilities, self._journal, lambda data: around.bus.send_frame(downlink, data), self._escalate
@@ -97,6 +99,7 @@ class Session:
         self._go_on: GoOn | None = None  # how to begin once the call is answered
         self._drain_patience_s: float | None = None
         self._broken = self._failing = False
+        self._day_is_spent = ""
         self.ended_by = ""
 
     # -- called by the worker -------------------------------------------------------------------------
@@ -128,6 +131,12 @@ class Session:
         self._link_lost_at = None
         if late_s < 0.1 and now - max(self.bridge.last_up_at, up_at) > NO_UPLINK_S:
             self.end("no_uplink")
+
+    def day_is_spent(self, sentence: str) -> None:
+        """Nothing is left of the organisation's budget: say goodbye. May be called again and again."""
+        if self._ready and self.bridge.state.answered and not self._settlement.is_running:
+            now, self._day_is_spent = self._loop.time(), sentence
+            self.bridge.do(self.bridge.turn.end_politely(Why.BUDGET, now), now)
 
     def drain(self, patience_s: float) -> None:
         """The worker shuts down: hand this call over at its next pause, or when patience ends."""
@@ -284,7 +293,7 @@ class Session:
             case HangUp(why):
                 log.info("hanging up", why=why.value)
                 reason = Reason.MAX_DURATION if why is Why.MAX_DURATION else Reason.AGENT_HUNG_UP
-                detail = "budget of the call is spent" if why is Why.BUDGET else ""
+                detail = (self._day_is_spent or "budget of the call is spent") if why is Why.BUDGET else ""
                 command = HangUpCommand(epoch=self.offer.epoch, reason=reason, detail=detail)
                 self._spawn(self._leg.press(command))
             case Fail(detail, reconnect):

@@ -17,6 +17,7 @@ from libs.contracts.offer import Offer, OfferReply, Release
 from libs.runtime.bus import Bus
 from libs.runtime.log import get_logger
 from services.ai_session.backends.factory import BackendPlan, PlanBackend, UnsupportedAgentError
+from services.ai_session.budget_shell import Budgets
 from services.ai_session.claims import Claims, Refused
 from services.ai_session.journal import Outbox
 from services.ai_session.session import Session, Surroundings
@@ -39,7 +40,8 @@ class Worker:
         self.claims = Claims(capacity)
         self.counters: Counter[str] = Counter()
         self.tools = ToolDirectory(bus)
-        self._around = Surroundings(bus, outbox, self.tools, self.counters)
+        self.budgets = Budgets(bus)
+        self._around = Surroundings(bus, outbox, self.tools, self.counters, self.budgets)
         self._sessions: dict[str, Session] = {}
         self._leaving: set[Session] = set()  # their calls are over, and they wait for the model's last words
         self._group: asyncio.TaskGroup | None = None
@@ -57,6 +59,7 @@ class Worker:
         listening()
         async with asyncio.TaskGroup() as self._group:
             self._group.create_task(self.tools.run(), name="tools")
+            self._group.create_task(self.budgets.run(), name="budgets")
             await self._tick_forever()
 
     async def drain(self, timeout_s: float) -> None:
@@ -120,6 +123,9 @@ class Worker:
             session.claim()
 
     def _decide(self, offer: Offer, plan: BackendPlan) -> tuple[OfferReply, Session | None]:
+        spent = self.budgets.objection(offer.org, offer.org_usd_per_day)
+        if spent and offer.resume is None:  # who is on the line already hears a goodbye from whoever takes it over
+            return self._refusal(offer, spent), None
         decision = self.claims.offer(offer.call, offer.epoch)
         if isinstance(decision, Refused):
             return self._refusal(offer, decision.reason), None
@@ -189,6 +195,7 @@ class Worker:
             self._load += 0.1 * (min(1.0, late_s / TICK_S) - self._load)
             if number % CALL_LIST_EVERY == 0 or self.claims.draining:
                 self._heartbeat(call_list=True)
+                self._end_spent_days()
             else:
                 self._heartbeat(call_list=False)
             for session in list(self._sessions.values()):
@@ -196,6 +203,13 @@ class Worker:
             number += 1
             due = max(due + TICK_S, loop.time())
             await asyncio.sleep(due - loop.time())
+
+    def _end_spent_days(self) -> None:
+        """End the calls of organisations that have nothing left to spend today."""
+        for session in list(self._sessions.values()):
+            offer = session.offer
+            if spent := self.budgets.objection(offer.org, offer.org_usd_per_day):
+                session.day_is_spent(spent)
 
     def _heartbeat(self, *, call_list: bool) -> None:
         beat = WorkerHeartbeat(

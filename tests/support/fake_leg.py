@@ -38,6 +38,7 @@ class FakeLeg:
         self.frames: list[AudioFrame] = []
         self.heard = bytearray()  # what the caller would have heard, silence left out
         self.played = 0
+        self.usd_per_day: float | None = None  # the organisation's budget, as offers tell it
         self.refuse: dict[str, str] = {}  # command kind -> error
         self._queue: deque[AudioFrame] = deque()
         self._flushed = False
@@ -76,6 +77,7 @@ class FakeLeg:
             agent=self.agent,
             state=self.state,
             resume=resume,
+            org_usd_per_day=self.usd_per_day,
         )
         reply = await self.nats.request(subjects.offer(wk), offer.to_json(), timeout=2)
         return OfferReply.model_validate_json(reply.data)
