@@ -37,6 +37,16 @@ class FlushPlayout:
 
 
 @dataclass(frozen=True, slots=True)
+class ParkPlayout:
+    """Stop the voice, and keep what is not heard yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResumePlayout:
+    """Let the voice go on where it was stopped."""
+
+
+@dataclass(frozen=True, slots=True)
 class Truncate:
     """Cut the model's memory of a part to what was heard."""
 
@@ -130,6 +140,8 @@ Action = (
     StartResponse
     | CancelResponse
     | FlushPlayout
+    | ParkPlayout
+    | ResumePlayout
     | Truncate
     | DeleteItem
     | RunTool

@@ -2,9 +2,8 @@
 
 Theory of operation. The caller's turns are *open* while they are spoken and, where the answer is made from words, until
 their transcript has come. An answer is *owed* when a turn counts; it is asked for once, when no turn is open: a caller
-who goes on before that gets one answer to all of it. An answer that was cut off before any of it was heard is owed
-again. Empty words are owed nothing; words that the provider could not give (`failed`, or not within `TRANSCRIPT_S`)
-have to be asked for again.
+who goes on before that gets one answer to all of it. Empty words are owed nothing; words that the provider could
+not give (`failed`, or not within `TRANSCRIPT_S`) have to be asked for again.
 """
 
 from __future__ import annotations
@@ -68,10 +67,6 @@ class Answering:
     def counts(self, turn: str) -> None:
         """The turn is complete and wants an answer."""
         self.dropped(turn)
-        self._owed = True
-
-    def cut_unheard(self) -> None:
-        """An answer was cut off before any of it was heard."""
         self._owed = True
 
     def due(self, now: float) -> Ask:

@@ -31,10 +31,12 @@ from services.ai_session.actions import (
     HandOver,
     HangUp,
     NoteTrouble,
+    ParkPlayout,
     PublishAgentTurn,
     PublishCallerSpoke,
     PublishCallerTurn,
     PublishLatency,
+    ResumePlayout,
     RunTool,
     StartResponse,
     Truncate,
@@ -53,10 +55,10 @@ from services.ai_session.backends.port import (
     UsageCounted,
 )
 from services.ai_session.journal import Journal
-from services.ai_session.phrases import Phrases
 from services.ai_session.playout import Drained, OutFrame, Part, Playout
 from services.ai_session.speech_text import SpeechText
-from services.ai_session.turn import TurnMachine, TurnRules
+from services.ai_session.turn import TurnMachine
+from services.ai_session.turn_rules import TurnRules
 
 HOLD_SILENCE_FRAMES = 100  # 2 s: the model's voice detection ends a turn that the hold cut off
 RING_FRAMES = 10  # 200 ms: what may wait while the model connection is behind or not open yet
@@ -76,13 +78,7 @@ class Bridge:
         send: SendFrame,
         escalate: Callable[[Escalation], None],
     ) -> None:
-        agent, rate_hz = offer.agent, offer.state.rate_hz
-        rules = TurnRules(
-            phrases=Phrases.of(agent.greeting, agent.goodbye),
-            interruptible=agent.turn_taking.interruptible,
-            max_duration_s=agent.limits.max_duration_s,
-            budget_usd=agent.budget.per_call_usd,
-        )
+        rate_hz = offer.state.rate_hz
         self._epoch = offer.epoch
         self._codec = Codec.of_rate(rate_hz)
         self._journal, self._send_frame, self._escalate = journal, send, escalate
@@ -95,7 +91,7 @@ class Bridge:
         self._silence = bytes(2 * self._codec.frame_samples)
         self._held_frames = 0
         self._is_continuous = capabilities.continuous_output
-        self.turn = TurnMachine(rules, capabilities, self._text, rate_hz)
+        self.turn = TurnMachine(TurnRules.of(offer.agent), capabilities, self._text, rate_hz)
         self.drained = asyncio.Event()
         self.last_up_at = 0.0
         self.counters: Counter[str] = Counter()
@@ -199,7 +195,7 @@ class Bridge:
                 self._backend = None
                 self.playout.end_response()
                 self._pump(now)
-                self.turn.backend_lost()
+                self.do(self.turn.backend_lost(now), now)
                 self._escalate(event)
             case _:
                 self.do(self.turn.on_backend(event, now), now)
@@ -235,7 +231,7 @@ class Bridge:
         if part is None or part.from_sample < 0:
             return
         for sentence in self._text.due(part.key, part.sent, part.received, part.ended):
-            begins = part.from_sample + sentence.offset
+            begins = part.base + sentence.offset
             self._journal.put(AgentText, item=part.key[0], from_sample=begins, text=sentence.text)
 
     def _send(self, frame: OutFrame) -> None:
@@ -271,6 +267,12 @@ class Bridge:
             match action:
                 case FlushPlayout():
                     self.flush()
+                case ParkPlayout():
+                    if (frame := self.playout.park()) is not None:
+                        self._send(frame)
+                case ResumePlayout():
+                    self.playout.resume()
+                    self._pump(now)
                 case RunTool() | HangUp() | HandOver() | Fail():
                     self._escalate(action)
                 case StartResponse() | CancelResponse() | Truncate() | DeleteItem():

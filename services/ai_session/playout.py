@@ -14,6 +14,10 @@ was heard. A second flush meanwhile drops what had come to wait behind the first
 nothing was sent between the two, the acknowledgement of either one tells where playback stopped. Samples that
 the flush threw away are never played, so from then on the lead is counted from the flush point, and a
 later jump of `played` over them credits nothing.
+
+Parking stops the voice without giving anything up: the gateway is flushed as above, but what it had not played
+goes back to the head of the queue, sample by sample, and goes out again, from new timestamps, after `resume`. So
+no sample is credited twice and none is lost. The first frame after a pause fades in.
 """
 
 from __future__ import annotations
@@ -21,6 +25,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple
+
+from libs.audio.fade import fade_in
 
 FRAME_MS = 20
 LEAD_MS = 200
@@ -52,6 +58,7 @@ class Part:
     lost: int = 0  # written off: sent, and never played
     ended: bool = False  # all of its audio has been received
     from_sample: int = -1  # timestamp of its first sample; -1 while nothing was sent
+    base: int = 0  # what the timestamp of its first sample would be, had it never been parked
 
     @property
     def complete(self) -> bool:
@@ -85,7 +92,15 @@ class Flushed:
     parts: tuple[Part, ...]
 
 
-PlayoutEvent = PartBegan | PartDone | Drained | Flushed
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """The voice has stopped and can go on; `unheard_ms` waits, and more may come if the response is `open`."""
+
+    unheard_ms: int
+    open: bool
+
+
+PlayoutEvent = PartBegan | PartDone | Drained | Flushed | Parked
 
 
 class Playout:
@@ -107,7 +122,12 @@ class Playout:
         self._seq = 0
         self._played_floor = 0  # samples up to here are gone: heard, or thrown away by a flush
         self._flush_seq: int | None = None
+        self._out: deque[tuple[int, bytes]] = deque()  # timestamp and samples of frames that are not played yet
+        self._keeps = False  # the flush under way only parks
+        self._parked_due = False  # `Parked` is to be told, as soon as no flush is under way
+        self._fade_in = False
         self._stuck = 0
+        self.parked = False  # nothing goes out until `resume`
         self.paused = False  # the caller is on hold: nothing goes out, and no progress is no loss
         self.written_off = 0
         self.sent = 0
@@ -174,7 +194,7 @@ class Playout:
 
     def next_frame(self) -> OutFrame | None:
         """The next frame that may go out now, or None."""
-        if self._flush_seq is not None or self.paused:
+        if self._flush_seq is not None or self.paused or self.parked:
             return None
         if self._queued_bytes < self._frame_bytes:
             if not self._end_due:
@@ -186,10 +206,13 @@ class Playout:
         if self.sent - floor + self.frame_samples > self._lead:
             return None
         payload = self._cut()
+        if self._fade_in:
+            payload, self._fade_in = fade_in(payload), False
         last = self._end_due and not self._queued_bytes
         if last:
             self._end_due = False
         frame = self._frame(payload, talkspurt=floor >= self.sent, end_of_response=last)
+        self._out.append((self.sent, payload))
         self.sent += self.frame_samples
         return frame
 
@@ -213,6 +236,7 @@ class Playout:
                 self._queue[0] = (part, chunk[wanted:])
             if part.from_sample < 0:
                 part.from_sample = at
+            part.base = at - part.sent
             part.sent += samples
             last = self._spans[-1] if self._spans else None
             if last is not None and last[2] is part and last[1] == at:
@@ -235,6 +259,8 @@ class Playout:
         events: list[PlayoutEvent] = []
         if played > self.played:
             self.played, self._stuck = played, 0
+            while self._out and self._out[0][0] + self.frame_samples <= played:
+                self._out.popleft()
             if self._spans:
                 self._credit(played, events)
         elif self.sent > max(played, self._played_floor) and self._flush_seq is None and not self.paused:
@@ -242,7 +268,11 @@ class Playout:
             if self._stuck >= (STUCK_FRAMES if self.played else STUCK_FRAMES_AT_START):
                 self._write_off(events)
         if flushed and self._flush_seq is not None:
-            events.append(self._acknowledged())
+            self._acknowledged(events)
+        if self._parked_due and self._flush_seq is None:
+            self._parked_due = False
+            per_ms = self.rate_hz // 1000
+            events.append(Parked(self._queued_bytes // 2 // per_ms, self._open_response))
         if not self._idle and self._is_drained():
             self._idle = True
             self._retire(events)
@@ -269,6 +299,7 @@ class Playout:
 
     def _write_off(self, events: list[PlayoutEvent]) -> None:
         self._stuck = 0
+        self._out.clear()
         self.written_off += self.sent - max(self.played, self._played_floor)
         self._played_floor = self.sent
         while self._spans:
@@ -287,6 +318,7 @@ class Playout:
         self._queue.clear()
         self._queued_bytes = 0
         self._open_response = self._end_due = self._idle = False
+        self.parked = self._keeps = self._parked_due = self._fade_in = False
         self._dying += self._parts.values()  # what arrives from here on belongs to another response
         self._parts.clear()
         frame = self._frame(b"", flush=True)
@@ -299,9 +331,44 @@ class Playout:
             return None
         return OutFrame(self._flush_seq, self.sent, b"", flush=True)
 
-    def _acknowledged(self) -> Flushed:
+    def _acknowledged(self, events: list[PlayoutEvent]) -> None:
         self._flush_seq = None
+        if self._keeps:
+            self._keeps = False
+            self._take_back()
+        else:
+            parts, self._dying = tuple(self._dying), []
+            events.append(Flushed(parts))
         self._played_floor = self.sent
         self._spans.clear()
-        parts, self._dying = tuple(self._dying), []
-        return Flushed(parts)
+        self._out.clear()
+
+    # -- parking ---------------------------------------------------------------------------------------
+
+    def park(self) -> OutFrame | None:
+        """Stop the voice, and keep what is not heard yet; the flush frame to send, if anything is on its way."""
+        self.parked = self._parked_due = True
+        if self._flush_seq is not None or self.sent <= max(self.played, self._played_floor):
+            return None
+        self._keeps = True
+        frame = self._frame(b"", flush=True)
+        self._flush_seq = frame.seq
+        return frame
+
+    def resume(self) -> None:
+        """Let the voice go on where it was stopped, or as soon as that is known."""
+        self.parked, self._fade_in = False, self.parked
+
+    def _take_back(self) -> None:
+        """What went out and was not played waits again, first of all; padding is not kept."""
+        if not self._spans:
+            return
+        origin, audio = self._out[0][0], memoryview(b"".join(payload for _, payload in self._out))
+        for start, end, part in reversed(self._spans):
+            part.sent -= end - start
+            if not part.sent:
+                part.from_sample = -1
+            self._queue.appendleft((part, audio[2 * (start - origin) : 2 * (end - origin)]))
+            self._queued_bytes += 2 * (end - start)
+        if not self._open_response:
+            self._end_due = True

@@ -1,14 +1,16 @@
 """The turn machine of one call: who speaks, what a barge-in does, when the call ends politely.
 
-Theory of operation. Three phases, seen from the agent: *listening*, *thinking* (a response is under way and
-nothing of it plays yet) and *speaking* (audio was accepted and the ledger has not drained). Inputs are the
-backend's events, the ledger's events, a few commands and `tick(now)`; each returns a list of actions for
-the shell. Nothing here waits, knows the clock or touches the bus.
+Theory of operation. Four phases, seen from the agent: *listening*, *thinking* (a response is under way and
+nothing of it plays yet), *speaking* (audio was accepted and the ledger has not drained) and *parked* (the voice was
+stopped by a sound of the caller that may be an interruption). Inputs are the backend's events, the ledger's events,
+a few commands and `tick(now)`; each returns a list of actions for the shell. Nothing here waits, knows the clock or
+touches the bus.
 
-Barge-in: when the caller starts to speak while a response lives or its audio plays, every living response
-is declared dead (its later deltas are refused by `accepts`, also after its end), the playout is flushed, and the
-response is cancelled unless the backend does that by itself. `memory` corrects the model's memory when the
-gateway has said where playback stopped (`Flushed`).
+Barge-in: when the caller interrupts while a response lives or its audio plays, every living response is declared
+dead (its later deltas are refused by `accepts`, also after its end), the playout is flushed, and the response is
+cancelled unless the backend does that by itself. The model's memory is corrected (`spoken`) when the gateway has said
+where playback stopped (`Flushed`); an answer is asked for only after that. What an interruption is, the model's server
+decides, or, with `barge_in: local`, `caller_turns`.
 
 A response of which nothing can be heard is asked for again (`attempts`). How the call ends is `polite_end`'s
 matter; the last words cannot be interrupted.
@@ -16,7 +18,6 @@ matter; the last words cannot be interrupted.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 
 from services.ai_session.actions import (
@@ -27,9 +28,11 @@ from services.ai_session.actions import (
     HandOver,
     HangUp,
     NoteTrouble,
+    ParkPlayout,
     PublishCallerSpoke,
     PublishCallerTurn,
     PublishLatency,
+    ResumePlayout,
     RunTool,
     StartResponse,
     Why,
@@ -42,22 +45,27 @@ from services.ai_session.backends.port import (
     Capabilities,
     ResponseEnded,
     ResponseStarted,
+    ServerToolBegan,
     SpeechDiscarded,
     SpeechStarted,
     SpeechStopped,
     ToolRequested,
     Trouble,
 )
+from services.ai_session.call_limits import CallLimits
+from services.ai_session.caller_turns import CallerTurns
+from services.ai_session.floor import Floor
 from services.ai_session.handing_over import HandingOver
 from services.ai_session.history import GoOn
+from services.ai_session.interruption import Verdict
 from services.ai_session.keys import Keys
 from services.ai_session.latency import LatencyProbe
-from services.ai_session.memory import RecentIds
-from services.ai_session.phrases import Phrases, Verbatim, Wish
-from services.ai_session.playout import Drained, Flushed, PartBegan, PartDone, PlayoutEvent
+from services.ai_session.phrases import Verbatim, Wish
+from services.ai_session.playout import Drained, Flushed, Parked, PartBegan, PartDone, PlayoutEvent
 from services.ai_session.polite_end import PoliteEnd, Step
 from services.ai_session.speech_text import SpeechText
 from services.ai_session.spoken import Spoken
+from services.ai_session.turn_rules import TurnRules
 
 STALL_S = 20.0  # thinking without any sign of life
 
@@ -68,16 +76,7 @@ class Phase(Enum):
     LISTENING = "listening"
     THINKING = "thinking"
     SPEAKING = "speaking"
-
-
-@dataclass(frozen=True, slots=True)
-class TurnRules:
-    """The agent's settings that turns depend on."""
-
-    phrases: Phrases
-    interruptible: bool = True
-    max_duration_s: float = 1800.0
-    budget_usd: float | None = None
+    PARKED = "parked"
 
 
 class TurnMachine:
@@ -90,43 +89,27 @@ class TurnMachine:
         self.latency = LatencyProbe()
         self.spoken = Spoken(text, can_truncate=capabilities.truncate, samples_per_ms=rate_hz / 1000)
         self._attempts = Attempts()
-        self._answering = Answering(needs_transcript=capabilities.needs_transcript)
+        answering = Answering(needs_transcript=capabilities.needs_transcript)
+        self._caller = CallerTurns(answering, rules.interruption(capabilities))
+        self._limits = CallLimits(max_duration_s=rules.max_duration_s, budget_usd=rules.budget_usd)
         self._handing_over = HandingOver()
         self._keys = Keys()
         self._end = PoliteEnd()
-        self._active: str | None = None  # the response that the model works on
-        self._playing: set[str] = set()  # responses with audio that is not heard yet
-        self._dead = RecentIds()  # interrupted responses
-        self._ended = RecentIds()
-        self._caller_speaking = False
+        self._floor = Floor()
+        self._flushing = False  # what was heard is not known, nor is it to the model
         self._tools = 0
         self._quiet_since = 0.0  # last sign of life while thinking
-        self._spent_usd = 0.0
-        self._end_at: float | None = None
 
     # -- beginning and commands -----------------------------------------------------------------------
 
     def begin(self, go_on: GoOn, talked_s: float, now: float) -> list[Action]:
         """The call is answered, or this session took it over after `talked_s` seconds of talk."""
-        if self._end_at is None:
-            self._end_at = now + max(0.0, self._rules.max_duration_s - talked_s)
+        self._limits.begin(talked_s, now)
         if self._end.is_near:
             self._end.connection_replaced()
             return self._step_end(now)
-        phrases = self._rules.phrases
-        match go_on:
-            case GoOn.GREET:
-                return self._respond(phrases.greeting, now) if phrases.greeting else []
-            case GoOn.LISTEN:
-                return []
-            case GoOn.ANSWER:
-                return self._respond(None, now)
-            case GoOn.CONTINUE:
-                return self._respond(phrases.carry_on, now)
-            case GoOn.ASK_TO_REPEAT:
-                return self._respond(phrases.ask_to_repeat, now)
-            case GoOn.COME_BACK:
-                return self._respond(phrases.come_back, now)
+        words = self._rules.first_words(go_on)
+        return self._respond(words, now) if words is not None or go_on is GoOn.ANSWER else []
 
     def say(self, text: str, now: float) -> list[Action]:
         """Somebody wants the agent to say this."""
@@ -147,13 +130,14 @@ class TurnMachine:
 
     def end_politely(self, why: Why, now: float) -> list[Action]:
         """Say goodbye and hang up when that was heard."""
-        return self._step_end(now) if self._end.begin(why, now) else []
+        if not self._end.begin(why, now):
+            return []
+        return [*self._resume(now), *self._step_end(now)]  # the last words are not interrupted
 
     def spent(self, usd: float, now: float) -> list[Action]:
         """The call cost this much more."""
-        self._spent_usd += usd
-        budget = self._rules.budget_usd
-        return self.end_politely(Why.BUDGET, now) if budget is not None and self._spent_usd >= budget else []
+        why = self._limits.spent(usd)
+        return self.end_politely(why, now) if why is not None else []
 
     def tool_done(self, now: float) -> list[Action]:
         """A tool that `RunTool` started has returned."""
@@ -163,30 +147,29 @@ class TurnMachine:
             self.latency.tools_ended(now)
         return self._step_end(now)
 
-    def backend_lost(self) -> None:
+    def backend_lost(self, now: float) -> list[Action]:
         """The model connection is gone; what was received may still be played."""
-        self.spoken.connection_lost(self._active)
-        self._active = None
-        self._caller_speaking = False
-        self._dead.clear()  # the next connection has its own names
-        self._ended.clear()
+        resumed = self._resume(now)
+        self.spoken.connection_lost(self._floor.lost())
         self._attempts.forget()
-        self._answering.forget()
+        self._caller.forget()
         self._settle()
+        return resumed
 
     # -- the backend ------------------------------------------------------------------------------------
 
     def accepts(self, response: str, item: str, now: float) -> bool:
         """Whether reply audio of this response may go to the ledger; False once it was interrupted or is over."""
-        if response in self._ended:
+        floor = self._floor
+        if floor.is_over(response):
             return False
         self.spoken.produced(item, response)
-        if response in self._dead:
+        if floor.is_dead(response):
             return False
-        if self.phase is not Phase.SPEAKING or response not in self._playing:
-            self.phase = Phase.SPEAKING
-            self._playing.add(response)
+        if floor.audio(response):
             self.latency.first_delta(response, now)
+        if self.phase is not Phase.PARKED:
+            self.phase = Phase.SPEAKING
         self._attempts.spoke(response)
         return True
 
@@ -195,35 +178,31 @@ class TurnMachine:
         self._quiet_since = now
         match event:
             case SpeechStarted(item):
-                self._caller_speaking = True
                 self._attempts.caller_spoke()
-                self._answering.began(item)
-                return [PublishCallerSpoke(item), *self._interrupt()]
+                self._caller.began(item)
+                return [PublishCallerSpoke(item), *self._may_interrupt(now)]
             case SpeechStopped(item):
-                self._caller_speaking = False
                 self.latency.caller_stopped(now)
-                self._answering.stopped(item, now)
+                verdict = self._caller.stopped(item, now)
                 if self.phase is Phase.LISTENING and self._can.server_turns:
                     self.phase = Phase.THINKING
-                return self._answer(now)
+                return [*self._carry_out(verdict, now), *self._answer(now)]
             case SpeechDiscarded(item):
-                self._caller_speaking = False
-                self._answering.dropped(item)
-                self._settle_turn()
-                return self._answer(now)
+                return self._turn_judged(self._caller.discarded(item, now), now)
             case CallerTranscript(item, text, failed):
-                self._answering.transcribed(item, text, failed=failed)
-                self._settle_turn()
-                return [PublishCallerTurn(item, text, failed), *self._answer(now)]
+                verdict = self._caller.transcribed(item, text, now, failed=failed)
+                return [PublishCallerTurn(item, text, failed), *self._turn_judged(verdict, now)]
             case ResponseStarted(response, asked):
-                self._response_started(response, asked, now)
-                return []
+                return self._response_started(response, asked, now)
             case ToolRequested(response, tool_call_id, name, arguments):  # of a completed response, interrupted or not
                 if not self._tools:
                     self.latency.tools_began(now)
                 self._tools += 1
                 self._attempts.gave(response)
                 return [RunTool(tool_call_id, name, arguments)]
+            case ServerToolBegan(response):
+                self._attempts.gave(response)
+                return []
             case ResponseEnded():
                 return self._response_ended(event, now)
             case Trouble(code, detail):
@@ -231,51 +210,80 @@ class TurnMachine:
             case _:
                 return []
 
-    def _response_started(self, response: str, asked: bool, now: float) -> None:
-        self._active = response
-        self._dead.discard(response)
-        self._ended.discard(response)
+    def _response_started(self, response: str, asked: bool, now: float) -> list[Action]:
+        self._floor.started(response)
         self._attempts.began(response, asked=asked)
         if asked:
             self._end.response_began(now)
         if self.phase is Phase.LISTENING:
             self.phase = Phase.THINKING
+        return self._may_interrupt(now) if self._caller.decides and self._caller.is_speaking else []
 
     def _response_ended(self, event: ResponseEnded, now: float) -> list[Action]:
-        if event.response in self._ended:
+        if self._floor.is_over(event.response):
             return []
-        self._ended.add(event.response)
-        if self._active == event.response:
-            self._active = None
+        self._floor.ended(event.response)
+        resumed = self._resume(now) if not self._floor.is_taken else []  # of a response without audio
         self._settle()
-        if event.response in self._dead:
+        if self._floor.is_dead(event.response):
             self._attempts.interrupted_ended(event.response)
-            return [*self.spoken.interrupted_response_ended(event), *self._step_end(now)]
-        may_repeat = not self._caller_speaking and not self._end.is_near
+            return [*resumed, *self.spoken.interrupted_response_ended(event), *self._step_end(now)]
+        may_repeat = not self._caller.is_speaking and not self._end.is_near
         in_vain, actions = self._attempts.ended(event, now, may_repeat=may_repeat)
         if in_vain:
             self._end.response_failed(now)
-        return [*actions, *self._step_end(now)]
+        return [*resumed, *actions, *self._step_end(now)]
 
     # -- barge-in --------------------------------------------------------------------------------------
 
-    def _interrupt(self) -> list[Action]:
-        if not self._rules.interruptible or self._end.is_near:
+    def _may_interrupt(self, now: float) -> list[Action]:
+        """The caller speaks: the server has cut the agent off, or the worker has to judge that."""
+        if not self._rules.interruptible or self._end.is_near or not self._floor.is_taken:
             return []
-        if not self._playing and (self._active is None or self._active in self._dead):
-            return []
+        if self._caller.decides:
+            return self._carry_out(self._caller.agent_has_floor(now), now)
         return self._cut_off(cancel=not self._can.server_interrupts)
 
+    def _carry_out(self, verdict: Verdict, now: float) -> list[Action]:
+        match verdict:
+            case Verdict.PARK:
+                self.phase = Phase.PARKED
+                return [ParkPlayout()]
+            case Verdict.RESUME:
+                return self._go_on()
+            case Verdict.INTERRUPTED:
+                return self._cut_off(cancel=True)
+            case Verdict.NOTHING:
+                return []
+
+    def _turn_judged(self, verdict: Verdict, now: float) -> list[Action]:
+        """After a turn of the caller that may have been none, or may want no answer."""
+        actions = self._carry_out(verdict, now)
+        if not (self._can.answers or self._caller.answer_is_due or self._attempts.is_waiting):
+            self._settle()
+        return [*actions, *self._answer(now)]
+
+    def _resume(self, now: float) -> list[Action]:
+        """Go on without a verdict, if the voice is parked."""
+        if self.phase is not Phase.PARKED:
+            return []
+        self._caller.agent_yields(now)
+        return self._go_on()
+
+    def _go_on(self) -> list[Action]:
+        self.phase = Phase.LISTENING
+        self._settle()
+        return [ResumePlayout()]
+
     def _cut_off(self, *, cancel: bool) -> list[Action]:
-        actions: list[Action] = []
-        if self._playing:
+        actions: list[Action] = [ResumePlayout()] if self.phase is Phase.PARKED else []
+        plays, response = self._floor.cut_off()
+        if plays:
+            self._flushing = True
             self.spoken.flush_began()
-            actions.append(FlushPlayout())
-        if self._active is not None:
-            self._dead.add(self._active)
-            if cancel:
-                actions.append(CancelResponse(self._active))
-        self._playing.clear()
+            actions = [FlushPlayout()]
+        if response is not None and cancel:
+            actions.append(CancelResponse(response))
         self.phase = Phase.LISTENING
         self.latency.reset()
         return actions
@@ -290,12 +298,17 @@ class TurnMachine:
             case PartDone(part):
                 return self.spoken.done(part)
             case Flushed(parts):
-                return self.spoken.flushed(parts)
+                self._flushing = False
+                return [*self.spoken.flushed(parts), *self._answer(now)]
+            case Parked(unheard_ms, is_open):
+                self._caller.voice_stopped(unheard_ms, more=is_open or self._floor.active is not None)
+                return []
             case Drained():
-                self._playing.clear()
-                self.spoken.drained(self._active)
+                self._floor.drained()
+                self.spoken.drained(self._floor.active)
+                resumed = self._resume(now) if not self._floor.is_taken else []
                 self._settle()
-                return [*self._step_end(now), *self._maybe_hand_over(now)]
+                return [*resumed, *self._step_end(now), *self._answer(now), *self._maybe_hand_over(now)]
 
     # -- time ---------------------------------------------------------------------------------------------
 
@@ -303,10 +316,11 @@ class TurnMachine:
         """Limits and deadlines; called about ten times a second."""
         if self._end.is_near:
             return [*self._step_end(now), *self._maybe_hand_over(now)]
-        if self._end_at is not None and now >= self._end_at:
-            return self.end_politely(Why.MAX_DURATION, now)
-        idle = self.phase is Phase.THINKING and not self._tools and not self._caller_speaking
-        if idle and now - self._quiet_since > STALL_S:
+        why = self._limits.tick(now)
+        if why is not None:
+            return self.end_politely(why, now)
+        due = self.phase is Phase.THINKING and not self._tools and not self._caller.is_speaking
+        if due and now - self._quiet_since > STALL_S:
             self._quiet_since = now
             return [Fail("the model gave no sign of life while an answer was due", reconnect=True)]
         again, wish = self._attempts.due(now)
@@ -314,11 +328,11 @@ class TurnMachine:
             return self._respond(wish, now)
         if digits := self._keys.due(now):
             return self._tell_keys(digits, now)
-        return [*self._answer(now), *self._maybe_hand_over(now)]
+        return [*self._turn_judged(self._caller.tick(now), now), *self._maybe_hand_over(now)]
 
     def is_dead(self, response: str) -> bool:
         """Whether a response was interrupted: what still arrives of it is dropped."""
-        return response in self._dead
+        return self._floor.is_dead(response)
 
     def _respond(self, wish: Wish, now: float) -> list[Action]:
         self._quiet_since = now
@@ -332,9 +346,9 @@ class TurnMachine:
 
     def _answer(self, now: float) -> list[Action]:
         """Ask for the answer that the caller is owed, of a model that does not answer by itself."""
-        if self._can.answers or self._end.is_near:
+        if self._can.answers or self._end.is_near or self._flushing:
             return []
-        match self._answering.due(now):
+        match self._caller.due(now):
             case Ask.ANSWER:
                 return self._respond(None, now)
             case Ask.REPETITION:
@@ -344,23 +358,19 @@ class TurnMachine:
 
     def _settle(self) -> None:
         """After a response or its audio ended: back to listening, if nothing else goes on."""
-        if self._playing:
+        if self._caller.is_parked:
+            self.phase = Phase.PARKED
+        elif self._floor.is_playing:
             self.phase = Phase.SPEAKING
-        elif self._active is not None or self._tools:
+        elif self._floor.active is not None or self._tools or (not self._can.answers and self._caller.answer_is_due):
             self.phase = Phase.THINKING
         else:
             self.phase = Phase.LISTENING
 
-    def _settle_turn(self) -> None:
-        """After a turn of the caller that may want no answer."""
-        if not (self._can.answers or self._answering.is_due or self._attempts.is_waiting):
-            self._settle()
-
     def _step_end(self, now: float) -> list[Action]:
         """Go on with the polite end, if the call has come to that."""
-        speaking = self._active is not None or bool(self._playing)
         answer_due = self.phase is Phase.THINKING
-        match self._end.next(speaking=speaking, answer_due=answer_due, tools=self._tools > 0, now=now):
+        match self._end.next(speaking=self._floor.is_busy, answer_due=answer_due, tools=self._tools > 0, now=now):
             case Step.ASK:
                 return self._respond(self._rules.phrases.goodbye, now)
             case Step.CUT_AND_ASK:
@@ -373,5 +383,5 @@ class TurnMachine:
     def _maybe_hand_over(self, now: float) -> list[Action]:
         if self._end.is_over:
             return []
-        listening = self.phase is Phase.LISTENING and not self._caller_speaking and not self._tools
+        listening = self.phase is Phase.LISTENING and not self._caller.is_speaking and not self._tools
         return [HandOver()] if self._handing_over.due(now, at_pause=listening and not self._end.is_near) else []

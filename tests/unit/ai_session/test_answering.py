@@ -18,7 +18,8 @@ from services.ai_session.backends.port import (
 from services.ai_session.history import GoOn
 from services.ai_session.phrases import Phrases
 from services.ai_session.speech_text import SpeechText
-from services.ai_session.turn import Phase, TurnMachine, TurnRules
+from services.ai_session.turn import Phase, TurnMachine
+from services.ai_session.turn_rules import TurnRules
 
 BY_SOUND = Capabilities(server_interrupts=False, answers=False)
 BY_WORDS = Capabilities(server_interrupts=False, answers=False, needs_transcript=True)

@@ -33,7 +33,8 @@ from services.ai_session.memory import RecentIds
 from services.ai_session.phrases import Phrases, Verbatim
 from services.ai_session.playout import Drained, Flushed, Part, PartBegan, PartDone
 from services.ai_session.speech_text import SpeechText
-from services.ai_session.turn import Phase, TurnMachine, TurnRules
+from services.ai_session.turn import Phase, TurnMachine
+from services.ai_session.turn_rules import TurnRules
 
 
 def machine(greeting=None, capabilities=None, **rules):
@@ -303,7 +304,7 @@ def test_the_successor_of_a_lost_model_says_the_goodbye():
     turn.begin(GoOn.LISTEN, 0, 0.0)
     (goodbye,) = turn.tick(10.0)
     turn.on_backend(ResponseStarted("bye", asked=True), 10.1)
-    turn.backend_lost()
+    turn.backend_lost(1.6)
     assert turn.begin(GoOn.ANSWER, 0.0, 11.0) == [goodbye]
 
 
@@ -378,7 +379,7 @@ def test_keys_are_told_to_the_model_as_a_group():
 
 def test_what_a_lost_connection_cut_off_counts_as_interrupted():
     turn, _ = speaking()
-    turn.backend_lost()
+    turn.backend_lost(1.6)
     (said,) = turn.on_playout(PartDone(part(heard=8000, ended=True)), 2.0)
     assert said.interrupted
 
@@ -424,7 +425,7 @@ def test_what_is_remembered_of_old_responses_is_bounded():
 def test_the_next_connection_may_use_the_names_of_the_last_one():
     turn, _ = speaking()
     turn.on_backend(SpeechStarted("c"), 1.5)  # "r" is dead, and the caller still speaks
-    turn.backend_lost()
+    turn.backend_lost(1.6)
     turn.on_playout(Flushed((part(heard=4000),)), 1.6)
     turn.on_playout(Drained(), 1.6)
     turn.begin(GoOn.ANSWER, 0.0, 2.0)
@@ -437,7 +438,7 @@ def test_the_next_connection_may_use_the_names_of_the_last_one():
 def test_the_next_connection_may_use_the_name_of_a_response_that_was_over():
     turn, _ = speaking()
     turn.on_backend(ResponseEnded("r", "completed", "", ("a",)), 1.5)
-    turn.backend_lost()
+    turn.backend_lost(1.6)
     assert turn.accepts("r", "b", 2.5)
 
 
