@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from libs.contracts.ids import check_token
 from libs.contracts.model import Message
+from libs.contracts.transfers import Transfers
 
 DEFAULT_ORG = "default"
 Backend = Literal["realtime", "live", "pipeline", "scripted"]
@@ -157,6 +158,7 @@ class AgentConfig(Message):
     greeting: str | None = None
     goodbye: str | None = None
     tools: tuple[str, ...] = ()
+    transfers: Transfers = Transfers()  # of the tool transfer_call
     mcp: tuple[McpServer, ...] = ()
     turn_taking: TurnTaking = TurnTaking()
     transcription: Transcription = Transcription()

@@ -123,7 +123,7 @@ class ModelLink:
             await asyncio.sleep(pause_s)
 
     async def _open_backend(self, conversation: Conversation) -> None:
-        descriptions = await self._tools.descriptions(self._offer.agent.tools)
+        descriptions = await self._tools.descriptions(self._offer.agent)
         backend: SpeechBackend | None = None
 
         def emit(event: BackendEvent) -> None:

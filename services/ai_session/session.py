@@ -43,6 +43,7 @@ from services.ai_session.journal import Journal, Outbox
 from services.ai_session.leg_link import LegLink
 from services.ai_session.model_link import ModelLink
 from services.ai_session.outstanding import Outstanding
+from services.ai_session.server_tools import ServerTools
 from services.ai_session.settlement import Settlement
 from services.ai_session.tool_runs import ToolRuns
 from services.ai_session.tools import ToolCaller, ToolDirectory
@@ -88,6 +89,7 @@ class Session:
         self._outstanding = Outstanding()
         self._settlement = Settlement(self.bridge, self._model, self._outstanding)
         self._tools = ToolRuns(self._caller, self._journal, self.bridge, self._model, self._settlement, around.counters)
+        self._server_tools = ServerTools(self._journal, around.counters)
         self._loop = asyncio.get_running_loop()
         self.bridge.last_up_at = self._loop.time()
         self._group: asyncio.TaskGroup | None = None
@@ -148,6 +150,7 @@ class Session:
     def release(self, played: int | None) -> None:
         """The call is over. Nothing is said or heard any more, but what the model still owes is stored, briefly."""
         try:
+            self._tools.of_call.call_over()
             self._settle(played)
         except Exception as error:  # noqa: BLE001  see uplink
             self._break(error)
@@ -233,7 +236,7 @@ class Session:
         if self._go_on is not None:
             if state.answered:
                 self._talk(now)
-        elif state.transfer == "failed" != before.transfer:
+        elif state.transfer == "failed" != before.transfer and not self._tools.of_call.transfer_failed():
             self.bridge.do(self.bridge.turn.transfer_failed(now), now)
 
     async def _open_in_time(self) -> Conversation | None:
@@ -261,6 +264,7 @@ class Session:
         """An event of the present model connection."""
         try:
             self._outstanding.note(event)
+            self._server_tools.note(event, self._loop.time())
             if self._settlement.is_running:
                 self._settlement.take(event, self._loop.time())
             else:

@@ -6,7 +6,6 @@ import asyncio
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,11 +15,15 @@ from nats.aio.msg import Msg
 from pydantic import ValidationError
 
 from libs.contracts import subjects
+from libs.contracts.agent import AgentConfig
+from libs.contracts.ids import check_token
 from libs.contracts.offer import Offer
 from libs.contracts.tool import ToolDescription, ToolReply, ToolRequest
+from libs.plugins.outcome import failed, reply_of, too_large
 from libs.runtime.bus import Bus
 from libs.runtime.log import get_logger
 from libs.runtime.tasks import stop_if_cancelled
+from services.ai_session import call_tools
 from services.ai_session.history import render
 
 log = get_logger()
@@ -31,11 +34,15 @@ REFRESH_S = 30.0
 RETRY_PAUSE_S = 0.3  # before an idempotent tool is asked again
 REFRESH_MISSING_S = 2.0  # not every call of an agent with a missing tool asks again
 PROMPT_TOOL_TIMEOUT_S = 1.5
+MOST_REPLY_BYTES = 65_536  # about 20,000 tokens: more would push the conversation out of the model's context
 _PLACEHOLDER = re.compile(r"\{\{\s*tool:([A-Za-z0-9_-]+)\s*\}\}")
 
 
-def descriptions_in(info: bytes) -> list[ToolDescription]:
-    """The tools that one `$SRV.INFO` answer names; endpoints that are no tools, or describe none, are skipped."""
+def descriptions_in(info: bytes) -> list[tuple[str, ToolDescription]]:
+    """The tools that one `$SRV.INFO` answer names, each with its organisation, `*` for all of them.
+
+    Endpoints that are no tools, or describe none, are skipped.
+    """
     try:
         endpoints = json.loads(info)["endpoints"]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -48,14 +55,14 @@ def descriptions_in(info: bytes) -> list[ToolDescription]:
     return found
 
 
-def _description(endpoint: Any) -> ToolDescription | None:
+def _description(endpoint: Any) -> tuple[str, ToolDescription] | None:
     try:
-        _, _, marker, name = endpoint["subject"].split(".")
+        _, org, marker, name = endpoint["subject"].split(".")
         metadata = endpoint.get("metadata") or {}
         if marker != "tool" or "description" not in metadata:
             return None
-        return ToolDescription(
-            name=name,
+        return org, ToolDescription(
+            name=check_token(name, "tool"),
             description=metadata["description"],
             parameters=json.loads(metadata.get("parameters") or '{"type": "object", "properties": {}}'),
             idempotent=str(metadata.get("idempotent", "")).lower() == "true",
@@ -70,7 +77,7 @@ class ToolDirectory:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self._tools: dict[str, ToolDescription] = {}
+        self._tools: dict[tuple[str, str], ToolDescription] = {}
         self._refreshing = asyncio.Lock()
         self._refreshed_at = float("-inf")
         self.counters: Counter[str] = Counter()
@@ -88,11 +95,11 @@ class ToolDirectory:
             await self._look_up()
 
     async def _look_up(self) -> None:
-        found: dict[str, ToolDescription] = {}
+        found: dict[tuple[str, str], ToolDescription] = {}
 
         async def answer(msg: Msg) -> None:
-            for tool in descriptions_in(msg.data):
-                found[tool.name] = tool
+            for org, tool in descriptions_in(msg.data):
+                found[org, tool.name] = tool
 
         inbox = self._bus.control.new_inbox()
         try:
@@ -109,62 +116,49 @@ class ToolDirectory:
             self._tools = found
         self._refreshed_at = asyncio.get_running_loop().time()
 
-    async def descriptions(self, names: Iterable[str]) -> list[ToolDescription]:
+    async def descriptions(self, agent: AgentConfig) -> list[ToolDescription]:
         """Descriptions of an agent's tools; one that nobody offers is left out, with a log line."""
-        wanted = [name for name in names if name != HANG_UP.name]
+        wanted = [name for name in agent.tools if name not in call_tools.NAMES]
         now = asyncio.get_running_loop().time()
         stale = not self._tools or now - self._refreshed_at > REFRESH_MISSING_S
-        if stale and any(name not in self._tools for name in wanted):
+        if stale and any(self.find(agent.org, name) is None for name in wanted):
             async with self._refreshing:
                 if self._refreshed_at < now:  # else another call has asked while this one waited
                     await self._look_up()
-        missing = [name for name in wanted if name not in self._tools]
+        found = [tool for name in wanted if (tool := self.find(agent.org, name)) is not None]
+        missing = set(wanted) - {tool.name for tool in found}
         if missing:
             self.counters["missing"] += len(missing)
-            log.warning("tools of the agent are not on the bus", tools=missing)
-        found = [self._tools[name] for name in wanted if name in self._tools]
-        return [*found, HANG_UP] if HANG_UP.name in set(names) else found
+            log.warning("tools of the agent are not on the bus", tools=sorted(missing))
+        return [*found, *call_tools.descriptions(agent, agent.tools)]
 
-    def timeout_s(self, name: str, most_s: float) -> float:
-        """How long a call of this tool may take."""
-        tool = self._tools.get(name)
-        return min(most_s, tool.timeout_ms / 1000) if tool is not None else most_s
-
-    def is_idempotent(self, name: str) -> bool:
-        """Whether a tool may be asked twice for the same thing."""
-        tool = self._tools.get(name)
-        return tool is not None and tool.idempotent
-
-
-HANG_UP = ToolDescription(
-    name="hang_up",
-    description="End the call. Say goodbye first; the line closes when your words have been heard.",
-    parameters={"type": "object", "properties": {}},
-)
+    def find(self, org: str, name: str) -> ToolDescription | None:
+        """A tool as an organisation has it: its own, else the one that all have."""
+        return self._tools.get((org, name)) or self._tools.get((subjects.ANY, name))
 
 
 class ToolCaller:
     """Calls tools for one call, within the agent's allow-list."""
 
     def __init__(self, offer: Offer, bus: Bus, directory: ToolDirectory) -> None:
-        self._offer = offer
-        self._bus = bus
+        self.offer = offer
+        self.bus = bus
         self._directory = directory
 
     async def call(self, tool_call_id: str, name: str, arguments: dict[str, Any] | None) -> ToolReply:
         """Call a tool that the model asked for; every failure is a reply that the model can apologise with."""
-        if name not in self._offer.agent.tools:
-            return ToolReply(ok=False, error=f"There is no tool {name!r}.")
-        if name == HANG_UP.name:  # the session does that itself
-            return ToolReply(ok=True)
+        agent = self.offer.agent
+        if name not in agent.tools:
+            return failed(f"There is no tool {name[:64]!r}.")
         if arguments is None:
-            error = "The arguments were not a JSON object. Call the tool again, correctly."
-            return ToolReply(ok=False, error=error)
-        most_s = self._offer.agent.limits.tool_timeout_s
-        return await self._request(tool_call_id, name, arguments, self._directory.timeout_s(name, most_s))
+            return failed("The arguments were not a JSON object. Call the tool again, correctly.")
+        known = self._directory.find(self.offer.org, name)
+        most_s = agent.limits.tool_timeout_s
+        timeout_s = min(most_s, known.timeout_ms / 1000) if known is not None else most_s
+        return await self._request(tool_call_id, name, arguments, timeout_s)
 
     async def _request(self, tool_call_id: str, name: str, arguments: dict[str, Any], timeout_s: float) -> ToolReply:
-        offer = self._offer
+        offer = self.offer
         request = ToolRequest(
             call=offer.call,
             org=offer.org,
@@ -178,26 +172,26 @@ class ToolCaller:
         )
         try:
             subject = subjects.tool(offer.org, name)
-            reply = await self._ask(subject, request, timeout_s)
-            return ToolReply.model_validate_json(reply)
+            return read_reply(name, await self._ask(subject, request, timeout_s))
         except nats.errors.NoRespondersError:
-            return ToolReply(ok=False, error=f"The tool {name} is not available at the moment.")
+            return failed(f"The tool {name} is not available at the moment.")
         except (nats.errors.TimeoutError, TimeoutError):
-            return ToolReply(ok=False, error=f"The tool {name} did not answer in time; its result is unknown.")
+            return failed(f"The tool {name} did not answer in time; its result is unknown.")
         except (nats.errors.Error, OSError, ValueError) as error:
             log.warning("tool call failed", tool=name, problem=str(error))
-            return ToolReply(ok=False, error=f"The tool {name} failed.")
+            return failed(f"The tool {name} failed.")
 
     async def _ask(self, subject: str, request: ToolRequest, timeout_s: float) -> bytes:
         """One request; a second one of a tool that may be asked twice: its `tool_call_id` stays the same."""
         try:
-            return await self._bus.request(subject, request.to_json(), timeout_s)
+            return await self.bus.request(subject, request.to_json(), timeout_s)
         except (nats.errors.NoRespondersError, nats.errors.TimeoutError, TimeoutError):
-            if not self._directory.is_idempotent(request.name):
+            known = self._directory.find(request.org, request.name)
+            if known is None or not known.idempotent:
                 raise
         await asyncio.sleep(RETRY_PAUSE_S)
         again = request.model_copy(update={"deadline_at": datetime.now(UTC) + timedelta(seconds=timeout_s)})
-        return await self._bus.request(subject, again.to_json(), timeout_s)
+        return await self.bus.request(subject, again.to_json(), timeout_s)
 
     async def fill(self, prompt: str) -> str:
         """Replace `{{tool:NAME}}` in a prompt by the tool's result; `(unknown)` when it gives none in time."""
@@ -215,6 +209,20 @@ class ToolCaller:
                 problem = reply.error
         log.warning("a tool in the prompt gave nothing", tool=name, problem=problem)
         return "(unknown)"
+
+
+def read_reply(name: str, data: bytes) -> ToolReply:
+    """What a tool answered, in whatever language it is written: of a bounded size, and nothing but JSON.
+
+    Raises:
+        ValueError: it is no `ToolReply`.
+    """
+    if len(data) > MOST_REPLY_BYTES:
+        return too_large(name, len(data), MOST_REPLY_BYTES)
+    reply = ToolReply.model_validate_json(data)
+    if reply.ok:
+        return reply_of(name, reply.output, MOST_REPLY_BYTES)
+    return failed(reply.error or f"The tool {name} failed.")
 
 
 def as_prompt(output: Any) -> str:

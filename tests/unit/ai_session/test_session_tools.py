@@ -42,7 +42,9 @@ async def test_twenty_calls_with_a_missing_tool_ask_once(server):
         worker.tools._refreshed_at = float("-inf")
         before = worker.tools.counters["discoveries"]
         began = time.monotonic()
-        await asyncio.gather(*(worker.tools.descriptions(["no_such_tool"]) for _ in range(20)))
+        await asyncio.gather(
+            *(worker.tools.descriptions(AgentConfig(name="x", tools=("no_such_tool",))) for _ in range(20))
+        )
         assert time.monotonic() - began < 1
         assert worker.tools.counters["discoveries"] - before <= 2  # the worker's own first one may be under way
 

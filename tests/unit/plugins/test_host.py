@@ -53,7 +53,9 @@ async def worker(url, *tools):
 async def test_a_worker_finds_a_plug_in_and_calls_it(server):
     plugins = (samples.Stock(), samples.Started(), samples.NeverStarts())
     async with hosted(server.url, *plugins) as host, worker(server.url, "stock", "started") as (directory, caller):
-        described = {tool.name: tool for tool in await directory.descriptions(["stock", "started"])}
+        described = {
+            tool.name: tool for tool in await directory.descriptions(AgentConfig(name="x", tools=("stock", "started")))
+        }
         assert described["stock"] == samples.Stock.describe()
         assert (await caller.call("1", "stock", {"article": "4711"})).output["caller"] == "+49301234567"
         assert (await caller.call("2", "started", {"article": "4711"})).output == "open"
@@ -75,7 +77,7 @@ async def test_a_plug_in_runs_as_a_process_of_its_own(server):
     process = await asyncio.create_subprocess_exec(*command, env=environment, stderr=asyncio.subprocess.DEVNULL)
     try:
         async with asyncio.timeout(20), worker(server.url, "stock") as (directory, caller):
-            while not await directory.descriptions(["stock"]):
+            while not await directory.descriptions(AgentConfig(name="x", tools=("stock",))):
                 await directory.refresh()
             assert (await caller.call("1", "stock", {"article": "1"})).output["stock"] == 7
     finally:
