@@ -49,12 +49,12 @@ def test_an_endless_sentence_is_cut_at_a_clause_or_at_a_word():
 
 
 def test_line_breaks_end_sentences_and_markup_is_not_spoken():
-    text = "## Angebot\n\n- **Bogen** zu *3 Euro* das Stück\n- [Karton](http://x.example) zu `5 Euro`\n\n---\nFertig ist es."
+    text = "## Angebot\n\n- **Bogen** zu *3 Euro* das Stück\n- [Karton](http://x.example) zu `5 Euro`\n\n---\nFertig."
     assert pieces(text) == [
         "Angebot",
         "Bogen zu 3 Euro das Stück",
         "Karton zu 5 Euro",
-        "Fertig ist es.",
+        "Fertig.",
     ]
 
 
