@@ -6,7 +6,7 @@ Reference: the API's "Create speech"; `response_format: pcm` is 24 kHz, 16 bit, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -46,7 +46,7 @@ class OpenAISpeech:
         """See `Voice`."""
         return self._sound
 
-    async def speak(self, text: str) -> AsyncIterator[Chunk]:
+    async def speak(self, text: str) -> AsyncGenerator[Chunk]:
         """See `Voice`."""
         if len(text) > LONGEST_TEXT:
             raise VoiceError(

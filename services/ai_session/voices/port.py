@@ -6,7 +6,7 @@ the voice was made for, in chunks of whole samples that come as soon as the prov
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,12 +14,16 @@ from services.ai_session.backends.port import UsageCounted
 
 
 class VoiceError(Exception):
-    """A text could not be spoken. `retry` says whether another attempt may succeed, `code` is the provider's."""
+    """A text could not be spoken. `retry` says whether another attempt may succeed, `code` is the provider's.
 
-    def __init__(self, code: str, sentence: str, *, retry: bool) -> None:
+    `after_s` is how long the provider asked to wait, where it did. What `Voices` gives out has made its attempts.
+    """
+
+    def __init__(self, code: str, sentence: str, *, retry: bool, after_s: float | None = None) -> None:
         super().__init__(sentence)
         self.code = code
         self.retry = retry
+        self.after_s = after_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +41,14 @@ class Sound:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of speech, or (with the last one) what it cost."""
+    """A piece of speech. One chunk of a text carries what it cost; `pcm` may be empty then.
+
+    `verbatim` is False where the voice knows that it did not say the text word for word; such speech is not kept.
+    """
 
     pcm: bytes
     usage: UsageCounted | None = None
+    verbatim: bool = True
 
 
 class Voice(Protocol):
@@ -51,7 +59,7 @@ class Voice(Protocol):
         """What it sounds like."""
         ...
 
-    def speak(self, text: str) -> AsyncIterator[Chunk]:
+    def speak(self, text: str) -> AsyncGenerator[Chunk]:
         """Speak a text. Closing the iterator (`aclose`) stops the provider's work.
 
         Raises:

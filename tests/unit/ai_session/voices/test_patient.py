@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from services.ai_session.voices import patient
+from services.ai_session.voices.patient import PatientVoice
+from services.ai_session.voices.port import VoiceError
+from tests.unit.ai_session.voices.fake_voice import FakeVoice, rendered
+
+
+@pytest.fixture(autouse=True)
+def waits(monkeypatch) -> None:
+    monkeypatch.setattr(patient, "WAITS_S", (0.001, 0.002))
+
+
+def busy(after_s: float | None = None) -> VoiceError:
+    return VoiceError("busy", "later", retry=True, after_s=after_s)
+
+
+async def heard(fake: FakeVoice, counters: Counter[str]) -> bytes:
+    voice = PatientVoice(fake, counters, lambda: 1.0)
+    return b"".join([chunk.pcm async for chunk in voice.speak("Hallo")])
+
+
+async def test_short_trouble_costs_a_moment_and_not_the_sentence():
+    fake, counters = FakeVoice(), Counter[str]()
+    fake.failures = [busy(), busy()]
+    assert await heard(fake, counters) == rendered("Hallo")
+    assert counters == {"fake_busy": 2, "retries": 2}
+
+
+async def test_after_three_attempts_it_is_told():
+    fake = FakeVoice()
+    fake.failures = [busy(), busy(), busy()]
+    with pytest.raises(VoiceError, match="later"):
+        await heard(fake, Counter())
+    assert len(fake.spoken) == 3
+
+
+@pytest.mark.parametrize("error", [VoiceError("refused", "no", retry=False), busy(after_s=30)])
+async def test_what_no_short_wait_mends_is_told_at_once(error):
+    fake = FakeVoice()
+    fake.failures = [error]
+    with pytest.raises(VoiceError):
+        await heard(fake, Counter())
+    assert len(fake.spoken) == 1
+
+
+async def test_what_broke_off_is_not_said_twice():
+    fake = FakeVoice()
+    fake.failures, fake.fail_after = [busy()], 1
+    with pytest.raises(VoiceError):
+        await heard(fake, Counter())
+    assert len(fake.spoken) == 1
+
+
+async def test_the_provider_may_ask_for_a_longer_wait():
+    fake = FakeVoice()
+    fake.failures = [busy(after_s=0.1)]
+    begun_at = asyncio.get_running_loop().time()
+    await heard(fake, Counter())
+    assert asyncio.get_running_loop().time() - begun_at >= 0.09
