@@ -3,7 +3,7 @@ import json
 import pytest
 from hypothesis import given, strategies as st
 
-from services.ai_session.backends.chat_reply import BrokenReplyError, CallWritten, ChatReply
+from services.ai_session.backends.chat_reply import BrokenReplyError, ChatReply
 from services.ai_session.backends.pipeline_history import STILL_RUNNING, PipelineHistory, ToolCall, estimated_tokens
 from services.ai_session.backends.pipeline_requests import Begin, PipelineRequests
 from services.ai_session.history import CalledTool, Said, ToolOutput
@@ -332,7 +332,7 @@ def test_whatever_happens_no_call_is_without_output_and_no_output_without_call(s
         assert not waiting
 
 
-# -- which response comes next ------------------------------------------------------------------------------------------
+# -- which response comes next ---------------------------------------------------------------------------------
 
 
 def test_wishes_queue_and_keep_their_order():
