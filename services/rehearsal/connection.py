@@ -1,15 +1,34 @@
-"""The shell of one Realtime session: a WebSocket, the core, and its one timer."""
+"""The shell of one Realtime or Live session: a WebSocket, the core, and its one timer."""
 
 from __future__ import annotations
 
 import asyncio
+from typing import Protocol
 
 import orjson
 from aiohttp import WSMsgType, web
 
 from services.rehearsal.outputs import Abort, Close, Output, Raw
-from services.rehearsal.realtime import RealtimeSession
 from services.rehearsal.validation import ServerEventError
+
+
+class SessionCore(Protocol):
+    """A session without I/O: Realtime or Live."""
+
+    def start(self) -> list[Output]:
+        """What the server sends unasked."""
+
+    def receive(self, event: str | bytes, now: float) -> list[Output]:
+        """Take a frame of the client."""
+
+    def deadline(self) -> float | None:
+        """When `expire` has something to do."""
+
+    def expire(self, now: float) -> list[Output]:
+        """Send what is due."""
+
+    def connection_lost(self, code: int | None, by: str) -> None:
+        """The connection is gone."""
 
 
 class _Closed(Exception):
@@ -19,7 +38,7 @@ class _Closed(Exception):
 class Connection:
     """Carries frames between an accepted WebSocket and a session until either ends it."""
 
-    def __init__(self, request: web.Request, socket: web.WebSocketResponse, session: RealtimeSession) -> None:
+    def __init__(self, request: web.Request, socket: web.WebSocketResponse, session: SessionCore) -> None:
         self._request, self._socket, self._session = request, socket, session
         self._loop = asyncio.get_running_loop()
         # Bounded by what a scenario says in one session; a client that does not read only hurts itself.

@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from services.rehearsal.outputs import Abort, Close, Frame, Output, Raw
 
 AUDIO_DELTA = "response.output_audio.delta"
+AUDIO_DELTAS = frozenset({AUDIO_DELTA, "session.output_audio.delta"})  # of Realtime, of Live
+_OPENED = frozenset({"session.updated", "session.started"})
 
 Endpoint = Literal["realtime", "live", "transcriptions", "chat", "speech", "elevenlabs"]
 
@@ -198,11 +200,11 @@ class FaultPlan:
         """What goes out in place of ``frame``, and what strikes after it."""
         kind = frame["type"]
         out: list[Output] = [self._shape(frame, kind)]
-        if kind == AUDIO_DELTA:
+        if kind in AUDIO_DELTAS:
             for entry in self._left:
                 if self._turn >= entry[0].turn:
                     self._deltas[id(entry)] = self._deltas.get(id(entry), 0) + 1
-        elif kind != "session.updated":
+        elif kind not in _OPENED:
             return out
         for entry in self._left:
             fault, times = entry
@@ -216,7 +218,7 @@ class FaultPlan:
     def _shape(self, frame: Frame, kind: str) -> Output:
         for entry in self._left:
             fault, times = entry
-            if times > 0 and fault.kind in _SHAPES and fault.event_type == kind:
+            if times > 0 and fault.kind in _SHAPES and _concerns(fault, kind):
                 if self._turn < fault.turn or not self._counted(fault):
                     continue
                 entry[1] -= 1
@@ -228,6 +230,11 @@ class FaultPlan:
             return True
         sent = next(self._deltas.get(id(e), 0) for e in self._left if e[0] is fault)
         return sent >= fault.after_deltas
+
+
+def _concerns(fault: Fault, kind: str) -> bool:
+    """Whether a fault of a frame's shape is about this type; by default about audio, on either API."""
+    return fault.event_type == kind or (fault.event_type == AUDIO_DELTA and kind in AUDIO_DELTAS)
 
 
 def misshape(fault: Fault, frame: Frame) -> Output:

@@ -12,7 +12,7 @@ from cli.settings_document import settings_markdown
 
 ROOT = Path(__file__).resolve().parents[2]
 LONGEST = 400
-PROTOCOL_CORES = ("libs/sip/", "libs/call_leg/leg.py", "services/rehearsal/realtime.py")
+PROTOCOL_CORES = ("libs/sip/", "libs/call_leg/leg.py", "services/rehearsal/realtime.py", "services/rehearsal/live.py")
 LONGEST_CORE = 600
 
 
