@@ -14,7 +14,8 @@ from libs.runtime.log import get_logger
 from libs.runtime.metrics import export_counters, export_gauge
 from libs.runtime.service import Service, run
 from services.ai_session.backends.factory import BackendPlan, UnsupportedAgentError, plan_scripted
-from services.ai_session.backends.realtime import Endpoint, RealtimeBackend, capabilities_of
+from services.ai_session.backends.realtime_link import Endpoint
+from services.ai_session.backends.realtime_plan import plan_realtime
 from services.ai_session.costs import Models, ModelsFileError, load
 from services.ai_session.settings import Settings
 from services.ai_session.worker import Worker
@@ -35,9 +36,8 @@ class Backends:
             case "scripted":
                 return plan_scripted(offer)
             case "realtime":
-                endpoint = self._endpoint
                 self._warn(offer.agent)
-                return BackendPlan(capabilities_of(offer), lambda emit: RealtimeBackend(endpoint, offer, emit))
+                return plan_realtime(self._endpoint, offer)
             case other:
                 raise UnsupportedAgentError(f"backend {other!r} is not available on this worker")
 
@@ -66,7 +66,8 @@ def endpoint_of(settings: Settings) -> Endpoint:
     key = settings.openai_api_key.get_secret_value() if settings.openai_api_key is not None else ""
     secure = settings.openai_base_url.startswith(("https:", "wss:"))
     tls = ssl.create_default_context() if secure else None  # made once: it takes 20 ms
-    return Endpoint(settings.openai_base_url, key, settings.openai_model, models, tls=tls)
+    tokens = {name: token.get_secret_value() for name, token in settings.mcp_tokens.items()}
+    return Endpoint(settings.openai_base_url, key, settings.openai_model, models, tls=tls, mcp_tokens=tokens)
 
 
 def warn_of_shutdown(models: Models, name: str, today: date) -> None:

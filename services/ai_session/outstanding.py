@@ -8,6 +8,8 @@ from services.ai_session.backends.port import (
     Lost,
     ResponseEnded,
     ResponseStarted,
+    ServerToolBegan,
+    ServerToolEnded,
     SpeechStopped,
     ToolRequested,
 )
@@ -20,10 +22,11 @@ class Outstanding:
         self.responses: set[str] = set()
         self._turns: set[str] = set()
         self._tools: set[str] = set()
+        self._server_tools: set[str] = set()
 
     def __bool__(self) -> bool:
         """Whether something is still to come."""
-        return bool(self.responses or self._turns or self._tools)
+        return bool(self.responses or self._turns or self._tools or self._server_tools)
 
     def note(self, event: BackendEvent) -> None:
         """Take one event."""
@@ -38,9 +41,14 @@ class Outstanding:
                 self._turns.discard(item)
             case ToolRequested(_, tool_call_id):
                 self._tools.add(tool_call_id)
+            case ServerToolBegan(_, tool_call_id):
+                self._server_tools.add(tool_call_id)
+            case ServerToolEnded(tool_call_id):
+                self._server_tools.discard(tool_call_id)
             case Lost():
                 self.responses.clear()
                 self._turns.clear()
+                self._server_tools.clear()
             case _:
                 pass
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from libs.contracts.tool import ToolDescription
 from services.ai_session.history import HistoryItem
@@ -139,6 +139,26 @@ class ToolRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class ServerToolBegan:
+    """The backend's server calls a tool by itself (MCP); nobody is asked for a result."""
+
+    response: str
+    tool_call_id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServerToolEnded:
+    """What a tool returned that the backend's server called by itself."""
+
+    tool_call_id: str
+    name: str
+    ok: bool
+    output: Any = None
+
+
+@dataclass(frozen=True, slots=True)
 class ResponseEnded:
     """A response is over; its audio may still be playing."""
 
@@ -158,6 +178,13 @@ class UsageCounted:
     tokens: dict[str, int] = field(default_factory=dict)
     seconds: float | None = None
     cost_usd: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionExpires:
+    """The server ends this session `in_s` seconds from now; told once, when it is open."""
+
+    in_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,8 +216,11 @@ BackendEvent = (
     | TextDelta
     | TextEnded
     | ToolRequested
+    | ServerToolBegan
+    | ServerToolEnded
     | ResponseEnded
     | UsageCounted
+    | SessionExpires
     | Trouble
     | Lost
 )
@@ -204,6 +234,7 @@ class Opening:
     instructions: str
     tools: Sequence[ToolDescription] = ()
     history: Sequence[HistoryItem] = ()
+    urgent: bool = False  # a caller is waiting in the middle of a call: a connection kept ready may be used
 
 
 class SpeechBackend(Protocol):

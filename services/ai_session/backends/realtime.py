@@ -8,6 +8,7 @@ session's business: this object serves one connection.
 from __future__ import annotations
 
 import asyncio
+import time
 from binascii import b2a_base64
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from libs.contracts.offer import Offer
 from libs.runtime.log import get_logger
 from services.ai_session.backends import realtime_config
 from services.ai_session.backends.port import (
+    AudioDelta,
     BackendError,
     Capabilities,
     Emit,
@@ -26,11 +28,13 @@ from services.ai_session.backends.port import (
     Opening,
     ResponseEnded,
     ResponseStarted,
+    SessionExpires,
     SpeechStarted,
     SpeechStopped,
     ToolRequested,
     Trouble,
 )
+from services.ai_session.backends.realtime_errors import FATAL, HARMLESS, closed, loss, refused
 from services.ai_session.backends.realtime_events import (
     ErrorReceived,
     OutputTaken,
@@ -41,6 +45,8 @@ from services.ai_session.backends.realtime_events import (
     WireEvent,
 )
 from services.ai_session.backends.realtime_link import Endpoint, connect
+from services.ai_session.backends.realtime_mcp import AnswerDue, ApprovalAsked
+from services.ai_session.backends.realtime_refusals import without
 from services.ai_session.backends.responses import STALL_S, Create, Refusal, Responses
 from services.ai_session.backends.wire_audio import WireAudio
 from services.ai_session.phrases import Wish, as_instructions
@@ -53,9 +59,9 @@ CREATED_TIMEOUT_S = 2.0
 UPDATED_TIMEOUT_S = 2.0
 CLOSE_TIMEOUT_S = 0.5
 
-_FATAL = frozenset({"insufficient_quota", "invalid_api_key", "account_deactivated", "billing_hard_limit_reached"})
-_CLIENTS_FAULT = frozenset({"invalid_request_error", "authentication_error", "permission_error"})  # error.type
-_HARMLESS = frozenset({"response_cancel_not_active"})
+MAX_EARLY_EVENTS = 1000  # while opening
+MAX_RESPONSE_S = 300.0  # of audio; 4096 tokens, the most that an agent may allow, are 205 s
+
 _APPEND_HEAD = b'{"type":"input_audio_buffer.append","audio":"'
 _APPEND_TAIL = b'"}'
 W = TypeVar("W", SessionCreated, SessionUpdated)
@@ -80,7 +86,9 @@ class RealtimeBackend:
         self._heard_at = self._loop.time()
         self._instructions = ""
         self._sent = 0
-        self._closed_by: tuple[int, str] | None = None
+        self._closed_by: tuple[int | None, str] = (None, "")
+        self._shortfalls: list[Trouble] = []  # what the call has to do without
+        self._audio_bytes = 0  # of the present response
         self._over = False
         self.behind = False
 
@@ -98,7 +106,7 @@ class RealtimeBackend:
         try:
             greeting = await self._await(SessionCreated, CREATED_TIMEOUT_S, "session.created")
             if isinstance(greeting, ErrorReceived):
-                raise _refused(greeting)
+                raise refused(greeting)
             await self._configure(opening)
         except BackendError:
             await self.close()
@@ -106,17 +114,22 @@ class RealtimeBackend:
         for entry in opening.history:
             self._send({"type": "conversation.item.create", "item": realtime_config.item(entry)})
         early, self._arrivals = self._arrivals, None
+        if greeting.expires_at is not None:
+            self._emit(SessionExpires(greeting.expires_at - time.time()))
+        for trouble in self._shortfalls:
+            self._emit(trouble)
         while early is not None and not early.empty():
             event = early.get_nowait()
             if isinstance(event, Lost):
-                raise BackendError("unreachable", event.detail, retry=True)
+                raise BackendError("unreachable", event.detail, retry=event.retry)
             self._take(event)
 
     async def _configure(self, opening: Opening) -> None:
         """Send the session's configuration until the server has it; what the call can do without may go."""
         offer, models = self._offer, self._endpoint.models
+        tokens = self._endpoint.mcp_tokens
         update = realtime_config.session(
-            offer.agent, self._model, models, offer.state, opening.instructions, opening.tools
+            offer.agent, self._model, models, offer.state, opening.instructions, opening.tools, mcp_tokens=tokens
         )
         format_attempts = 2
         while True:
@@ -124,9 +137,11 @@ class RealtimeBackend:
             answer = await self._await(SessionUpdated, UPDATED_TIMEOUT_S, "session.updated")
             if isinstance(answer, ErrorReceived):
                 self._count("configuration_refused")
-                if answer.code in _FATAL or not realtime_config.without(update, answer.param):
-                    raise _refused(answer)
-                log.warning("the model's server refused a part of the session", param=answer.param)
+                dropped = None if answer.code in FATAL else without(update, answer.param, answer.message)
+                if dropped is None:
+                    raise refused(answer)
+                log.warning("the model's server refused a part of the session", part=dropped, problem=answer.message)
+                self._shortfalls.append(Trouble("configuration_refused", f"{dropped}: {answer.message}"))
                 continue
             if answer.input_format == answer.output_format == self._format:
                 return
@@ -147,7 +162,7 @@ class RealtimeBackend:
                 while True:
                     event = await self._arrivals.get()
                     if isinstance(event, Lost):
-                        raise BackendError("unreachable", event.detail, retry=True)
+                        raise BackendError("unreachable" if event.retry else "refused", event.detail, retry=event.retry)
                     if isinstance(event, kind | ErrorReceived):
                         return event
         except TimeoutError:
@@ -171,26 +186,26 @@ class RealtimeBackend:
         elif not malformed:  # one line per connection; all are counted
             log.warning("the model's server sent a frame that is not understood", begins=repr(data[:80]))
         for event in events:
-            if self._arrivals is not None:
+            if self._arrivals is None:
+                self._take(event)
+            elif self._arrivals.qsize() < MAX_EARLY_EVENTS:
                 self._arrivals.put_nowait(event)
             else:
-                self._take(event)
+                self._count("early_events_dropped")
 
     def closing(self, code: int, reason: str) -> None:
-        """The server says goodbye. 1000 and 1001 are losses, too: the call is not over."""
+        """The server says goodbye."""
         self._closed_by = (code, reason)
 
     def disconnected(self) -> None:
         """The connection is gone, whoever closed it."""
-        code, reason = self._closed_by or (1006, "")
-        why = f"the model's server closed with {code}" if self._closed_by else "the model connection broke"
-        self._lose(f"closed_{code}", f"{why}: {reason}" if reason else why)
+        self._lose(closed(*self._closed_by))
 
-    def _lose(self, code: str, detail: str, *, retry: bool = True) -> None:
+    def _lose(self, lost: Lost) -> None:
         if self._over:
             return
         self._over = True
-        lost = Lost(code, detail, retry)
+        self._count(f"lost_{lost.code}")
         if self._arrivals is not None:
             self._arrivals.put_nowait(lost)
         else:
@@ -204,13 +219,15 @@ class RealtimeBackend:
         match event:
             case ResponseCreated(response, metadata):
                 self._audio.begin_response()
+                self._audio_bytes = 0
                 self._emit(ResponseStarted(response, responses.created(response, metadata)))
             case ErrorReceived():
                 self._error(event, now)
-            case SessionCreated() | SessionUpdated():
-                pass
-            case OutputTaken(tool_call_id):
-                responses.output_seen(tool_call_id)
+            case SessionCreated() | SessionUpdated() | OutputTaken() | AnswerDue() | ApprovalAsked():
+                self._settle(event, now)
+            case AudioDelta(response, _, _, pcm):
+                if self._may_take(response, len(pcm)):
+                    self._emit(event)
             case SpeechStarted() | SpeechStopped():
                 responses.caller_speaks(isinstance(event, SpeechStarted), now)
                 self._emit(event)
@@ -223,12 +240,39 @@ class RealtimeBackend:
             case _:
                 self._emit(event)
 
+    def _settle(
+        self, event: SessionCreated | SessionUpdated | OutputTaken | AnswerDue | ApprovalAsked, now: float
+    ) -> None:
+        """What concerns nobody but the server and us."""
+        match event:
+            case OutputTaken(tool_call_id):
+                self._responses.output_seen(tool_call_id)
+            case AnswerDue():
+                self._create(self._responses.answer_due(now))
+            case ApprovalAsked(request):
+                self._send({"type": "conversation.item.create", "item": realtime_config.disapproval(request)})
+            case _:
+                pass
+
+    def _may_take(self, response: str, size: int) -> bool:
+        """Reply audio waits in memory until it is heard: a server that never ends a response is stopped."""
+        before, limit = self._audio_bytes, int(MAX_RESPONSE_S * 2 * self._offer.state.rate_hz)
+        self._audio_bytes += size
+        if self._audio_bytes <= limit:
+            return True
+        if before <= limit:
+            self._emit(Trouble("response_too_long", f"more than {MAX_RESPONSE_S:g} s of audio came for one response"))
+            self.cancel_response(response)
+        self._count("audio_over_limit")
+        return False
+
     def _error(self, error: ErrorReceived, now: float) -> None:
         self._count("error_events")
-        if error.code in _FATAL:
-            self._lose(error.code, error.message, retry=False)
+        lost = loss(error)
+        if lost is not None:
+            self._lose(lost)
             return
-        if error.code in _HARMLESS:
+        if error.code in HARMLESS:
             return
         asked = error.event_id is not None or self._responses.is_in_flight
         match self._responses.refused(error.code, error.event_id, now):
@@ -284,7 +328,7 @@ class RealtimeBackend:
         """Retries, and a server that owes an answer and says nothing."""
         self._create(self._responses.tick(now))
         if self._responses.is_waiting and now - self._heard_at > STALL_S:
-            self._lose("stalled", f"the model's server sent nothing for {STALL_S:g} s while a response was due")
+            self._lose(Lost("stalled", f"the model's server sent nothing for {STALL_S:g} s while a response was due"))
 
     async def close(self) -> None:
         """Close the connection, politely while it answers."""
@@ -322,12 +366,7 @@ class RealtimeBackend:
 
 
 def capabilities_of(offer: Offer) -> Capabilities:
-    """What the Realtime API does by itself for this call."""
-    return Capabilities(server_interrupts=offer.agent.turn_taking.interruptible)
-
-
-def _refused(error: ErrorReceived) -> BackendError:
-    what = error.message or error.code
-    if error.code in _FATAL or error.kind in _CLIENTS_FAULT:
-        return BackendError("refused", f"the model's server refused the session: {what}", retry=False)
-    return BackendError("failed", f"the model's server did not open the session: {what}", retry=True)
+    """What the Realtime API does by itself for this call: see `realtime_config.turn_detection`."""
+    turns = offer.agent.turns
+    answers = turns.barge_in == "server"
+    return Capabilities(server_interrupts=answers and turns.interruptible, answers=answers)

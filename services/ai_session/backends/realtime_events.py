@@ -28,6 +28,7 @@ from services.ai_session.backends.port import (
     Trouble,
     UsageCounted,
 )
+from services.ai_session.backends.realtime_mcp import AnswerDue, ApprovalAsked, McpCalls, McpItem
 from services.ai_session.costs import Models, tokens_of
 
 
@@ -55,15 +56,12 @@ class _Item(msgspec.Struct):
     transcript: str | None = None
     usage: Any = None
     error: Any = None
+    languages: Any = None
 
 
-class _OutputItem(msgspec.Struct):
-    type: str | None = None
-    id: str | None = None
+class _OutputItem(McpItem):
     status: str | None = None
     call_id: str | None = None
-    name: str | None = None
-    arguments: str | None = None
 
 
 class _Response(msgspec.Struct):
@@ -81,6 +79,7 @@ class _ResponseEvent(msgspec.Struct):
 
 class _ItemEvent(msgspec.Struct):
     item: _OutputItem
+    response_id: str = ""
 
 
 class _SessionEvent(msgspec.Struct):
@@ -104,7 +103,9 @@ class _ErrorEvent(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class SessionCreated:
-    """The first event of a connection."""
+    """The first event of a connection; `expires_at` is Unix time."""
+
+    expires_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,16 @@ class OutputTaken:
     tool_call_id: str
 
 
-WireEvent = BackendEvent | SessionCreated | SessionUpdated | ResponseCreated | OutputTaken | ErrorReceived
+WireEvent = (
+    BackendEvent
+    | SessionCreated
+    | SessionUpdated
+    | ResponseCreated
+    | OutputTaken
+    | ErrorReceived
+    | AnswerDue
+    | ApprovalAsked
+)
 
 T = TypeVar("T")
 
@@ -158,6 +168,7 @@ class RealtimeEvents:
     def __init__(self, models: Models, model: str, transcription: str, decode: Callable[[bytes], bytes]) -> None:
         self._models, self._model, self._transcription = models, model, transcription
         self._decode = decode
+        self._mcp = McpCalls()
         self._head = msgspec.json.Decoder(_Head)
         self.counters: Counter[str] = Counter()
 
@@ -208,7 +219,7 @@ class RealtimeEvents:
             seconds=seconds,
             cost_usd=self._models.cost_of_transcription(self._transcription, tokens, seconds),
         )
-        said = CallerTranscript(event.item_id, (event.transcript or "").strip())
+        said = CallerTranscript(event.item_id, (event.transcript or "").strip(), language=_language(event.languages))
         return [said, counted] if usage else [said]
 
     def _not_transcribed(self, event: _Item) -> list[WireEvent]:
@@ -222,7 +233,19 @@ class RealtimeEvents:
 
     def _item_taken(self, event: _ItemEvent) -> list[WireEvent]:
         item = event.item
-        return [OutputTaken(item.call_id)] if item.type == "function_call_output" and item.call_id else []
+        if item.type == "function_call_output" and item.call_id:
+            return [OutputTaken(item.call_id)]
+        return [*self._mcp.item(item, event.response_id)]
+
+    def _mcp_completed(self, event: _Item) -> list[WireEvent]:
+        self._mcp.completed(event.item_id)
+        return []
+
+    def _mcp_failed(self, event: _Item) -> list[WireEvent]:
+        return [*self._mcp.failed(event.item_id)]
+
+    def _listing_failed(self, event: _Item) -> list[WireEvent]:
+        return [*self._mcp.listing_failed(event.item_id)]
 
     def _done(self, event: _ResponseEvent) -> list[WireEvent]:
         response = event.response
@@ -238,6 +261,9 @@ class RealtimeEvents:
                 for item in output
                 if item.type == "function_call" and item.call_id and item.name
             ]
+        for item in output:  # before the response's own end: with a call in it, it is not empty
+            events += self._mcp.item(item, response.id)
+        events += self._mcp.response_done([item.type for item in output])
         items = tuple(item.id for item in output if item.type == "message" and item.id)
         match response.status:
             case "completed" | "cancelled" | "failed" | "incomplete" as status:
@@ -246,8 +272,9 @@ class RealtimeEvents:
                 events.append(ResponseEnded(response.id, "incomplete", f"status {response.status!r}", items))
         return events
 
-    def _session_created(self, _: _SessionEvent) -> list[WireEvent]:
-        return [SessionCreated()]
+    def _session_created(self, event: _SessionEvent) -> list[WireEvent]:
+        expires_at = event.session.get("expires_at")
+        return [SessionCreated(expires_at if isinstance(expires_at, int | float) else None)]
 
     def _session_updated(self, event: _SessionEvent) -> list[WireEvent]:
         return [SessionUpdated(_format(event.session, "input"), _format(event.session, "output"))]
@@ -263,6 +290,12 @@ def _format(session: dict[str, Any], side: str) -> str:
         return str(session["audio"][side]["format"]["type"])
     except (KeyError, TypeError):
         return ""
+
+
+def _language(languages: Any) -> str | None:
+    """What was spoken, where the provider tells: a list of codes, the likeliest first."""
+    first = languages[0] if isinstance(languages, list) and languages else None
+    return first if isinstance(first, str) else None
 
 
 def _detail(details: Any) -> str:
@@ -289,6 +322,11 @@ _READERS: dict[str, _Reader[Any]] = {
     "conversation.item.created": _Reader(_ItemEvent, RealtimeEvents._item_taken),
     "conversation.item.added": _Reader(_ItemEvent, RealtimeEvents._item_taken),
     "conversation.item.done": _Reader(_ItemEvent, RealtimeEvents._item_taken),
+    "response.output_item.added": _Reader(_ItemEvent, RealtimeEvents._item_taken),
+    "response.output_item.done": _Reader(_ItemEvent, RealtimeEvents._item_taken),
+    "response.mcp_call.completed": _Reader(_Item, RealtimeEvents._mcp_completed),
+    "response.mcp_call.failed": _Reader(_Item, RealtimeEvents._mcp_failed),
+    "mcp_list_tools.failed": _Reader(_Item, RealtimeEvents._listing_failed),
     "session.created": _Reader(_SessionEvent, RealtimeEvents._session_created),
     "session.updated": _Reader(_SessionEvent, RealtimeEvents._session_updated),
     "error": _Reader(_ErrorEvent, RealtimeEvents._error),
@@ -304,8 +342,11 @@ _IGNORED = frozenset(
         "input_audio_buffer.committed",
         "input_audio_buffer.cleared",
         "input_audio_buffer.timeout_triggered",
-        "response.output_item.added",
-        "response.output_item.done",
+        "mcp_list_tools.in_progress",
+        "mcp_list_tools.completed",
+        "response.mcp_call.in_progress",
+        "response.mcp_call_arguments.delta",
+        "response.mcp_call_arguments.done",
         "response.content_part.added",
         "response.content_part.done",
         "response.output_text.delta",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 from urllib.parse import quote
@@ -29,6 +30,7 @@ class Endpoint:
     models: Models
     counters: Counter[str] = field(default_factory=Counter)
     tls: ssl.SSLContext | None = None
+    mcp_tokens: Mapping[str, str] = field(default_factory=dict, repr=False)  # by the names that agents use
 
     def url(self, model: str) -> str:
         """The WebSocket address for a model."""

@@ -141,6 +141,12 @@ class Responses:
                 break
         return self._next(now)
 
+    def answer_due(self, now: float) -> Create | None:
+        """The server has called a tool by itself: it may go on by itself, else it is asked to."""
+        self._continue = True
+        self._hold_until = max(self._hold_until, now + VAD_GRACE_S)
+        return self._next(now)
+
     def output_seen(self, tool_call_id: str) -> None:
         """The server has an output in its conversation: responses that begin from now on have read it."""
         self._unseen.discard(tool_call_id)

@@ -10,10 +10,7 @@ from pathlib import Path
 import pytest
 
 from libs.audio.tone import tone
-from libs.contracts.agent import AgentConfig
 from libs.contracts.events import AgentText, AgentTurn, CallerSpoke, CallerTurn, DtmfReceived, ToolCalled, ToolReturned
-from libs.contracts.offer import CallState
-from services.ai_session.backends import realtime_config
 from services.ai_session.backends.port import (
     AudioDelta,
     CallerTranscript,
@@ -439,33 +436,6 @@ def test_unknown_events_are_counted():
 
 
 # -- configuration, costs, tools -----------------------------------------------------------------------------
-
-
-def test_the_session_writes_all_vad_fields_and_the_calls_codec():
-    agent = AgentConfig(name="a")
-    update = realtime_config.session(agent, "gpt-realtime-2.1", MODELS, CallState(codec="PCMA"), "Hi", [])
-    audio = update["audio"]
-    assert audio["input"]["format"] == audio["output"]["format"] == {"type": "audio/pcma"}
-    assert set(audio["input"]["turn_detection"]) == {
-        "type",
-        "threshold",
-        "prefix_padding_ms",
-        "silence_duration_ms",
-        "idle_timeout_ms",
-        "create_response",
-        "interrupt_response",
-    }
-    assert audio["input"]["transcription"] == {"model": "gpt-transcribe", "language": "de"}
-    assert update["reasoning"] == {"effort": "low"}
-    assert "reasoning" not in realtime_config.session(agent, "gpt-realtime-1.5", MODELS, CallState(), "Hi", [])
-
-
-def test_the_call_does_without_a_transcription_that_the_server_refuses():
-    update = realtime_config.session(AgentConfig(name="a"), "m", MODELS, CallState(), "Hi", [])
-    assert realtime_config.without(update, "session.audio.input.transcription.model")
-    assert update["audio"]["input"]["transcription"] is None
-    assert not realtime_config.without(update, "session.audio.input.transcription.model")
-    assert not realtime_config.without(update, "session.instructions")
 
 
 def test_cached_tokens_are_a_subset_of_the_input():

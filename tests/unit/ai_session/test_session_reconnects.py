@@ -12,7 +12,7 @@ from libs.contracts import subjects
 from libs.contracts.agent import AgentConfig, Limits
 from libs.contracts.commands import CommandReply, SayNow
 from services.ai_session.__main__ import Backends
-from services.ai_session.backends.realtime import Endpoint
+from services.ai_session.backends.realtime_link import Endpoint
 from services.ai_session.costs import load
 from services.ai_session.reconnects import LOSSES_IN_A_ROW, STEADY_S, Losses, Patience
 from services.ai_session.settings import BUILT_IN_MODELS
