@@ -4,8 +4,9 @@ Theory of operation. A request to speak may say what is to be said (a greeting, 
 until its response began, and with the response until it ended, so that a response of which nothing can be heard
 is asked for again as it was. One that failed is repeated after `RETRY_S` times the failures in a row, and
 `FAILED_RESPONSES` of them mean that the model is broken; one that ended without audio and without a tool call is
-repeated once. A planned repetition is dropped when the caller speaks or another response begins: that one is
-the answer.
+repeated once. One that the provider refused because of its rate limits waits until it may be asked again
+(`rate_limit`), and `LIMITED_RESPONSES` of them in a row mean the same. A planned repetition is dropped when the
+caller speaks or another response begins: that one is the answer.
 """
 
 from __future__ import annotations
@@ -15,20 +16,24 @@ from collections import deque
 from services.ai_session.actions import Action, Fail, NoteTrouble
 from services.ai_session.backends.port import ResponseEnded
 from services.ai_session.phrases import Wish
+from services.ai_session.rate_limit import RateLimit, hint_of, is_limit
 
 FAILED_RESPONSES = 3  # in a row, then the model counts as broken
+LIMITED_RESPONSES = 5  # the same, when it was never anything but the provider's rate limits
 RETRY_S = 0.5  # before a failed response is tried again, times the failures so far
 
 
 class Attempts:
-    """The requests and living responses of one call."""
+    """The requests and living responses of one call. `limit` is its model's, shared with other calls."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: RateLimit | None = None) -> None:
+        self._limit = limit or RateLimit()
         self._requests: deque[Wish] = deque(maxlen=8)  # requests that have not begun
         self._asked: dict[str, Wish] = {}  # living responses that we asked for -> what they were to be
         self._fruitful: set[str] = set()  # living responses that gave audio or called a tool
         self._retry: tuple[float, Wish] | None = None  # when, and what
         self._failures = 0
+        self._limited = 0  # of the failures
         self._was_empty = False  # the last response gave nothing, and was asked for again
 
     @property
@@ -60,7 +65,8 @@ class Attempts:
     def spoke(self, response: str) -> None:
         """A response gave audio: whatever failed before, the model works."""
         self._fruitful.add(response)
-        self._failures, self._was_empty = 0, False
+        self._failures = self._limited = 0
+        self._was_empty = False
 
     def caller_spoke(self) -> None:
         """The caller began to speak, and will be answered."""
@@ -81,20 +87,34 @@ class Attempts:
         actions: list[Action] = []
         delay_s: float | None = None
         if event.status == "failed":
-            self._failures += 1
-            actions.append(NoteTrouble("response_failed", event.detail))
-            delay_s = RETRY_S * self._failures
+            delay_s = self._failed(event.detail, now)
+            actions.append(NoteTrouble("rate_limited" if is_limit(event.detail) else "response_failed", event.detail))
         elif fruitful:
-            self._failures, self._was_empty = 0, False
+            self._failures = self._limited = 0
+            self._was_empty = False
+            self._limit.answered(now)
         elif event.status != "cancelled":
             actions.append(NoteTrouble("response_empty", event.detail or event.status))
             delay_s, self._was_empty = None if self._was_empty else RETRY_S, True
         if not fruitful and may_repeat:
-            if self._failures >= FAILED_RESPONSES:
+            if self._failures >= (LIMITED_RESPONSES if self._limited == self._failures else FAILED_RESPONSES):
                 actions.append(Fail(event.detail))
             elif delay_s is not None:
                 self._retry = (now + delay_s, wish)
         return asked and not fruitful, actions
+
+    def _failed(self, detail: str, now: float) -> float:
+        """Count a failure; how long to wait before the next try."""
+        self._failures += 1
+        if not is_limit(detail):
+            return RETRY_S * self._failures
+        self._limited += 1
+        self._limit.refused(now, hint_of(detail))
+        return self._limit.may_ask_at(now) - now
+
+    def pause_s(self, now: float) -> float:
+        """How long the caller is still to wait before the model is asked again; 0 when nothing is planned."""
+        return max(0.0, self._retry[0] - now) if self._retry is not None else 0.0
 
     def due(self, now: float) -> tuple[bool, Wish]:
         """Whether it is time to ask again, once, and for what."""
