@@ -43,6 +43,7 @@ class Exchange:
         self.record = RequestRecord(rehearsal.new_id("req"), endpoint, at=time.time())
         self.headers = {"x-request-id": self.record.id, "openai-version": "2020-10-01", **rate_limit_headers()}
         self.self_check = rehearsal.settings.self_check
+        self.refusal_of: Callable[[int, float | None, str | None], ApiError] = rehearsed_refusal
         self._faults: list[Fault] = []
         self._started_at = asyncio.get_running_loop().time()
 
@@ -54,7 +55,7 @@ class Exchange:
         self.record.faults = [fault.kind for fault in self._faults]
         refuse = self.fault("refuse")
         if refuse is not None:
-            raise rehearsed_refusal(refuse.status, refuse.retry_after_s, refuse.error_code_or_none)
+            raise self.refusal_of(refuse.status, refuse.retry_after_s, refuse.error_code_or_none)
         if self.fault("hang") is not None:
             await self.rehearsal.stopping.wait()
             raise ApiError(503, "server shutdown", kind="server_error")

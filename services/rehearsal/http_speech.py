@@ -28,7 +28,6 @@ _VOICES = (
 )
 _OF_TTS_1 = {"alloy", "ash", "coral", "echo", "fable", "onyx", "nova", "sage", "shimmer"}
 _FORMATS = ("mp3", "opus", "aac", "flac", "wav", "pcm")
-_PIECE_BYTES = 4096
 _CHARACTERS_PER_TOKEN = 4
 _AUDIO_TOKENS_PER_S = 20
 
@@ -66,7 +65,8 @@ def pieces_of(audio: bytes, bytes_per_s: int, exchange: Exchange, *, first_s: fl
     rng = exchange.rehearsal.new_rng()
     at, delay_s = 0, first_s
     while at < len(audio):
-        data = audio[at : at + rng.randint(_PIECE_BYTES // 2, 2 * _PIECE_BYTES)]
+        most = bytes_per_s // 12  # some 80 ms at a time
+        data = audio[at : at + rng.randint(most // 2, 2 * most)]
         at += len(data)
         media_s = len(data) / bytes_per_s
         yield Piece(data, delay_s, media_s)

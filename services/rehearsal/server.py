@@ -141,6 +141,8 @@ class Rehearsal:
     def _application(self) -> web.Application:
         from services.rehearsal.admin import admin_routes
         from services.rehearsal.http_chat import chat_routes
+        from services.rehearsal.http_elevenlabs import elevenlabs_routes
+        from services.rehearsal.http_live import live_routes
         from services.rehearsal.http_realtime import realtime_routes
         from services.rehearsal.http_speech import speech_routes
         from services.rehearsal.http_transcriptions import transcription_routes
@@ -155,9 +157,11 @@ class Rehearsal:
                 web.get("/metrics", self._metrics),
                 web.get("/v1/models", self._models),
                 *realtime_routes(self),
+                *live_routes(self),
                 *chat_routes(self),
                 *transcription_routes(self),
                 *speech_routes(self),
+                *elevenlabs_routes(self),
                 *admin_routes(self),
             ]
         )

@@ -36,6 +36,9 @@ class RehearsalSettings(BaseSettings):
     models: Annotated[list[str], NoDecode] = Field(
         default=[], description="further model ids that the HTTP endpoints take, separated by commas"
     )
+    elevenlabs_concurrency: int = Field(
+        default=0, ge=0, description="ElevenLabs: requests at once before it answers 429; 0 is any number"
+    )
     today: date | None = Field(default=None, description="the day by which models have ended; default today")
     session_limit_s: float = Field(default=3600.0, gt=0, description="after which a session expires")
     self_check: bool = Field(default=False, description="check every event sent against the openai package")

@@ -55,7 +55,7 @@ class Speech:
         return silence(_PAUSE_MS).join(parts)
 
     def encoded(self, text: str, audio_format: str) -> bytes:
-        """``pcm(text)`` as ``audio/pcmu``, ``audio/pcma`` or ``audio/pcm`` (24 kHz)."""
+        """``pcm(text)`` in one of the formats of ``encode``."""
         key = (text, audio_format)
         if key not in self._cache:
             self._cache[key] = encode(self.pcm(text), audio_format)
@@ -92,16 +92,19 @@ def read_index(clips: Path) -> dict[str, str]:
 
 
 def encode(pcm: bytes, audio_format: str) -> bytes:
-    """PCM16 at 8 kHz in one of the three formats of the Realtime API."""
+    """PCM16 at 8 kHz as ``audio/pcmu``, ``audio/pcma``, or ``audio/pcm`` at 24 kHz or at ``;rate=`` Hz."""
     if audio_format == "audio/pcmu":
         return Law.PCMU.encode(pcm)
     if audio_format == "audio/pcma":
         return Law.PCMA.encode(pcm)
-    resampler = Resampler(RATE_HZ, 24000)
+    rate_hz = int(audio_format.partition(";rate=")[2] or 24000)
+    if rate_hz == RATE_HZ:
+        return pcm
+    resampler = Resampler(RATE_HZ, rate_hz)
     delay_bytes = 2 * resampler.delay_samples
     upsampled = resampler.process(pcm + bytes(delay_bytes + 512))
     # The filter's delay goes, so that a position in the clip is the same at both rates.
-    return upsampled[delay_bytes : delay_bytes + 3 * len(pcm)]
+    return upsampled[delay_bytes : delay_bytes + rate_hz // RATE_HZ * len(pcm)]
 
 
 def espeak(text: str, voice: str) -> bytes:
