@@ -1,4 +1,4 @@
-"""Agents, routes and organisations as YAML files: read strictly, every error with file, line and field.
+"""Agents, routes, organisations and tools as YAML files: read strictly, every error with file, line and field.
 
 A file holds one or more documents separated by `---`, each with a `kind`. Three keys exist only in files:
 `prompt_file` (the agent's prompt in a text file beside), `fallback.wav` and `after_hours.wav` (8 kHz mono, becoming
@@ -20,10 +20,17 @@ from cli.yaml_text import Loader, YamlProblem, construct, documents
 from libs.audio.g711 import Law
 from libs.audio.wav import WavError, read_wav
 from libs.contracts.agent import SERVED_BACKENDS, AgentConfig
-from libs.contracts.config import OrgConfig, RouteConfig
+from libs.contracts.config import AnyDocument, OrgConfig, RouteConfig
+from libs.contracts.external_tools import HttpTool, McpTools
 
-Document = AgentConfig | RouteConfig | OrgConfig
-_KINDS: dict[str, type[Document]] = {"agent": AgentConfig, "route": RouteConfig, "organisation": OrgConfig}
+Document = AnyDocument
+_KINDS: dict[str, type[Document]] = {
+    "agent": AgentConfig,
+    "route": RouteConfig,
+    "organisation": OrgConfig,
+    "tool": HttpTool,
+    "mcp": McpTools,
+}
 MESSAGE_RATE_HZ = 8000
 MESSAGE_MOST_S = 60
 MOST_BYTES = 1024 * 1024  # max_payload in deploy/nats/nats.conf
@@ -61,8 +68,8 @@ class Reading:
 
     @property
     def documents(self) -> list[Document]:
-        """The valid documents, organisations first, then agents, then routes: followers never see a dangling name."""
-        order = (OrgConfig, AgentConfig, RouteConfig)
+        """The valid documents in an order in which followers never see a dangling name."""
+        order = (OrgConfig, HttpTool, McpTools, AgentConfig, RouteConfig)
         return sorted((p.document for p in self.placed.values()), key=lambda document: order.index(type(document)))
 
 

@@ -1,6 +1,7 @@
 """Configuration documents, published to KV `config` (from YAML with `callbus apply`, or from the console).
 
-Keys: `agent.<org>.<name>`, `route.<org>.<name>`, `org.<name>`. Unknown fields are an error in YAML
+Keys: `agent.<org>.<name>`, `route.<org>.<name>`, `tool.<org>.<name>`, `mcp.<org>.<name>`,
+`org.<name>`. Unknown fields are an error in YAML
 (`callbus apply` validates strictly) and ignored on the bus.
 """
 
@@ -15,6 +16,7 @@ from pydantic import Field, field_validator, model_validator
 
 from libs.contracts import number_patterns
 from libs.contracts.agent import DEFAULT_ORG, AgentConfig
+from libs.contracts.external_tools import HttpTool, McpTools
 from libs.contracts.ids import check_token
 from libs.contracts.model import Message
 from libs.contracts.opening_hours import OpeningHours
@@ -143,7 +145,8 @@ class OrgConfig(Message):
         return f"org.{self.name}"
 
 
-ConfigDocument = Annotated[AgentConfig | RouteConfig | OrgConfig, Field(discriminator="kind")]
+AnyDocument = AgentConfig | RouteConfig | OrgConfig | HttpTool | McpTools
+ConfigDocument = Annotated[AnyDocument, Field(discriminator="kind")]
 
 
 class RouteTable:

@@ -14,7 +14,8 @@ from nats.js.errors import Error as JetStreamError
 
 from libs.contracts import subjects, wire
 from libs.contracts.agent import AgentConfig
-from libs.contracts.config import OrgConfig, RouteConfig, RouteTable
+from libs.contracts.config import AnyDocument, OrgConfig, RouteConfig, RouteTable
+from libs.contracts.external_tools import HttpTool, McpTools
 from libs.runtime.bus import Bus
 from libs.runtime.log import get_logger
 from libs.runtime.streams import bucket
@@ -32,7 +33,7 @@ class ConfigCopy:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
         self._decoder = wire.config_decoder()
-        self._documents: dict[str, AgentConfig | RouteConfig | OrgConfig] = {}
+        self._documents: dict[str, AnyDocument] = {}
         self._routes = RouteTable([])
         self._again = False
         self.loaded = asyncio.Event()
@@ -52,6 +53,10 @@ class ConfigCopy:
     def route(self, callee: str, entrance: str = "sip", trunk: str | None = None) -> RouteConfig | None:
         """The route that serves a dialled number or SIP user."""
         return self._routes.find(callee, entrance, trunk)
+
+    def external_tools(self) -> dict[str, HttpTool | McpTools]:
+        """The tools that documents declare, by key."""
+        return {key: each for key, each in self._documents.items() if isinstance(each, HttpTool | McpTools)}
 
     def _restart(self) -> None:
         self._again = True
