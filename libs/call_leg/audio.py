@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from libs.audio.fade import fade_in, fade_out
 from libs.call_leg.playout import Pacing, Playout
 from libs.call_leg.uplink import Uplink
 from libs.contracts import subjects
@@ -27,10 +28,11 @@ class CallAudio:
         self._codec = Codec.of_rate(rate_hz)
         self.frame_samples = self._codec.frame_samples
         self._silence = bytes(2 * self.frame_samples)
-        self.playout = Playout(2 * self.frame_samples)
+        self.playout = Playout(2 * self.frame_samples, fades=True)
         self.uplink = Uplink()
         self.wk: str | None = None
-        self.muted = False  # the agent is played out unheard
+        self.muted = False  # the agent is played out unheard: it goes on in its own time, and repeats nothing
+        self._voice = ""  # what the last tick had of the agent: audible, muted, nothing
         self.held = False  # by us: the other side hears the filler alone, whoever speaks
         self._subject = ""
         self._epoch = 0
@@ -114,10 +116,15 @@ class CallAudio:
             self._watch_quiet()
         if instead:
             return self._next_of(instead)
+        if pcm is None:
+            self._voice = ""
         if pcm is None or self.held:  # what is said meanwhile counts as played: it is not said again afterwards
             return self._next_of(self._filler) if self._filler else None
+        before, self._voice = self._voice, "muted" if self.muted else "audible"
         if self.muted:
-            return None
+            return fade_out(pcm) if before == "audible" else None
+        if before == "muted":
+            pcm = fade_in(pcm)
         return pcm if len(pcm) == len(self._silence) else pcm + self._silence[len(pcm) :]
 
     def set_filler(self, loop_pcm: bytes) -> None:

@@ -7,7 +7,9 @@ once per 20 ms by the call's tick and hands out one frame's worth, or None when 
  - *Played* is the timestamp behind the last sample handed out. Trimmed samples count as played out, flushed
    ones do not.
  - *Flush* drops every frame with a `seq` below the flush frame's own and raises `flushed`, which stays up
-   until newer audio arrives: the worker repeats its flush until it has seen the flag.
+   until newer audio arrives: the worker repeats its flush until it has seen the flag. Where the line is ours
+   sample by sample (`fades`), a voice that is cut within a word gets its next frame, falling to silence, instead
+   of a click: that frame counts as played, and the flag goes up behind it.
  - *Quiet* is a playout that has handed out all of the last response, and has seen its end mark or its flush.
  - *Depth*. A paced worker leads by up to 200 ms: that is no latency, it is ours to drop at barge-in, and
    the first frame is played at once. A continuous source (echo, take-over, a live model) cannot be asked to
@@ -20,6 +22,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from typing import Literal, NamedTuple
 
+from libs.audio.fade import fade_out
 from libs.contracts.frame import AudioFrame, Flag
 
 Pacing = Literal["paced", "continuous"]
@@ -41,7 +44,8 @@ class _Queued(NamedTuple):
 class Playout:
     """One per call; `frame_bytes` is 20 ms of 16-bit samples at the call's rate."""
 
-    def __init__(self, frame_bytes: int = 320) -> None:
+    def __init__(self, frame_bytes: int = 320, *, fades: bool = False) -> None:
+        self._fades = fades
         self._frame_bytes = frame_bytes
         self._queue: deque[_Queued] = deque()
         self._remainder = b""
@@ -63,6 +67,7 @@ class Playout:
         self._is_open = False  # a response came without its end so far
         self._last_seq = -1
         self._flush_seq = -1
+        self._fading: _Queued | None = None  # the last frame of a voice that was cut
         self._talking = False
         self._target = 1
         self._calm = 0
@@ -72,8 +77,9 @@ class Playout:
     def begin_epoch(self, epoch: int, pacing: Pacing = "paced") -> int:
         """Start with a new owner; returns how far the old one's audio was played."""
         played = self.played
-        self.counters["fenced"] += len(self._queue)
-        self.counters["discarded"] += len(self._queue)  # those of them that had entered
+        dropped = len(self._queue) + (self._fading is not None)
+        self.counters["fenced"] += dropped
+        self.counters["discarded"] += dropped  # those of them that had entered
         self.epoch = epoch
         self._pacing = pacing
         self._reset_epoch()
@@ -86,7 +92,7 @@ class Playout:
     @property
     def depth(self) -> int:
         """Frames waiting."""
-        return len(self._queue)
+        return len(self._queue) + (self._fading is not None)
 
     @property
     def is_talking(self) -> bool:
@@ -96,7 +102,7 @@ class Playout:
     @property
     def is_quiet(self) -> bool:
         """Whether nothing waits and no response goes on."""
-        return not self._is_open and not self._queue and not self._remainder
+        return not self._is_open and not self._queue and not self._remainder and self._fading is None
 
     @property
     def responses(self) -> int:
@@ -169,10 +175,13 @@ class Playout:
             self._responses += len(self._ends) + self._is_open
             self._ends.clear()
             self._is_open = False
+        if self._fades and self._talking and self._fading is None and self._queue and self._queue[0].seq < seq:
+            last = self._queue.popleft()
+            self._fading = last._replace(payload=fade_out(last.payload))
         while self._queue and self._queue[0].seq < seq:
             self._queue.popleft()
             self.counters["flushed"] += 1
-        if not self._queue:
+        if not self._queue and self._fading is None:
             self.flushed = True
 
     def _may_start(self) -> bool:
@@ -180,6 +189,8 @@ class Playout:
 
     def pop(self) -> bytes | None:
         """20 ms to play now (shorter only at the end of a response), or None for silence."""
+        if self._fading is not None:
+            return self._pop_faded(self._fading)
         if not self._talking and not self._may_start():
             return None
         if not self._queue and self._remainder:  # the source stopped within a frame: what it sent is played
@@ -190,6 +201,14 @@ class Playout:
         self._watch_depth()
         queued = self._queue.popleft()
         self._talking = True
+        return self._hand_out(queued)
+
+    def _pop_faded(self, last: _Queued) -> bytes:
+        self._fading = None
+        self.flushed = not self._queue
+        return self._hand_out(last)
+
+    def _hand_out(self, queued: _Queued) -> bytes:
         self.played = queued.timestamp + len(queued.payload) // 2
         self.counters["played"] += 1
         return queued.payload

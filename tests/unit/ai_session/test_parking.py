@@ -24,7 +24,7 @@ class Joined:
 
     def __init__(self):
         self.ledger = Playout(8000)
-        self.line = gateway.Playout()
+        self.line = gateway.Playout(fades=True)
         self.line.begin_epoch(1)
         self.sent = {}  # timestamp -> samples
         self.ear = []

@@ -87,12 +87,63 @@ def test_frames_up_carry_the_flushed_flag_from_the_flush_until_newer_audio():
     side.hears(0), side.hears(1), side.audio.tick()
     flags = [side.caller_says().flags]
     side.hears(2, flags=Flag.FLUSH, payload=b"")
+    flags.append(side.caller_says().flags)  # the voice is still falling silent
+    side.audio.tick()
     frame = side.caller_says()
     flags += [frame.flags, side.caller_says().flags]
     side.hears(3)
     flags.append(side.caller_says().flags)
-    assert flags == [0, Flag.FLUSHED, Flag.FLUSHED, 0]
-    assert frame.played == 160
+    assert flags == [0, 0, Flag.FLUSHED, Flag.FLUSHED, 0]
+    assert frame.played == 320
+
+
+def level(pcm):
+    return 0 if pcm is None else max(pcm[1::2])
+
+
+def test_a_voice_that_is_cut_falls_silent_within_its_next_frame():
+    side = Side()
+    for seq in range(6):
+        side.hears(seq)
+    assert side.audio.tick() == side.audio.tick() == LOUD
+    side.hears(6, flags=Flag.FLUSH, payload=b"")
+    last = side.audio.tick()
+    assert (level(last[:20]), level(last[-20:]), len(last)) == (level(LOUD), 0, len(LOUD))
+    assert [side.audio.tick() for _ in range(5)] == [None] * 5
+    assert side.audio.playout.played == 3 * 160
+    assert (side.audio.playout.counters["flushed"], side.audio.playout.counters["played"]) == (3, 3)
+
+
+def test_a_voice_that_had_not_begun_needs_no_end():
+    side = Side()
+    side.hears(0), side.hears(1)
+    side.hears(2, flags=Flag.FLUSH, payload=b"")
+    assert (side.audio.tick(), side.audio.playout.played, side.audio.playout.flushed) == (None, 0, True)
+
+
+def test_a_repeated_flush_leaves_the_falling_frame_alone():
+    side = Side()
+    for seq in range(4):
+        side.hears(seq)
+    side.audio.tick()
+    side.hears(4, flags=Flag.FLUSH, payload=b"")
+    side.hears(4, flags=Flag.FLUSH, payload=b"")
+    side.hears(5)
+    assert side.audio.tick() != LOUD
+    assert side.audio.tick() == LOUD
+
+
+def test_muting_within_a_word_is_silence_after_one_falling_frame_and_unmuting_rises():
+    side = Side()
+    for seq in range(6):
+        side.hears(seq)
+    side.audio.tick()
+    side.audio.muted = True
+    falling, silent = side.audio.tick(), side.audio.tick()
+    side.audio.muted = False
+    rising, loud = side.audio.tick(), side.audio.tick()
+    assert (level(falling[-20:]), silent, level(rising[:20]), loud) == (0, None, 0, LOUD)
+    assert side.audio.playout.played == 5 * 160  # what was muted is not said again
 
 
 def test_frames_up_count_without_gaps_on_the_owners_subject():
@@ -138,10 +189,11 @@ def test_without_an_owner_nothing_goes_up():
 
 def test_a_muted_agent_is_played_out_unheard():
     side = Side()
-    side.hears(0), side.hears(1)
+    side.hears(0), side.hears(1), side.hears(2)
     side.audio.muted = True
     assert (side.audio.tick(), side.audio.playout.played) == (None, 160)
     side.audio.muted = False
+    side.audio.tick()  # rises
     assert side.audio.tick() == LOUD
 
 
