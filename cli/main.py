@@ -91,6 +91,42 @@ def doctor(bus: Nats = None, as_json: Json = False) -> None:
 
 @app.command(
     rich_help_panel=OPERATION,
+    epilog="Examples: callbus costs --calls 1000 --minutes 3 · callbus costs --today",
+)
+def costs(  # noqa: PLR0913, PLR0917  its options are the arguments
+    calls: Annotated[int, typer.Option(min=1, help="How many calls")] = 1000,
+    minutes: Annotated[float, typer.Option(min=0.1, max=240, help="How long each is")] = 3.0,
+    talk_share: Annotated[float, typer.Option(min=0, max=1, help="Part of a call in which the agent speaks")] = 0.45,
+    caller_share: Annotated[float, typer.Option(min=0, max=1, help="Part in which the caller speaks")] = 0.35,
+    turns: Annotated[float, typer.Option(min=0.1, max=60, help="Answers of the agent a minute")] = 4.0,
+    cached: Annotated[float, typer.Option(min=0, max=1, help="Part of what is re-sent that was cached")] = 0.8,
+    model: Annotated[str | None, typer.Option(help="This model alone")] = None,
+    today: Annotated[bool, typer.Option("--today", help="What organisations spent today, and their budgets")] = False,
+    bus: Nats = None,
+    as_json: Json = False,
+) -> None:
+    """Compare what calls cost with each backend, from the prices in models.toml; or see what was spent today."""
+    from cli import costs as money
+    from cli.estimate import Assumptions
+
+    if today:
+        return run(money.print_today(console, settings(), bus, as_json))
+    if talk_share + caller_share > 1:
+        raise typer.BadParameter("--talk-share and --caller-share are parts of the same call: together at most 1")
+    given = Assumptions(
+        minutes=minutes,
+        agent_share=talk_share,
+        caller_share=caller_share,
+        turns_per_minute=turns,
+        cached_share=cached,
+    )
+    with sentences():
+        money.compare(console, money.load_models(settings().models_file), calls, given, model, as_json)
+    return None
+
+
+@app.command(
+    rich_help_panel=OPERATION,
     epilog="Examples: callbus demo · callbus demo --kill-worker · callbus demo --freeze-worker --keep-log",
 )
 def demo(

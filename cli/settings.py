@@ -9,6 +9,7 @@ from pydantic import AliasChoices, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from cli.checkout import ROOT
+from services.ai_session.settings import BUILT_IN_MODELS
 
 
 class CliSettings(BaseSettings):
@@ -22,6 +23,7 @@ class CliSettings(BaseSettings):
     callbus_var: Path = Field(ROOT / "var", description="Databases, logs and state of `callbus up`")
     openai_api_key: str | None = Field(None, description="Set: agents speak through OpenAI, else the rehearsal does")
     openai_base_url: str | None = Field(None, description="Another endpoint with OpenAI's API")
+    models_file: Path = Field(BUILT_IN_MODELS, description="Prices and shutdown dates, as the workers read them")
     sip_server: str | None = Field(None, validation_alias=AliasChoices("SIP_SERVER", "SIP_DOMAIN"))
     sip_trunks_file: str | None = Field(None, description="Trunks of the SIP gateway, as it reads them")
     sip_listen_host: str = Field("0.0.0.0", description="Where the gateway takes calls")

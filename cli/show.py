@@ -28,7 +28,24 @@ def conversation_lines(answer: dict[str, Any]) -> list[Text]:
     entries += [(str(call.get("called_at") or ""), _tool_call(call)) for call in answer["tool_calls"]]
     lines = [line for _, line in sorted(entries, key=lambda entry: entry[0])]
     facts = [_fact(conversation, *fact) for fact in _FACTS if conversation.get(fact[0]) is not None]
-    return [*lines, Text(" · ".join(facts), style="dim")]
+    lines.append(Text(" · ".join(facts), style="dim"))
+    money = _money(answer.get("usage") or [])
+    return [*lines, Text(money, style="dim")] if money else lines
+
+
+def _money(usage: list[dict[str, Any]]) -> str:
+    """Cost by source and model; what has no known price is said, so that the sum is not taken for all of it."""
+    sums: dict[tuple[str, str], list[float | None]] = {}
+    for one in usage:
+        sums.setdefault((str(one.get("source")), str(one.get("model"))), []).append(one.get("cost_usd"))
+    parts = []
+    for (source, model), costs in sums.items():
+        known = [cost for cost in costs if cost is not None]
+        unknown = len(costs) - len(known)
+        shown = f"{sum(known):.6g} USD" if known else "price unknown"
+        more = f", {unknown} of them without a price" if known and unknown else ""
+        parts.append(f"{source} {model} {shown} ({len(costs)}{more})")
+    return " · ".join(parts)
 
 
 _FACTS = (

@@ -149,3 +149,26 @@ def test_sip_messages_are_shown_when_asked_for_alone() -> None:
     event = ev.SipTraced(direction="in", local="a:1", peer="b:2", text="BYE sip:a SIP/2.0\r\nVia: x\r\n\r\n", **COMMON)
     assert line(event) is None
     assert line(event, verbose=True) == "SIP ◀ b:2 BYE sip:a SIP/2.0"
+
+
+def test_a_stored_conversation_tells_its_cost_by_source_and_what_has_no_price() -> None:
+    def used(source: str, model: str, cost_usd: float | None) -> dict[str, object]:
+        return {"source": source, "model": model, "cost_usd": cost_usd}
+
+    answer = {
+        "conversation": {"call": "c", "cost_usd": 0.0325},
+        "turns": [],
+        "tool_calls": [],
+        "usage": [
+            used("response", "gpt-realtime-2.1", 0.02),
+            used("response", "gpt-realtime-2.1", 0.01),
+            used("transcription", "gpt-transcribe", 0.0025),
+            used("speech", "eleven_v3", None),
+            used("response", "own", 0.0),
+            used("response", "own", None),
+        ],
+    }
+    assert conversation_lines(answer)[-1].plain == (
+        "response gpt-realtime-2.1 0.03 USD (2) · transcription gpt-transcribe 0.0025 USD (1) · "
+        "speech eleven_v3 price unknown (1) · response own 0 USD (2, 1 of them without a price)"
+    )
