@@ -21,13 +21,13 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class FaultOrder(Fault):
-    """A fault and for how many of the next sessions."""
+    """A fault and for how many of the next sessions or requests."""
 
     count: int = Field(default=1, ge=1)
 
 
 def admin_routes(rehearsal: Rehearsal) -> list[web.RouteDef]:
-    """``/rehearsal/faults`` and ``/rehearsal/sessions``."""
+    """``/rehearsal/faults``, ``/rehearsal/sessions``, ``/rehearsal/requests`` and ``/rehearsal/conversations``."""
 
     async def order_fault(request: web.Request) -> web.Response:
         try:
@@ -72,6 +72,26 @@ def admin_routes(rehearsal: Rehearsal) -> list[web.RouteDef]:
         web.get("/rehearsal/sessions", _loopback(list_sessions)),
         web.get("/rehearsal/sessions/{session_id}", _loopback(one_session)),
         web.get("/rehearsal/sessions/{session_id}/items/{item_id}.wav", _loopback(item_audio)),
+        *_request_routes(rehearsal),
+    ]
+
+
+def _request_routes(rehearsal: Rehearsal) -> list[web.RouteDef]:
+    async def list_requests(request: web.Request) -> web.Response:
+        records = rehearsal.requests.all(request.query.get("endpoint"))
+        return web.json_response({"requests": [record.as_json() for record in records]})
+
+    async def forget_requests(request: web.Request) -> web.Response:
+        rehearsal.requests.clear()
+        return await list_requests(request)
+
+    async def list_conversations(_: web.Request) -> web.Response:
+        return web.json_response({"conversations": [view.as_json() for view in rehearsal.requests.conversations()]})
+
+    return [
+        web.get("/rehearsal/requests", _loopback(list_requests)),
+        web.delete("/rehearsal/requests", _loopback(forget_requests)),
+        web.get("/rehearsal/conversations", _loopback(list_conversations)),
     ]
 
 

@@ -51,8 +51,12 @@ class ChatView:
     answer: Frame | None = None
 
     def as_json(self) -> Frame:
-        said = [text for m in self.messages if m["role"] == "assistant" and (text := text_of(m))]
-        return {**asdict(self), "assistant": said}
+        return {**asdict(self), "assistant": self.assistant}
+
+    @property
+    def assistant(self) -> list[str]:
+        """What the model believes it has said, and was heard, before its last answer."""
+        return [text for m in self.messages if m["role"] == "assistant" and (text := text_of(m))]
 
 
 class RequestLog:

@@ -34,9 +34,11 @@ async def test_text_becomes_mu_law_at_8_khz_in_pieces(rehearsal):
 )
 async def test_every_format_lasts_equally_long(rehearsal, output_format, bytes_per_s):
     seconds = len(Speech().pcm(BODY["text"])) / 16000
-    async with http_client(rehearsal, **{"xi-api-key": "any"}) as http:
-        async with http.post(path(output_format=output_format), json=BODY) as answer:
-            assert len(await answer.read()) == pytest.approx(seconds * bytes_per_s, abs=4)
+    async with (
+        http_client(rehearsal, **{"xi-api-key": "any"}) as http,
+        http.post(path(output_format=output_format), json=BODY) as answer,
+    ):
+        assert len(await answer.read()) == pytest.approx(seconds * bytes_per_s, abs=4)
 
 
 async def test_the_list_of_voices_has_german_ones(rehearsal):
@@ -58,17 +60,21 @@ async def test_the_list_of_voices_has_german_ones(rehearsal):
     ],
 )
 async def test_a_refusal_has_a_status_and_a_message(rehearsal, where, change, status, name):
-    async with http_client(rehearsal, **{"xi-api-key": "any"}) as http:
-        async with http.post(where, json={**BODY, **change}) as answer:
-            assert (answer.status, (await answer.json())["detail"]["status"]) == (status, name)
+    async with (
+        http_client(rehearsal, **{"xi-api-key": "any"}) as http,
+        http.post(where, json={**BODY, **change}) as answer,
+    ):
+        assert (answer.status, (await answer.json())["detail"]["status"]) == (status, name)
 
 
 @pytest.mark.parametrize("change", [{"text": 5}, {"text": None}, {"voice_settings": {"stability": 2}}])
 async def test_a_misshapen_body_is_answered_with_422_and_the_field(rehearsal, change):
-    async with http_client(rehearsal, **{"xi-api-key": "any"}) as http:
-        async with http.post(path(), json={**BODY, **change}) as answer:
-            assert answer.status == 422
-            assert (await answer.json())["detail"][0]["loc"][:2] == ["body", next(iter(change))]
+    async with (
+        http_client(rehearsal, **{"xi-api-key": "any"}) as http,
+        http.post(path(), json={**BODY, **change}) as answer,
+    ):
+        assert answer.status == 422
+        assert (await answer.json())["detail"][0]["loc"][:2] == ["body", next(iter(change))]
 
 
 async def test_the_key_must_come_and_be_right():
@@ -103,16 +109,17 @@ async def test_an_ordered_refusal_is_in_the_shape_of_elevenlabs(rehearsal, fault
 
 
 async def test_more_requests_at_once_than_the_subscription_allows_get_429():
-    async with serving(elevenlabs_concurrency=1) as rehearsal:
-        async with http_client(rehearsal, **{"xi-api-key": "any"}) as http:
-            rehearsal.inject(Fault(kind="stall", on="elevenlabs", duration_ms=0))
-            async with http.post(path(), json=BODY), http.post(path(), json=BODY) as second:
-                assert second.status == 429
-                assert (await second.json())["detail"]["status"] == "too_many_concurrent_requests"
+    async with serving(elevenlabs_concurrency=1) as rehearsal, http_client(rehearsal, **{"xi-api-key": "any"}) as http:
+        rehearsal.inject(Fault(kind="stall", on="elevenlabs", duration_ms=0))
+        async with http.post(path(), json=BODY), http.post(path(), json=BODY) as second:
+            assert second.status == 429
+            assert (await second.json())["detail"]["status"] == "too_many_concurrent_requests"
 
 
 async def test_an_odd_number_of_bytes_can_be_ordered(rehearsal):
     rehearsal.inject(Fault(kind="odd_bytes", on="elevenlabs"))
-    async with http_client(rehearsal, **{"xi-api-key": "any"}) as http:
-        async with http.post(path(output_format="pcm_16000"), json=BODY) as answer:
-            assert len(await answer.read()) % 2 == 1
+    async with (
+        http_client(rehearsal, **{"xi-api-key": "any"}) as http,
+        http.post(path(output_format="pcm_16000"), json=BODY) as answer,
+    ):
+        assert len(await answer.read()) % 2 == 1
