@@ -29,6 +29,7 @@ from services.ai_session.actions import (
     HangUp,
     NoteTrouble,
     ParkPlayout,
+    PlayLocal,
     PublishCallerSpoke,
     PublishCallerTurn,
     PublishLatency,
@@ -63,8 +64,10 @@ from services.ai_session.latency import LatencyProbe
 from services.ai_session.phrases import Verbatim, Wish
 from services.ai_session.playout import Drained, Flushed, Parked, PartBegan, PartDone, PlayoutEvent
 from services.ai_session.polite_end import PoliteEnd, Step
+from services.ai_session.rate_limit import RateLimit
+from services.ai_session.silence import Fillers, IdleCaller, Patience
 from services.ai_session.speech_text import SpeechText
-from services.ai_session.spoken import Spoken
+from services.ai_session.spoken import LOCAL, Spoken
 from services.ai_session.turn_rules import TurnRules
 
 STALL_S = 20.0  # thinking without any sign of life
@@ -82,21 +85,35 @@ class Phase(Enum):
 class TurnMachine:
     """One call's turns. `text` is shared with the shell, which fills it from the backend's transcripts."""
 
-    def __init__(self, rules: TurnRules, capabilities: Capabilities, text: SpeechText, rate_hz: int) -> None:
+    def __init__(
+        self,
+        rules: TurnRules,
+        capabilities: Capabilities,
+        text: SpeechText,
+        rate_hz: int,
+        limit: RateLimit | None = None,
+    ) -> None:
         self._rules = rules
         self._can = capabilities
         self.phase = Phase.LISTENING
         self.latency = LatencyProbe()
         self.spoken = Spoken(text, can_truncate=capabilities.truncate, samples_per_ms=rate_hz / 1000)
-        self._attempts = Attempts()
+        self._attempts = Attempts(limit)
         answering = Answering(needs_transcript=capabilities.needs_transcript)
         self._caller = CallerTurns(answering, rules.interruption(capabilities))
         self._limits = CallLimits(max_duration_s=rules.max_duration_s, budget_usd=rules.budget_usd)
         self._handing_over = HandingOver()
         self._keys = Keys()
+        self._idle = IdleCaller(rules.idle.after_s, rules.idle.prompts)
+        fillers = rules.fillers
+        self._fillers = Fillers(fillers.texts, after_ms=fillers.after_ms, every_ms=fillers.every_ms)
+        self._locals = 0  # what the worker said by itself
         self._end = PoliteEnd()
         self._floor = Floor()
         self._flushing = False  # what was heard is not known, nor is it to the model
+        self._awaited = False  # the model was to begin when the worker said something by itself
+        self._is_on_air = False  # caller and agent hear each other
+        self.is_held = False
         self._tools = 0
         self._quiet_since = 0.0  # last sign of life while thinking
 
@@ -105,6 +122,7 @@ class TurnMachine:
     def begin(self, go_on: GoOn, talked_s: float, now: float) -> list[Action]:
         """The call is answered, or this session took it over after `talked_s` seconds of talk."""
         self._limits.begin(talked_s, now)
+        self._is_on_air = True
         if self._end.is_near:
             self._end.connection_replaced()
             return self._step_end(now)
@@ -121,6 +139,7 @@ class TurnMachine:
 
     def pressed(self, digit: str, now: float) -> list[Action]:
         """The caller pressed a key; a group of keys is told to the model when it is complete."""
+        self._idle.caller_acted()
         return self._tell_keys(self._keys.pressed(digit, now), now)
 
     def drain(self, patience_s: float, now: float) -> list[Action]:
@@ -153,6 +172,7 @@ class TurnMachine:
         self.spoken.connection_lost(self._floor.lost())
         self._attempts.forget()
         self._caller.forget()
+        self._awaited = False
         self._settle()
         return resumed
 
@@ -173,12 +193,19 @@ class TurnMachine:
         self._attempts.spoke(response)
         return True
 
+    def plays_local(self, response: str) -> None:
+        """The worker had ready what `PlayLocal` asked for, and it goes to the ledger."""
+        self._awaited = self.phase is Phase.THINKING
+        self._floor.audio(response)
+        self._settle()
+
     def on_backend(self, event: BackendEvent, now: float) -> list[Action]:
         """Any backend event but audio and transcript deltas, which the shell routes itself."""
         self._quiet_since = now
         match event:
             case SpeechStarted(item):
                 self._attempts.caller_spoke()
+                self._idle.caller_acted()
                 self._caller.began(item)
                 return [PublishCallerSpoke(item), *self._may_interrupt(now)]
             case SpeechStopped(item):
@@ -211,7 +238,10 @@ class TurnMachine:
                 return []
 
     def _response_started(self, response: str, asked: bool, now: float) -> list[Action]:
+        if not asked and self.phase is Phase.LISTENING:  # nobody asked, nobody spoke: the server's idle timeout
+            self._idle.prompted()
         self._floor.started(response)
+        self._awaited = False
         self._attempts.began(response, asked=asked)
         if asked:
             self._end.response_began(now)
@@ -223,11 +253,14 @@ class TurnMachine:
         if self._floor.is_over(event.response):
             return []
         self._floor.ended(event.response)
+        self._awaited = False
         resumed = self._resume(now) if not self._floor.is_taken else []  # of a response without audio
         self._settle()
         if self._floor.is_dead(event.response):
             self._attempts.interrupted_ended(event.response)
             return [*resumed, *self.spoken.interrupted_response_ended(event), *self._step_end(now)]
+        if event.status == "cancelled":  # by the server, which yields to the caller: its end was never spoken
+            self.spoken.connection_lost(event.response)
         may_repeat = not self._caller.is_speaking and not self._end.is_near
         in_vain, actions = self._attempts.ended(event, now, may_repeat=may_repeat)
         if in_vain:
@@ -238,7 +271,7 @@ class TurnMachine:
 
     def _may_interrupt(self, now: float) -> list[Action]:
         """The caller speaks: the server has cut the agent off, or the worker has to judge that."""
-        if not self._rules.interruptible or self._end.is_near or not self._floor.is_taken:
+        if not self._rules.interruptible or self._can.owns_turns or self._end.is_near or not self._floor.is_taken:
             return []
         if self._caller.decides:
             return self._carry_out(self._caller.agent_has_floor(now), now)
@@ -259,7 +292,7 @@ class TurnMachine:
     def _turn_judged(self, verdict: Verdict, now: float) -> list[Action]:
         """After a turn of the caller that may have been none, or may want no answer."""
         actions = self._carry_out(verdict, now)
-        if not (self._can.answers or self._caller.answer_is_due or self._attempts.is_waiting):
+        if not (self._can.answers or self._answer_is_due or self._attempts.is_waiting):
             self._settle()
         return [*actions, *self._answer(now)]
 
@@ -284,6 +317,7 @@ class TurnMachine:
             actions = [FlushPlayout()]
         if response is not None and cancel:
             actions.append(CancelResponse(response))
+        self._awaited = False
         self.phase = Phase.LISTENING
         self.latency.reset()
         return actions
@@ -328,7 +362,24 @@ class TurnMachine:
             return self._respond(wish, now)
         if digits := self._keys.due(now):
             return self._tell_keys(digits, now)
-        return [*self._turn_judged(self._caller.tick(now), now), *self._maybe_hand_over(now)]
+        judged = self._turn_judged(self._caller.tick(now), now)
+        return [*judged, *self._break_silence(now), *self._maybe_hand_over(now)]
+
+    def _break_silence(self, now: float) -> list[Action]:
+        silent = not (self._floor.is_playing or self._caller.is_speaking or self.is_held)
+        ours = self._tools > 0 or self._attempts.is_planned or self.phase is Phase.THINKING or self._awaited
+        text = self._fillers.tick(now, silent=silent, wanted=ours)
+        if text is not None:
+            self._locals += 1
+            return [PlayLocal(f"{LOCAL}{self._locals}", text)]
+        idle = silent and self._is_on_air and self.phase is Phase.LISTENING and not (ours or self._keys.waiting)
+        match self._idle.tick(now, silent=idle):
+            case Patience.PROMPT:
+                return self._respond(Verbatim(self._rules.idle.text), now)
+            case Patience.GIVE_UP:
+                return self.end_politely(Why.IDLE, now)
+            case Patience.WAIT:
+                return []
 
     def is_dead(self, response: str) -> bool:
         """Whether a response was interrupted: what still arrives of it is dropped."""
@@ -356,25 +407,34 @@ class TurnMachine:
             case Ask.NOTHING:
                 return []
 
+    @property
+    def _answer_is_due(self) -> bool:
+        return not self._can.answers and self._caller.answer_is_due
+
     def _settle(self) -> None:
         """After a response or its audio ended: back to listening, if nothing else goes on."""
         if self._caller.is_parked:
             self.phase = Phase.PARKED
         elif self._floor.is_playing:
             self.phase = Phase.SPEAKING
-        elif self._floor.active is not None or self._tools or (not self._can.answers and self._caller.answer_is_due):
+        elif self._floor.active is not None or self._tools or self._awaited or self._answer_is_due:
             self.phase = Phase.THINKING
         else:
             self.phase = Phase.LISTENING
+
+    @property
+    def _goodbye(self) -> Wish:
+        phrases = self._rules.phrases
+        return phrases.goodbye_to_nobody if self._end.why is Why.IDLE else phrases.goodbye
 
     def _step_end(self, now: float) -> list[Action]:
         """Go on with the polite end, if the call has come to that."""
         answer_due = self.phase is Phase.THINKING
         match self._end.next(speaking=self._floor.is_busy, answer_due=answer_due, tools=self._tools > 0, now=now):
             case Step.ASK:
-                return self._respond(self._rules.phrases.goodbye, now)
+                return self._respond(self._goodbye, now)
             case Step.CUT_AND_ASK:
-                return [*self._cut_off(cancel=True), *self._respond(self._rules.phrases.goodbye, now)]
+                return [*self._cut_off(cancel=True), *self._respond(self._goodbye, now)]
             case Step.HANG_UP if self._end.why is not None:
                 return [HangUp(self._end.why)]
             case _:

@@ -29,6 +29,7 @@ class Capabilities:
     continuous_output: bool = False  # audio comes at real-time pace: no lead, no ledger
     answers: bool = True  # it answers a turn by itself; else the session asks it to, once it has heard what was said
     needs_transcript: bool = False  # when asked: its answer is made from the caller's words, not from their sound
+    owns_turns: bool = False  # it yields to the caller by itself, or talks on: nothing of it is cut off here
 
 
 class BackendError(Exception):
