@@ -56,6 +56,7 @@ from services.ai_session.backends.port import (
 )
 from services.ai_session.journal import Journal
 from services.ai_session.playout import Drained, OutFrame, Part, Playout
+from services.ai_session.rate_limit import RateLimit
 from services.ai_session.speech_text import SpeechText
 from services.ai_session.turn import TurnMachine
 from services.ai_session.turn_rules import TurnRules
@@ -77,6 +78,7 @@ class Bridge:
         journal: Journal,
         send: SendFrame,
         escalate: Callable[[Escalation], None],
+        limit: RateLimit | None = None,
     ) -> None:
         rate_hz = offer.state.rate_hz
         self._epoch = offer.epoch
@@ -91,7 +93,7 @@ class Bridge:
         self._silence = bytes(2 * self._codec.frame_samples)
         self._held_frames = 0
         self._is_continuous = capabilities.continuous_output
-        self.turn = TurnMachine(TurnRules.of(offer.agent), capabilities, self._text, rate_hz)
+        self.turn = TurnMachine(TurnRules.of(offer.agent), capabilities, self._text, rate_hz, limit)
         self.drained = asyncio.Event()
         self.last_up_at = 0.0
         self.counters: Counter[str] = Counter()

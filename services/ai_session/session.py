@@ -43,6 +43,7 @@ from services.ai_session.journal import Journal, Outbox
 from services.ai_session.leg_link import LegLink
 from services.ai_session.model_link import ModelLink
 from services.ai_session.outstanding import Outstanding
+from services.ai_session.rate_limit import RateLimits
 from services.ai_session.server_tools import ServerTools
 from services.ai_session.settlement import Settlement
 from services.ai_session.tool_runs import ToolRuns
@@ -70,6 +71,7 @@ class Surroundings:
     tools: ToolDirectory
     counters: Counter[str]
     budgets: Budgets
+    limits: RateLimits
 
 
 class Session:
@@ -81,7 +83,12 @@ class Session:
         self._journal = Journal(offer, around.outbox, around.budgets.add)
         downlink = subjects.audio(offer.org, offer.gw, around.bus.process_id, offer.call, "dn")
         self.bridge = Bridge(
-            offer, plan.capabilities, self._journal, lambda data: around.bus.send_frame(downlink, data), self._escalate
+            offer,
+            plan.capabilities,
+            self._journal,
+            lambda data: around.bus.send_frame(downlink, data),
+            self._escalate,
+            around.limits.of(offer.agent.model or offer.agent.backend),
         )
         self._caller = ToolCaller(offer, around.bus, around.tools)
         self._leg = LegLink(offer, around.bus)

@@ -20,6 +20,7 @@ from services.ai_session.backends.factory import BackendPlan, PlanBackend, Unsup
 from services.ai_session.budget_shell import Budgets
 from services.ai_session.claims import Claims, Refused
 from services.ai_session.journal import Outbox
+from services.ai_session.rate_limit import RateLimits
 from services.ai_session.session import Session, Surroundings
 from services.ai_session.tools import ToolDirectory
 
@@ -41,7 +42,8 @@ class Worker:
         self.counters: Counter[str] = Counter()
         self.tools = ToolDirectory(bus)
         self.budgets = Budgets(bus)
-        self._around = Surroundings(bus, outbox, self.tools, self.counters, self.budgets)
+        self.limits = RateLimits()
+        self._around = Surroundings(bus, outbox, self.tools, self.counters, self.budgets, self.limits)
         self._sessions: dict[str, Session] = {}
         self._leaving: set[Session] = set()  # their calls are over, and they wait for the model's last words
         self._group: asyncio.TaskGroup | None = None
