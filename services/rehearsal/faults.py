@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from services.rehearsal.outputs import Abort, Close, Frame, Output, Raw
 
@@ -56,6 +56,22 @@ FaultKind = Literal[
     "wrong_content_type",
 ]
 
+# What can happen to a request and its answer; the rest needs a session.
+_OVER_HTTP: dict[str, frozenset[str]] = {
+    "transcriptions": frozenset(
+        {"refuse", "hang", "abort", "close", "stall", "slow_drip", "wrong_content_type", "empty_transcript"}
+        | {"malformed_json", "extra_field", "missing_field", "unknown_event", "error"}
+    ),
+    "chat": frozenset(
+        {"refuse", "hang", "abort", "close", "stall", "slow_drip", "wrong_content_type", "incomplete"}
+        | {"malformed_json", "extra_field", "missing_field", "unknown_event", "error", "invalid_arguments"}
+    ),
+    "speech": frozenset({"refuse", "hang", "abort", "close", "stall", "slow_drip", "wrong_content_type", "odd_bytes"}),
+    "elevenlabs": frozenset(
+        {"refuse", "hang", "abort", "close", "stall", "slow_drip", "wrong_content_type", "odd_bytes"}
+    ),
+}
+
 _SHAPES = {"extra_field", "missing_field", "malformed_json", "malformed_base64", "binary_frame"}
 _TIMED = {"close", "abort", "error", "unknown_event"}
 
@@ -94,19 +110,26 @@ class Fault(BaseModel):
     event_id: str | None = Field(default=None, description="error: the client event it blames")
     echo: bool = Field(default=True, description="pcm_instead: whether session.updated admits it")
 
+    @model_validator(mode="after")
+    def _can_happen(self) -> Fault:
+        kinds = _OVER_HTTP.get(self.on)
+        if kinds is not None and self.kind not in kinds:
+            raise ValueError(f"{self.kind} cannot happen on {self.on}; there are {', '.join(sorted(kinds))}")
+        return self
+
     @property
     def error_code_or_none(self) -> str | None:
         """``error_code`` if it was given: a refusal has a code of its own for its status."""
         return self.error_code if "error_code" in self.model_fields_set else None
 
 
-def parse_fault(text: str) -> Fault:
-    """Read ``kind`` or ``kind:name=value,name=value``.
+def parse_fault(text: str, on: Endpoint = "realtime") -> Fault:
+    """Read ``kind`` or ``kind:name=value,name=value`` for the endpoint ``on``.
 
     Raises FaultError for the form and pydantic's ValidationError for a field; both are ValueErrors.
     """
     kind, _, rest = text.partition(":")
-    fields: dict[str, Any] = {"kind": kind}
+    fields: dict[str, Any] = {"kind": kind, "on": on}
     for pair in filter(None, rest.split(",")):
         name, equals, value = pair.partition("=")
         if not equals:

@@ -56,7 +56,7 @@ async def _complete(exchange: Exchange, cache: PromptCache) -> web.StreamRespons
     record.scenario, record.turn = scenario.name, turn
     record.asked = {"messages": len(request.messages), "tools": sorted(request.tools), "stream": request.stream}
     view = _view(exchange, request, scenario, turn)
-    await exchange.meet_faults(turn)
+    await exchange.meet_faults(turn, also=view.due_faults(scenario.faults, turn))
     call_ids = iter(lambda: rehearsal.new_id("call"), "")
     made = _faulty(exchange, answer(scenario, request, call_ids))
     record.answer = view.answer = made.message

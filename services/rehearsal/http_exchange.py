@@ -49,9 +49,12 @@ class Exchange:
 
     # -- faults ----------------------------------------------------------------------------------------
 
-    async def meet_faults(self, turn: int = 0) -> None:
-        """Take this request's faults; those that come before any answer strike now. Raises ApiError."""
-        self._faults = self.rehearsal.take_faults(self.request, self.endpoint, turn=turn)
+    async def meet_faults(self, turn: int = 0, *, also: Iterable[Fault] = ()) -> None:
+        """Take this request's faults, ``also`` those of its scenario; some strike before any answer: now.
+
+        Raises ApiError.
+        """
+        self._faults = [*self.rehearsal.take_faults(self.request, self.endpoint, turn=turn), *also]
         self.record.faults = [fault.kind for fault in self._faults]
         refuse = self.fault("refuse")
         if refuse is not None:
@@ -109,7 +112,7 @@ class Exchange:
         due = loop.time() if not length_known else self._started_at
         try:
             for index, piece in enumerate(pieces):
-                if await self._breaks_off(index, response):
+                if await self._breaks_off(index, response, not length_known):
                     return response
                 # Real time is for what is played or written; a first delay stays as it is.
                 due += piece.delay_s if slow is None or not index else piece.media_s / slow.factor
@@ -130,7 +133,7 @@ class Exchange:
                 return str(bent.data).encode() if isinstance(bent, Raw) else orjson.dumps(bent)
         return orjson.dumps(frame)
 
-    async def _breaks_off(self, index: int, response: web.StreamResponse) -> bool:
+    async def _breaks_off(self, index: int, response: web.StreamResponse, is_stream: bool) -> bool:
         """Let strike what strikes before piece ``index``; whether that ends the answer."""
         for fault in self._faults:
             if fault.kind not in _BREAKS or index != (fault.after_deltas or 0):
@@ -142,6 +145,8 @@ class Exchange:
                     return True
                 case "stall":
                     await self._pause_until(asyncio.get_running_loop().time() + (fault.duration_ms or 1e9) / 1000)
+                case "unknown_event" | "error" | "close" if not is_stream:
+                    pass  # they need a stream to happen in
                 case "unknown_event":
                     await response.write(b'event: rehearsal.unknown\ndata: {"type":"rehearsal.unknown"}\n\n')
                 case "error":

@@ -6,10 +6,11 @@ A conversation over HTTP has no id: it is the chat requests with the same ``prom
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from services.rehearsal.faults import Fault
 from services.rehearsal.outputs import Frame
 
 KEPT_REQUESTS = 2000
@@ -49,9 +50,20 @@ class ChatView:
     requests: int = 0
     messages: list[Frame] = field(default_factory=list)
     answer: Frame | None = None
+    _struck: Counter[int] = field(default_factory=Counter)
 
     def as_json(self) -> Frame:
-        return {**asdict(self), "assistant": self.assistant}
+        fields = {name: value for name, value in asdict(self).items() if not name.startswith("_")}
+        return {**fields, "assistant": self.assistant}
+
+    def due_faults(self, faults: list[Fault], turn: int) -> list[Fault]:
+        """The scenario's faults of the chat that strike now; each as often in a conversation as it says."""
+        due = []
+        for index, fault in enumerate(faults):
+            if fault.on == "chat" and turn >= fault.turn and self._struck[index] < fault.times:
+                self._struck[index] += 1
+                due.append(fault)
+        return due
 
     @property
     def assistant(self) -> list[str]:

@@ -118,7 +118,7 @@ class Rehearsal:
         ApiError (400) when the URL's fault cannot be read.
         """
         try:
-            named = [parse_fault(text) for text in request.query.getall("fault", [])]
+            named = [parse_fault(text, endpoint) for text in request.query.getall("fault", [])]
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             path = ".".join(map(str, first["loc"]))
