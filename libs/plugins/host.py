@@ -21,10 +21,14 @@ DESCRIPTION = "Plug-ins"
 class PluginHost:
     """`counters` say how the calls ended: answered, refused, repeated, too_late, crashed, unusable, busy, stuck."""
 
-    def __init__(self, bus: Bus, plugins: Iterable[Plugin]) -> None:
+    def __init__(self, bus: Bus, plugins: Iterable[Plugin], own: Iterable[Plugin] = ()) -> None:
+        """`own`: plug-ins of the service itself, which run in its event loop and share its connections."""
         self._bus = bus
         self.counters: Counter[str] = Counter()
-        self._runners = [PluginRunner(plugin, self.counters) for plugin in plugins]
+        self._runners = [
+            *(PluginRunner(plugin, self.counters, in_thread=False) for plugin in own),
+            *(PluginRunner(plugin, self.counters) for plugin in plugins),
+        ]
 
     async def start(self, tasks: asyncio.TaskGroup) -> list[str]:
         """Start the plug-ins and offer those that did; their names. `stop` takes them off again."""

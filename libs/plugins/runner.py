@@ -18,7 +18,7 @@ from libs.plugins.memory import Answers, Given, Key
 from libs.plugins.outcome import failed, reply_of
 from libs.plugins.plugin import PluginContext, PluginError
 from libs.plugins.schema import read_arguments, sentence
-from libs.plugins.threads import PluginThread, StuckError, in_daemon_thread
+from libs.plugins.threads import PluginThread, SameLoop, StuckError, in_daemon_thread
 from libs.runtime.log import get_logger
 
 log = get_logger()
@@ -31,11 +31,11 @@ ANSWER_MARGIN_S = 0.1  # before the deadline, so that the sentence still arrives
 class PluginRunner:
     """Answers the requests to one plug-in; never raises for what the plug-in does."""
 
-    def __init__(self, plugin: Plugin, counters: Counter[str]) -> None:
+    def __init__(self, plugin: Plugin, counters: Counter[str], *, in_thread: bool = True) -> None:
         self._plugin = plugin
         self.description: ToolDescription = plugin.describe()
         self._counters = counters
-        self._thread = PluginThread(plugin.name)
+        self._thread = PluginThread(plugin.name) if in_thread else SameLoop()
         self._answers = Answers()
         self._running: dict[Key, tuple[str, asyncio.Task[ToolReply]]] = {}
 

@@ -76,6 +76,22 @@ class PluginThread:
         self._loop.call_soon_threadsafe(self._loop.stop)
 
 
+class SameLoop:
+    """In place of a thread: for plug-ins that belong to the service and share its connections."""
+
+    async def run(self, work: Callable[[], Coroutine[Any, Any, T]], timeout_s: float) -> T:
+        """Run a coroutine here.
+
+        Raises:
+            TimeoutError: it took longer.
+        """
+        async with asyncio.timeout(timeout_s):
+            return await work()
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
 async def in_daemon_thread(function: Callable[[], T]) -> T:
     """A synchronous function in a thread of its own, which does not outlive the process."""
     future: Future[T] = Future()

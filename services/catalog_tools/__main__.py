@@ -21,6 +21,8 @@ async def main(service: Service, settings: Settings) -> None:
             service.health.checks["database"] = app.probe.problem
             export_counters("callbus_tool_calls", "Tool calls by end", "end", lambda: app.server.counters)
             export_counters("callbus_tool_answers", "Refused, repeated and raced", "kind", lambda: app.toolbox.counters)
+            export_counters("callbus_plugin_calls", "Calls of plug-ins by end", "end", lambda: app.plugins.counters)
+            export_counters("callbus_declared_tools", "Calls of declared tools", "end", lambda: app.declared.counters)
             export_gauge("callbus_catalogue_products", "Products on sale", lambda: len(app.catalog.index.articles))
             await app.run(service.stopping, listening=service.is_up)
     except (SQLAlchemyError, ValueError, OSError) as problem:

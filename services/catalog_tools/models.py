@@ -1,4 +1,4 @@
-"""Tables of catalog_tools: products, baskets, orders, answers already given, events still to publish.
+"""Tables of catalog_tools: products, baskets, orders, customers, messages, answers given, events still to publish.
 
 Money is whole cents. Baskets and orders belong to an organisation and a call.
 """
@@ -131,3 +131,35 @@ class PendingEvent(Table):
     body: Mapped[str]
     created_at: Mapped[datetime]
     published_at: Mapped[datetime | None]
+
+
+class Customer(Table):
+    """Somebody who may call: found by the number they call from (E.164)."""
+
+    __tablename__ = "customers"
+
+    org: Mapped[str] = mapped_column(primary_key=True)
+    phone: Mapped[str] = mapped_column(primary_key=True)
+    customer_number: Mapped[str]
+    name: Mapped[str]
+    company: Mapped[str]
+    note: Mapped[str]
+
+
+class Message(Table):
+    """What a caller left word of, once per tool call."""
+
+    __tablename__ = "messages"
+    __table_args__ = (UniqueConstraint("org", "call", "tool_call_id"), {"sqlite_autoincrement": True})
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    org: Mapped[str]
+    call: Mapped[str]
+    tool_call_id: Mapped[str]
+    caller: Mapped[str]
+    agent: Mapped[str]
+    recipient: Mapped[str]
+    name: Mapped[str]
+    number: Mapped[str]
+    text: Mapped[str]
+    taken_at: Mapped[datetime]

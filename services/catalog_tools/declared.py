@@ -1,0 +1,91 @@
+"""The tools that documents declare, kept on the bus as the documents in KV `config` say; no restart is needed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+
+from libs.contracts.external_tools import HttpTool, McpTools
+from libs.contracts.tool import ToolReply, ToolRequest
+from libs.plugins.endpoints import OfferedTool, ToolEndpoints
+from libs.runtime.bus import Bus
+from libs.runtime.config_copy import ConfigCopy
+from libs.runtime.log import get_logger
+from services.catalog_tools.guard import Guard
+from services.catalog_tools.http_tool import HttpToolClient, describe
+from services.catalog_tools.mcp_server import McpServer
+
+log = get_logger()
+
+Document = HttpTool | McpTools
+
+
+class DeclaredTools:
+    """`run` is one task; `taken` are the names that this service's own tools have already."""
+
+    def __init__(
+        self, bus: Bus, config: ConfigCopy, guard: Guard, secrets: Mapping[str, str], taken: frozenset[str]
+    ) -> None:
+        self._bus, self._config, self._guard, self._secrets, self._taken = bus, config, guard, secrets, taken
+        self.counters: Counter[str] = Counter()
+        self._changed = asyncio.Event()
+        self._offered: dict[str, tuple[Document, asyncio.Task[None]]] = {}
+        config.on_change.append(self._changed.set)
+
+    async def run(self) -> None:
+        """Follow the documents until cancelled."""
+        async with HttpToolClient(self._guard, self._secrets, self.counters) as http, asyncio.TaskGroup() as tasks:
+            while True:
+                await self._changed.wait()
+                self._changed.clear()
+                await self._reconcile(self._config.external_tools(), http, tasks)
+
+    async def _reconcile(self, wanted: Mapping[str, Document], http: HttpToolClient, tasks: asyncio.TaskGroup) -> None:
+        for key, (document, task) in list(self._offered.items()):
+            if wanted.get(key) != document:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+                del self._offered[key]
+        for key, document in wanted.items():
+            if key in self._offered:
+                continue
+            if isinstance(document, HttpTool) and document.name in self._taken:
+                log.error("a declared tool has the name of another one and is not offered", tool=document.name)
+                continue
+            work = (
+                self._http_tool(document, http, tasks) if isinstance(document, HttpTool) else self._mcp(document, tasks)
+            )
+            self._offered[key] = document, tasks.create_task(work, name=key)
+
+    async def _http_tool(self, document: HttpTool, http: HttpToolClient, tasks: asyncio.TaskGroup) -> None:
+        async def answer(request: ToolRequest) -> ToolReply:
+            return await http.answer(document, request)
+
+        endpoints = ToolEndpoints(self._bus, tasks, self.counters)
+        await endpoints.start("declared_tool", document.name, [OfferedTool(describe(document), answer, document.org)])
+        log.info("a declared tool is offered", tool=document.name, org=document.org)
+        try:
+            await asyncio.get_running_loop().create_future()  # until the document changes
+        finally:
+            await endpoints.stop()
+
+    async def _mcp(self, document: McpTools, tasks: asyncio.TaskGroup) -> None:
+        present: list[ToolEndpoints] = []
+
+        async def offer(tools: list[OfferedTool]) -> None:
+            free = [tool for tool in tools if tool.description.name not in self._taken]
+            following: list[ToolEndpoints] = []
+            if free:
+                following.append(ToolEndpoints(self._bus, tasks, self.counters))
+                await following[0].start("mcp_tools", document.name, free)
+            for old in present:  # after its successor is there
+                await old.stop()
+            present[:] = following
+
+        try:
+            await McpServer(document, self._guard, self._secrets, offer, self.counters).run()
+        finally:
+            await offer([])
