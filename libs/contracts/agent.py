@@ -12,7 +12,7 @@ from libs.contracts.transfers import Transfers
 
 DEFAULT_ORG = "default"
 Backend = Literal["realtime", "live", "pipeline", "scripted"]
-SERVED_BACKENDS = ("realtime", "scripted")
+SERVED_BACKENDS = ("realtime", "live", "scripted")
 """What the workers of this version serve; an agent may name the others once there is one that does."""
 
 _MODES = {

@@ -14,6 +14,7 @@ from libs.runtime.log import get_logger
 from libs.runtime.metrics import export_counters, export_gauge
 from libs.runtime.service import Service, run
 from services.ai_session.backends.factory import BackendPlan, UnsupportedAgentError, plan_scripted
+from services.ai_session.backends.live import LiveEndpoint, plan_live
 from services.ai_session.backends.realtime_link import Endpoint
 from services.ai_session.backends.realtime_plan import plan_realtime
 from services.ai_session.costs import Models, ModelsFileError, load
@@ -26,8 +27,9 @@ log = get_logger()
 class Backends:
     """Chooses the backend of an offer's agent."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, live: LiveEndpoint | None = None) -> None:
         self._endpoint = endpoint
+        self._live = live or LiveEndpoint.beside(endpoint)
         self._warned: set[str] = set()
 
     def __call__(self, offer: Offer) -> BackendPlan:
@@ -36,14 +38,17 @@ class Backends:
             case "scripted":
                 return plan_scripted(offer)
             case "realtime":
-                self._warn(offer.agent)
+                self._warn(offer.agent, self._endpoint.model)
                 return plan_realtime(self._endpoint, offer)
+            case "live":
+                self._warn(offer.agent, self._live.model)
+                return plan_live(self._live, offer)
             case other:
                 raise UnsupportedAgentError(f"backend {other!r} is not available on this worker")
 
-    def _warn(self, agent: AgentConfig) -> None:
+    def _warn(self, agent: AgentConfig, usual: str) -> None:
         """Of what an operator should know about the agent's models, once per model."""
-        models, model = self._endpoint.models, agent.model or self._endpoint.model
+        models, model = self._endpoint.models, agent.model or usual
         for name in {model, agent.transcription.model or models.transcription} - self._warned:
             self._warned.add(name)
             warn_of_shutdown(models, name, date.today())
@@ -80,8 +85,9 @@ def warn_of_shutdown(models: Models, name: str, today: date) -> None:
 async def serve(service: Service, settings: Settings) -> None:
     """Take calls until the service is to stop, then hand them over."""
     endpoint = endpoint_of(settings)
+    live = LiveEndpoint.beside(endpoint, settings.live_model, settings.chat_model)
     warn_of_shutdown(endpoint.models, endpoint.model, date.today())
-    worker = Worker(service.bus, service.outbox, Backends(endpoint), settings.worker_capacity)
+    worker = Worker(service.bus, service.outbox, Backends(endpoint, live), settings.worker_capacity)
     export_counters("callbus_worker_model", "What model connections counted", "kind", lambda: endpoint.counters)
     service.health.checks["draining"] = lambda: "draining" if worker.claims.draining else None
     export_counters("callbus_worker", "What the worker counted", "kind", lambda: worker.counters)

@@ -74,6 +74,14 @@ class LiveEndpoint(Endpoint):
 
     chat_model: str = "gpt-5.6-luna"
 
+    @classmethod
+    def beside(cls, realtime: Endpoint, model: str = "gpt-live-1", chat_model: str = "gpt-5.6-luna") -> LiveEndpoint:
+        """The same server and account as the Realtime API's."""
+        where = realtime
+        return cls(
+            where.base_url, where.api_key, model, where.models, where.counters, tls=where.tls, chat_model=chat_model
+        )
+
     def url(self, model: str) -> str:
         """The WebSocket address; the model goes into `session.start` (API reference, `live.connect`)."""
         base = self.base_url.rstrip("/")
@@ -229,7 +237,9 @@ class LiveBackend:
             case _ if self._over:
                 pass
             case AudioArrived(data):
-                self._do(self._turns.audio(self._decode(data), self._loop.time()))
+                now = self._loop.time()
+                self._do(self._turns.audio(self._decode(data), now))
+                self._do(self._turns.tick(now, busy=self._tools.is_busy))
             case AgentWords(text, _, end_ms):
                 self._do(self._turns.said(text, end_ms))
             case CallerWords(text, start_ms):

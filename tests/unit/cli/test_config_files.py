@@ -314,8 +314,8 @@ fallback: {kind: transfer, number: "+493087654321"}
 
 
 def test_an_agent_that_this_version_cannot_serve_is_refused(tmp_path: Path) -> None:
-    text = "kind: agent\nname: a\nbackend: live\n---\nkind: agent\nname: b\nrecording: announce\n"
+    text = "kind: agent\nname: a\nbackend: pipeline\n---\nkind: agent\nname: b\nrecording: announce\n"
     assert lines(read(tmp_path, text)) == [
-        "3: agent.backend: 'live' is not available in this version; use realtime or scripted",
+        "3: agent.backend: 'pipeline' is not available in this version; use realtime or live or scripted",
         "7: agent.recording: 'announce' needs the recorder service, which this version does not have; use off",
     ]
