@@ -57,6 +57,11 @@ class ChatReply:
         self.characters = 0  # of everything the model wrote, for an estimate where the server tells no usage
         self.usage: dict[str, int] = {}
 
+    @property
+    def has_begun(self) -> bool:
+        """The model has written something."""
+        return bool(self.characters or self._calls)
+
     def push(self, chunk: object) -> str:
         """Take a chunk; the text in it that is meant to be heard.
 

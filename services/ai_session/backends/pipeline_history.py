@@ -120,7 +120,7 @@ class PipelineHistory:
         speech = self._speech(item)
         if speech is None:
             speech = _Speech(item, response)
-            self._entries.append(speech)
+            self._entries.insert(self._before_tools_of(response), speech)
         speech.pieces.append(_Piece(text))
 
     def spoken(self, item: str, samples: int) -> None:
@@ -171,13 +171,20 @@ class PipelineHistory:
         speech.pieces = heard
 
     def delete(self, item: str) -> None:
-        """Nothing of this item was heard."""
+        """Nothing of this item was heard, or said."""
         self._entries = [entry for entry in self._entries if isinstance(entry, _Tools) or entry.item != item]
 
     def text_of(self, item: str) -> str:
         """All that was said in an item."""
         speech = self._speech(item)
         return speech.text if speech is not None else ""
+
+    def _before_tools_of(self, response: str) -> int:
+        """The voice may still speak what the model wrote before it called tools."""
+        for number, entry in enumerate(self._entries):
+            if isinstance(entry, _Tools) and entry.response == response:
+                return number
+        return len(self._entries)
 
     def _heard_of(self, piece: _Piece, samples: int) -> str:
         whole = piece.samples
