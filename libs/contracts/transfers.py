@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from libs.contracts.model import Message
 
-TargetName = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\s].*$")]
+TargetName = Annotated[str, Field(min_length=1, max_length=64)]
 
 
 class TransferTarget(Message):

@@ -51,7 +51,7 @@ def test_all_mistakes_of_all_documents_are_told_at_once(tmp_path: Path) -> None:
         "4: agent.limits.max_duration_s: Input should be greater than 0",
         "6: route.agent: is required",
         '8: route.match.0: is text: write it in quotes, "1"',
-        "10: kind: is one of agent, route, organisation, not 'agnt'",
+        "10: kind: is one of agent, route, organisation, tool, mcp, not 'agnt'",
     ]
 
 
@@ -145,7 +145,7 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ),
         (
             AGENT + f"prompt: {'x' * 1_048_576}\n",
-            "1: agent 'bestellung' is larger than the bus takes (1049898 of 1048576 bytes)",
+            "1: agent 'bestellung' is larger than the bus takes (1049963 of 1048576 bytes)",
         ),
         (AGENT + "? [a]\n: b\n", "3: not YAML: found unhashable key"),
     ],

@@ -11,7 +11,21 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from libs.contracts import agent, commands, config, events, heartbeat, offer, originate, rpc, spending, tool, wire
+from libs.contracts import (
+    agent,
+    commands,
+    config,
+    events,
+    external_tools,
+    heartbeat,
+    offer,
+    originate,
+    rpc,
+    spending,
+    tool,
+    transfers,
+    wire,
+)
 from libs.contracts.model import Message
 from libs.contracts.termination import RESULT_OF, Outcome, Reason, Result, Termination
 
@@ -63,6 +77,7 @@ BY_NAME = {  # fields with rules that their type does not tell
     ),
     "after_hours": st.none() | fallbacks,
     "label": tokens,
+    "pointer": st.sampled_from(["", "/items/0"]),
     "url": st.just("https://mcp.example.com/"),
     "mcp": st.just(()),  # with backend realtime alone
     "turn_taking": st.builds(agent.TurnTaking, silence_ms=st.none() | st.integers(100, 10_000)),
@@ -129,6 +144,13 @@ def models(cls):
     rules |= {"agent": tokens} if cls is config.RouteConfig else {}
     if cls is not config.RouteConfig:
         rules = {name: rule for name, rule in rules.items() if name not in ("match", "trunk", "entrance", "hours")}
+    if cls is external_tools.HttpTool:  # its placeholders must be parameters
+        rules |= {
+            "parameters": st.just({"type": "object", "properties": {"x": {"type": "string"}}}),
+            "headers": st.just({"Authorization": "Bearer {secret:shop}"}),
+            "query": st.just({"x": "{x}", "caller": "{call.caller}"}),
+            "body": st.none() | st.just({"x": ["{x}"]}),
+        }
     fields = {
         name: rules[name] if name in rules else bounded(field, field.annotation)
         for name, field in cls.model_fields.items()
@@ -170,6 +192,7 @@ def subclasses(cls):
 def test_no_message_was_forgotten_here():
     nested = {agent.TurnTaking, agent.Transcription, agent.Limits, agent.Budget, agent.Speech, agent.Idle}
     nested |= {agent.Fillers, agent.AnsweringMachine, agent.McpServer, config.Fallback, config.OpeningHours}
+    nested |= {transfers.Transfers, transfers.TransferTarget, external_tools.ToolResponse}
     nested |= {
         events.MediaStatistics,
         events.OrderLine,
