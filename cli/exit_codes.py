@@ -57,6 +57,8 @@ CODE_OF: dict[Reason, ExitCode] = {
     Reason.MAX_DURATION: ExitCode.SUCCESS,
     Reason.TRANSFERRED: ExitCode.SUCCESS,
     Reason.FALLBACK_PLAYED: ExitCode.SUCCESS,
+    Reason.ANSWERING_MACHINE: ExitCode.SUCCESS,
+    Reason.CALLER_SILENT: ExitCode.SUCCESS,
     Reason.CALLER_CANCELLED: ExitCode.CANCELLED,
     Reason.NO_COMMON_CODEC: ExitCode.NO_MEDIA,
     Reason.MALFORMED_OFFER: ExitCode.NO_MEDIA,

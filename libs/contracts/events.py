@@ -249,6 +249,7 @@ class AgentText(CallEvent):
     item: str
     from_sample: Sample
     text: str
+    local: bool = False  # said by the worker itself (a filler): the model knows nothing of it
 
 
 class AgentTurn(CallEvent):
@@ -263,6 +264,7 @@ class AgentTurn(CallEvent):
     audio_ms: Milliseconds
     heard_ms: Milliseconds
     from_sample: Sample = 0
+    local: bool = False  # said by the worker itself (a filler): the model knows nothing of it
 
 
 class ToolCalled(CallEvent):

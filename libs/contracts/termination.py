@@ -31,6 +31,8 @@ class Reason(StrEnum):
     MAX_DURATION = "max_duration"
     TRANSFERRED = "transferred"
     FALLBACK_PLAYED = "fallback_played"
+    ANSWERING_MACHINE = "answering_machine"
+    CALLER_SILENT = "caller_silent"
 
     CALLER_CANCELLED = "caller_cancelled"
     NO_COMMON_CODEC = "no_common_codec"
@@ -76,6 +78,8 @@ _RESULTS: dict[Result, tuple[Reason, ...]] = {
         Reason.MAX_DURATION,
         Reason.TRANSFERRED,
         Reason.FALLBACK_PLAYED,
+        Reason.ANSWERING_MACHINE,
+        Reason.CALLER_SILENT,
     ),
     Result.CLIENT: (
         Reason.CALLER_CANCELLED,

@@ -15,6 +15,8 @@ class Why(Enum):
     MAX_DURATION = "max_duration"
     BUDGET = "budget"
     AGENT = "agent"
+    IDLE = "idle"
+    MACHINE = "machine"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,14 @@ class StartResponse:
     """Let the agent speak: these words, to these instructions, or its own answer."""
 
     wish: Wish
+
+
+@dataclass(frozen=True, slots=True)
+class PlayLocal:
+    """Say something that the worker has ready, if it has; the model knows nothing of it."""
+
+    response: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +109,7 @@ class PublishAgentTurn:
     audio_ms: float
     heard_ms: float
     from_sample: int
+    local: bool = False  # the model knows nothing of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +149,7 @@ class HandOver:
 
 Action = (
     StartResponse
+    | PlayLocal
     | CancelResponse
     | FlushPlayout
     | ParkPlayout

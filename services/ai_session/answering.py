@@ -22,9 +22,10 @@ class Ask(Enum):
 
 
 class Answering:
-    """One call's turns and the answers that they are owed."""
+    """One call's turns and the answers that they are owed; none is due where the model answers by itself."""
 
-    def __init__(self, *, needs_transcript: bool) -> None:
+    def __init__(self, *, asks: bool, needs_transcript: bool) -> None:
+        self._asks = asks
         self._needs_transcript = needs_transcript
         self._speaking: set[str] = set()
         self._awaited: dict[str, float] = {}  # turn without transcript -> when to give up
@@ -34,7 +35,7 @@ class Answering:
     @property
     def is_due(self) -> bool:
         """An answer is owed, or will be when a transcript has come."""
-        return self._owed or self._missed or bool(self._awaited)
+        return self._asks and (self._owed or self._missed or bool(self._awaited))
 
     def began(self, turn: str) -> None:
         """The caller speaks."""
@@ -74,7 +75,7 @@ class Answering:
         for turn in [turn for turn, until in self._awaited.items() if now >= until]:
             del self._awaited[turn]
             self._missed = True
-        if self._speaking or self._awaited or not (self._owed or self._missed):
+        if not self._asks or self._speaking or self._awaited or not (self._owed or self._missed):
             return Ask.NOTHING
         ask = Ask.ANSWER if self._owed else Ask.REPETITION
         self._owed = self._missed = False

@@ -41,6 +41,11 @@ class Attempts:
         """A request has not begun."""
         return bool(self._requests)
 
+    @property
+    def is_planned(self) -> bool:
+        """The model will be asked again."""
+        return self._retry is not None
+
     def forget(self) -> None:
         """The model connection is gone: nothing that was asked of it will come."""
         self._requests.clear()

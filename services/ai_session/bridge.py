@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from libs.contracts.events import (
     AgentText,
@@ -32,6 +33,7 @@ from services.ai_session.actions import (
     HangUp,
     NoteTrouble,
     ParkPlayout,
+    PlayLocal,
     PublishAgentTurn,
     PublishCallerSpoke,
     PublishCallerTurn,
@@ -58,11 +60,21 @@ from services.ai_session.journal import Journal
 from services.ai_session.playout import Drained, OutFrame, Part, Playout
 from services.ai_session.rate_limit import RateLimit
 from services.ai_session.speech_text import SpeechText
+from services.ai_session.spoken import LOCAL
 from services.ai_session.turn import TurnMachine
 from services.ai_session.turn_rules import TurnRules
 
 HOLD_SILENCE_FRAMES = 100  # 2 s: the model's voice detection ends a turn that the hold cut off
 RING_FRAMES = 10  # 200 ms: what may wait while the model connection is behind or not open yet
+
+
+class ReadySpeech(Protocol):
+    """Texts that are rendered already."""
+
+    def get(self, text: str) -> bytes | None:
+        """PCM16LE at the call's rate; None when it is not ready."""
+        ...
+
 
 Escalation = RunTool | HangUp | HandOver | Fail | Lost
 SendFrame = Callable[[bytes], object]
@@ -95,6 +107,7 @@ class Bridge:
         self._is_continuous = capabilities.continuous_output
         self.turn = TurnMachine(TurnRules.of(offer.agent), capabilities, self._text, rate_hz, limit)
         self.drained = asyncio.Event()
+        self.ready_speech: ReadySpeech | None = None  # for what the worker says by itself
         self.last_up_at = 0.0
         self.counters: Counter[str] = Counter()
 
@@ -115,7 +128,7 @@ class Bridge:
     def set_state(self, state: CallState) -> None:
         """The leg's state: nothing is heard or said before the answer, and nothing while the call is held."""
         self.state = state
-        self.playout.paused = state.held
+        self.playout.paused = self.turn.is_held = state.held
         self._held_frames = 0
 
     # -- up ------------------------------------------------------------------------------------------
@@ -234,7 +247,8 @@ class Bridge:
             return
         for sentence in self._text.due(part.key, part.sent, part.received, part.ended):
             begins = part.base + sentence.offset
-            self._journal.put(AgentText, item=part.key[0], from_sample=begins, text=sentence.text)
+            local = part.response.startswith(LOCAL)
+            self._journal.put(AgentText, item=part.key[0], from_sample=begins, text=sentence.text, local=local)
 
     def _send(self, frame: OutFrame) -> None:
         flags = (
@@ -275,12 +289,27 @@ class Bridge:
                 case ResumePlayout():
                     self.playout.resume()
                     self._pump(now)
+                case PlayLocal(response, text):
+                    self._play_local(response, text, now)
                 case RunTool() | HangUp() | HandOver() | Fail():
                     self._escalate(action)
                 case StartResponse() | CancelResponse() | Truncate() | DeleteItem():
                     self._tell_backend(action)
                 case _:
                     self._publish(action)
+
+    def _play_local(self, response: str, text: str, now: float) -> None:
+        pcm = self.ready_speech.get(text) if self.ready_speech is not None else None
+        if pcm is None:
+            self.counters["local_not_ready"] += 1
+            return
+        self.counters["local"] += 1
+        key = (response, 0)
+        self.turn.plays_local(response)
+        self._text.end(key, text)
+        self.playout.push(response, key, pcm)
+        self.playout.end_response()
+        self._pump(now)
 
     def _tell_backend(self, action: StartResponse | CancelResponse | Truncate | DeleteItem) -> None:
         backend = self._backend
@@ -317,6 +346,7 @@ class Bridge:
                     audio_ms=action.audio_ms,
                     heard_ms=action.heard_ms,
                     from_sample=action.from_sample,
+                    local=action.local,
                 )
             case PublishLatency(latency):
                 put(

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+from enum import Enum
+
 from services.ai_session.memory import RecentIds
+
+
+class Phase(Enum):
+    """What the agent does."""
+
+    LISTENING = "listening"
+    THINKING = "thinking"
+    SPEAKING = "speaking"
+    PARKED = "parked"
 
 
 class Floor:

@@ -110,13 +110,17 @@ def rebuild(events: Iterable[Event], played: Mapping[int, int]) -> Conversation:
     return Conversation(tuple(items), _how_to_go_on(list(entries.values())))
 
 
-def _note(entries: dict[str, _Entry], event: Event, played: Mapping[int, int]) -> None:
+def _note(  # noqa: PLR0912  one flat dispatch
+    entries: dict[str, _Entry], event: Event, played: Mapping[int, int]
+) -> None:
     match event:
         case CallerSpoke():
             entries.setdefault(f"caller:{event.epoch}:{event.item}", event)
         case CallerTurn():
             key = f"caller:{event.epoch}:{event.item}"
             entries[key] = event
+        case AgentText(local=True) | AgentTurn(local=True):
+            pass  # a filler is no part of the conversation
         case AgentText() | AgentTurn():
             key = f"agent:{event.epoch}:{event.item}"
             entry = entries.get(key)

@@ -9,6 +9,10 @@ _GOODBYE = (
     "The call has reached its time limit. Say so politely in one short sentence in the language of the "
     "conversation, thank the caller and say goodbye. Ask nothing and call no tool."
 )
+_GOODBYE_TO_NOBODY = (
+    "The caller has not said anything for a long time. Say in one short sentence in the language of the conversation "
+    "that you are going to end the call, and say goodbye. Ask nothing and call no tool."
+)
 _CARRY_ON = (
     "The line was interrupted for a moment while you were speaking. Apologise in a few words and go on "
     "exactly where your last sentence stopped; do not repeat what the caller has heard and do not greet again."
@@ -56,6 +60,7 @@ class Phrases:
 
     greeting: Wish = None
     goodbye: Wish = _GOODBYE
+    goodbye_to_nobody: Wish = _GOODBYE_TO_NOBODY
     carry_on: str = _CARRY_ON
     ask_to_repeat: str = _ASK_TO_REPEAT
     not_understood: str = _NOT_UNDERSTOOD
@@ -72,6 +77,7 @@ class Phrases:
         return cls(
             greeting=Verbatim(greeting) if greeting else None,
             goodbye=Verbatim(goodbye) if goodbye else _GOODBYE,
+            goodbye_to_nobody=Verbatim(goodbye) if goodbye else _GOODBYE_TO_NOBODY,
         )
 
     @staticmethod

@@ -60,6 +60,11 @@ _REASONS = {
     "unreachable": Reason.MODEL_UNREACHABLE,
     "failed": Reason.MODEL_FAILED,
 }
+_REASON_TO_HANG_UP = {
+    Why.MAX_DURATION: Reason.MAX_DURATION,
+    Why.IDLE: Reason.CALLER_SILENT,
+    Why.MACHINE: Reason.ANSWERING_MACHINE,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +308,7 @@ class Session:
                 self._spawn(self._leg.tell(HandOverCommand(epoch=self.offer.epoch)))  # the turn machine asks again
             case HangUp(why):
                 log.info("hanging up", why=why.value)
-                reason = Reason.MAX_DURATION if why is Why.MAX_DURATION else Reason.AGENT_HUNG_UP
+                reason = _REASON_TO_HANG_UP.get(why, Reason.AGENT_HUNG_UP)
                 detail = (self._day_is_spent or "budget of the call is spent") if why is Why.BUDGET else ""
                 command = HangUpCommand(epoch=self.offer.epoch, reason=reason, detail=detail)
                 self._spawn(self._leg.press(command))

@@ -2,7 +2,8 @@
 
 Theory of operation. The ledger tells what became of each part; here that turns into the record of what the agent
 said (`PublishAgentTurn`, with the text that was heard) and into the corrections of `memory`. A part of a response that
-the model connection took with it is told as interrupted even when all that arrived of it was heard.
+the model connection took with it is told as interrupted even when all that arrived of it was heard. What the worker
+said by itself (a response whose name begins with `LOCAL`) is recorded, and the model is told nothing of it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from services.ai_session.backends.port import ResponseEnded
 from services.ai_session.memory import ModelMemory
 from services.ai_session.playout import Part
 from services.ai_session.speech_text import SpeechText
+
+LOCAL = "local-"
 
 
 class Spoken:
@@ -39,11 +42,12 @@ class Spoken:
 
     def began(self, part: Part) -> None:
         """The first sample of a part reached the caller."""
-        self._memory.heard(part)
+        if not _is_local(part):
+            self._memory.heard(part)
 
     def done(self, part: Part) -> list[Action]:
         """A part was heard to its end, or written off: nothing to be corrected any more."""
-        self._memory.heard(part)
+        self.began(part)
         self._text.learn(part.key, part.received)
         return [self._record(part, interrupted=part.response in self._cut or part.lost > 0)]
 
@@ -55,7 +59,8 @@ class Spoken:
         """The flush was acknowledged: the model is told what was heard of these parts."""
         actions: list[Action] = []
         for part in parts:
-            actions += self._memory.correct(part)
+            if not _is_local(part):
+                actions += self._memory.correct(part)
             actions.append(self._record(part, interrupted=not part.complete or part.lost > 0))
         return [*actions, *self._memory.flushed()]
 
@@ -81,4 +86,9 @@ class Spoken:
             audio_ms=part.received / self._per_ms,
             heard_ms=part.heard / self._per_ms,
             from_sample=max(0, part.from_sample),
+            local=_is_local(part),
         )
+
+
+def _is_local(part: Part) -> bool:
+    return part.response.startswith(LOCAL)

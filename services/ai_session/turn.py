@@ -18,44 +18,14 @@ matter; the last words cannot be interrupted.
 
 from __future__ import annotations
 
-from enum import Enum
-
-from services.ai_session.actions import (
-    Action,
-    CancelResponse,
-    Fail,
-    FlushPlayout,
-    HandOver,
-    HangUp,
-    NoteTrouble,
-    ParkPlayout,
-    PlayLocal,
-    PublishCallerSpoke,
-    PublishCallerTurn,
-    PublishLatency,
-    ResumePlayout,
-    RunTool,
-    StartResponse,
-    Why,
-)
+from services.ai_session import actions as do
+from services.ai_session.actions import Action, PlayLocal, StartResponse, Why
 from services.ai_session.answering import Answering, Ask
 from services.ai_session.attempts import Attempts
-from services.ai_session.backends.port import (
-    BackendEvent,
-    CallerTranscript,
-    Capabilities,
-    ResponseEnded,
-    ResponseStarted,
-    ServerToolBegan,
-    SpeechDiscarded,
-    SpeechStarted,
-    SpeechStopped,
-    ToolRequested,
-    Trouble,
-)
+from services.ai_session.backends import port
 from services.ai_session.call_limits import CallLimits
 from services.ai_session.caller_turns import CallerTurns
-from services.ai_session.floor import Floor
+from services.ai_session.floor import Floor, Phase
 from services.ai_session.handing_over import HandingOver
 from services.ai_session.history import GoOn
 from services.ai_session.interruption import Verdict
@@ -65,21 +35,12 @@ from services.ai_session.phrases import Verbatim, Wish
 from services.ai_session.playout import Drained, Flushed, Parked, PartBegan, PartDone, PlayoutEvent
 from services.ai_session.polite_end import PoliteEnd, Step
 from services.ai_session.rate_limit import RateLimit
-from services.ai_session.silence import Fillers, IdleCaller, Patience
+from services.ai_session.silence import SilenceBreaker
 from services.ai_session.speech_text import SpeechText
-from services.ai_session.spoken import LOCAL, Spoken
+from services.ai_session.spoken import Spoken
 from services.ai_session.turn_rules import TurnRules
 
 STALL_S = 20.0  # thinking without any sign of life
-
-
-class Phase(Enum):
-    """What the agent does."""
-
-    LISTENING = "listening"
-    THINKING = "thinking"
-    SPEAKING = "speaking"
-    PARKED = "parked"
 
 
 class TurnMachine:
@@ -88,7 +49,7 @@ class TurnMachine:
     def __init__(
         self,
         rules: TurnRules,
-        capabilities: Capabilities,
+        capabilities: port.Capabilities,
         text: SpeechText,
         rate_hz: int,
         limit: RateLimit | None = None,
@@ -99,15 +60,12 @@ class TurnMachine:
         self.latency = LatencyProbe()
         self.spoken = Spoken(text, can_truncate=capabilities.truncate, samples_per_ms=rate_hz / 1000)
         self._attempts = Attempts(limit)
-        answering = Answering(needs_transcript=capabilities.needs_transcript)
+        answering = Answering(asks=not capabilities.answers, needs_transcript=capabilities.needs_transcript)
         self._caller = CallerTurns(answering, rules.interruption(capabilities))
         self._limits = CallLimits(max_duration_s=rules.max_duration_s, budget_usd=rules.budget_usd)
         self._handing_over = HandingOver()
         self._keys = Keys()
-        self._idle = IdleCaller(rules.idle.after_s, rules.idle.prompts)
-        fillers = rules.fillers
-        self._fillers = Fillers(fillers.texts, after_ms=fillers.after_ms, every_ms=fillers.every_ms)
-        self._locals = 0  # what the worker said by itself
+        self._silence = SilenceBreaker(rules.idle, rules.fillers)
         self._end = PoliteEnd()
         self._floor = Floor()
         self._flushing = False  # what was heard is not known, nor is it to the model
@@ -139,7 +97,7 @@ class TurnMachine:
 
     def pressed(self, digit: str, now: float) -> list[Action]:
         """The caller pressed a key; a group of keys is told to the model when it is complete."""
-        self._idle.caller_acted()
+        self._silence.caller.caller_acted()
         return self._tell_keys(self._keys.pressed(digit, now), now)
 
     def drain(self, patience_s: float, now: float) -> list[Action]:
@@ -199,47 +157,49 @@ class TurnMachine:
         self._floor.audio(response)
         self._settle()
 
-    def on_backend(self, event: BackendEvent, now: float) -> list[Action]:
+    def on_backend(self, event: port.BackendEvent, now: float) -> list[Action]:
         """Any backend event but audio and transcript deltas, which the shell routes itself."""
         self._quiet_since = now
         match event:
-            case SpeechStarted(item):
+            case port.SpeechStarted(item):
                 self._attempts.caller_spoke()
-                self._idle.caller_acted()
+                self._silence.caller.caller_acted()
                 self._caller.began(item)
-                return [PublishCallerSpoke(item), *self._may_interrupt(now)]
-            case SpeechStopped(item):
+                return [do.PublishCallerSpoke(item), *self._may_interrupt(now)]
+            case port.SpeechStopped(item):
                 self.latency.caller_stopped(now)
                 verdict = self._caller.stopped(item, now)
                 if self.phase is Phase.LISTENING and self._can.server_turns:
                     self.phase = Phase.THINKING
                 return [*self._carry_out(verdict, now), *self._answer(now)]
-            case SpeechDiscarded(item):
+            case port.SpeechDiscarded(item):
                 return self._turn_judged(self._caller.discarded(item, now), now)
-            case CallerTranscript(item, text, failed):
+            case port.CallerTranscript(item, text, failed):
                 verdict = self._caller.transcribed(item, text, now, failed=failed)
-                return [PublishCallerTurn(item, text, failed), *self._turn_judged(verdict, now)]
-            case ResponseStarted(response, asked):
+                return [do.PublishCallerTurn(item, text, failed), *self._turn_judged(verdict, now)]
+            case port.ResponseStarted(response, asked):
                 return self._response_started(response, asked, now)
-            case ToolRequested(response, tool_call_id, name, arguments):  # of a completed response, interrupted or not
+            case port.ToolRequested(
+                response, tool_call_id, name, arguments
+            ):  # of a completed response, interrupted or not
                 if not self._tools:
                     self.latency.tools_began(now)
                 self._tools += 1
                 self._attempts.gave(response)
-                return [RunTool(tool_call_id, name, arguments)]
-            case ServerToolBegan(response):
+                return [do.RunTool(tool_call_id, name, arguments)]
+            case port.ServerToolBegan(response):
                 self._attempts.gave(response)
                 return []
-            case ResponseEnded():
+            case port.ResponseEnded():
                 return self._response_ended(event, now)
-            case Trouble(code, detail):
-                return [NoteTrouble(code, detail)]
+            case port.Trouble(code, detail):
+                return [do.NoteTrouble(code, detail)]
             case _:
                 return []
 
     def _response_started(self, response: str, asked: bool, now: float) -> list[Action]:
         if not asked and self.phase is Phase.LISTENING:  # nobody asked, nobody spoke: the server's idle timeout
-            self._idle.prompted()
+            self._silence.caller.prompted()
         self._floor.started(response)
         self._awaited = False
         self._attempts.began(response, asked=asked)
@@ -249,7 +209,7 @@ class TurnMachine:
             self.phase = Phase.THINKING
         return self._may_interrupt(now) if self._caller.decides and self._caller.is_speaking else []
 
-    def _response_ended(self, event: ResponseEnded, now: float) -> list[Action]:
+    def _response_ended(self, event: port.ResponseEnded, now: float) -> list[Action]:
         if self._floor.is_over(event.response):
             return []
         self._floor.ended(event.response)
@@ -281,7 +241,7 @@ class TurnMachine:
         match verdict:
             case Verdict.PARK:
                 self.phase = Phase.PARKED
-                return [ParkPlayout()]
+                return [do.ParkPlayout()]
             case Verdict.RESUME:
                 return self._go_on()
             case Verdict.INTERRUPTED:
@@ -292,7 +252,7 @@ class TurnMachine:
     def _turn_judged(self, verdict: Verdict, now: float) -> list[Action]:
         """After a turn of the caller that may have been none, or may want no answer."""
         actions = self._carry_out(verdict, now)
-        if not (self._can.answers or self._answer_is_due or self._attempts.is_waiting):
+        if not (self._can.answers or self._caller.answer_is_due or self._attempts.is_waiting):
             self._settle()
         return [*actions, *self._answer(now)]
 
@@ -306,17 +266,17 @@ class TurnMachine:
     def _go_on(self) -> list[Action]:
         self.phase = Phase.LISTENING
         self._settle()
-        return [ResumePlayout()]
+        return [do.ResumePlayout()]
 
     def _cut_off(self, *, cancel: bool) -> list[Action]:
-        actions: list[Action] = [ResumePlayout()] if self.phase is Phase.PARKED else []
+        actions: list[Action] = [do.ResumePlayout()] if self.phase is Phase.PARKED else []
         plays, response = self._floor.cut_off()
         if plays:
             self._flushing = True
             self.spoken.flush_began()
-            actions = [FlushPlayout()]
+            actions = [do.FlushPlayout()]
         if response is not None and cancel:
-            actions.append(CancelResponse(response))
+            actions.append(do.CancelResponse(response))
         self._awaited = False
         self.phase = Phase.LISTENING
         self.latency.reset()
@@ -328,7 +288,7 @@ class TurnMachine:
             case PartBegan(part):
                 self.spoken.began(part)
                 measured = self.latency.heard(part.response, now)
-                return [PublishLatency(measured)] if measured is not None else []
+                return [do.PublishLatency(measured)] if measured is not None else []
             case PartDone(part):
                 return self.spoken.done(part)
             case Flushed(parts):
@@ -356,7 +316,7 @@ class TurnMachine:
         due = self.phase is Phase.THINKING and not self._tools and not self._caller.is_speaking
         if due and now - self._quiet_since > STALL_S:
             self._quiet_since = now
-            return [Fail("the model gave no sign of life while an answer was due", reconnect=True)]
+            return [do.Fail("the model gave no sign of life while an answer was due", reconnect=True)]
         again, wish = self._attempts.due(now)
         if again:
             return self._respond(wish, now)
@@ -368,17 +328,15 @@ class TurnMachine:
     def _break_silence(self, now: float) -> list[Action]:
         silent = not (self._floor.is_playing or self._caller.is_speaking or self.is_held)
         ours = self._tools > 0 or self._attempts.is_planned or self.phase is Phase.THINKING or self._awaited
-        text = self._fillers.tick(now, silent=silent, wanted=ours)
-        if text is not None:
-            self._locals += 1
-            return [PlayLocal(f"{LOCAL}{self._locals}", text)]
-        idle = silent and self._is_on_air and self.phase is Phase.LISTENING and not (ours or self._keys.waiting)
-        match self._idle.tick(now, silent=idle):
-            case Patience.PROMPT:
-                return self._respond(Verbatim(self._rules.idle.text), now)
-            case Patience.GIVE_UP:
-                return self.end_politely(Why.IDLE, now)
-            case Patience.WAIT:
+        idle = self._is_on_air and self.phase is Phase.LISTENING and not self._keys.waiting
+        match self._silence.tick(now, silent=silent, ours=ours, idle=idle):
+            case PlayLocal() as filler:
+                return [filler]
+            case Verbatim() as prompt:
+                return self._respond(prompt, now)
+            case Why() as why:
+                return self.end_politely(why, now)
+            case None:
                 return []
 
     def is_dead(self, response: str) -> bool:
@@ -397,7 +355,7 @@ class TurnMachine:
 
     def _answer(self, now: float) -> list[Action]:
         """Ask for the answer that the caller is owed, of a model that does not answer by itself."""
-        if self._can.answers or self._end.is_near or self._flushing:
+        if self._end.is_near or self._flushing:
             return []
         match self._caller.due(now):
             case Ask.ANSWER:
@@ -407,36 +365,27 @@ class TurnMachine:
             case Ask.NOTHING:
                 return []
 
-    @property
-    def _answer_is_due(self) -> bool:
-        return not self._can.answers and self._caller.answer_is_due
-
     def _settle(self) -> None:
         """After a response or its audio ended: back to listening, if nothing else goes on."""
         if self._caller.is_parked:
             self.phase = Phase.PARKED
         elif self._floor.is_playing:
             self.phase = Phase.SPEAKING
-        elif self._floor.active is not None or self._tools or self._awaited or self._answer_is_due:
+        elif self._floor.active is not None or self._tools or self._awaited or self._caller.answer_is_due:
             self.phase = Phase.THINKING
         else:
             self.phase = Phase.LISTENING
 
-    @property
-    def _goodbye(self) -> Wish:
-        phrases = self._rules.phrases
-        return phrases.goodbye_to_nobody if self._end.why is Why.IDLE else phrases.goodbye
-
     def _step_end(self, now: float) -> list[Action]:
         """Go on with the polite end, if the call has come to that."""
-        answer_due = self.phase is Phase.THINKING
+        answer_due, goodbye = self.phase is Phase.THINKING, self._rules.last_words(self._end.why)
         match self._end.next(speaking=self._floor.is_busy, answer_due=answer_due, tools=self._tools > 0, now=now):
             case Step.ASK:
-                return self._respond(self._goodbye, now)
+                return self._respond(goodbye, now)
             case Step.CUT_AND_ASK:
-                return [*self._cut_off(cancel=True), *self._respond(self._goodbye, now)]
+                return [*self._cut_off(cancel=True), *self._respond(goodbye, now)]
             case Step.HANG_UP if self._end.why is not None:
-                return [HangUp(self._end.why)]
+                return [do.HangUp(self._end.why)]
             case _:
                 return []
 
@@ -444,4 +393,4 @@ class TurnMachine:
         if self._end.is_over:
             return []
         listening = self.phase is Phase.LISTENING and not self._caller.is_speaking and not self._tools
-        return [HandOver()] if self._handing_over.due(now, at_pause=listening and not self._end.is_near) else []
+        return [do.HandOver()] if self._handing_over.due(now, at_pause=listening and not self._end.is_near) else []

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from libs.contracts.agent import AgentConfig
+from libs.contracts.agent import AgentConfig, Fillers, Idle
+from services.ai_session.actions import Why
 from services.ai_session.backends.port import Capabilities
 from services.ai_session.history import GoOn
 from services.ai_session.interruption import BackChannels, Interruption
@@ -23,6 +24,8 @@ class TurnRules:
     barge_in_min_ms: float = 300
     silence_ms: float = 500  # after speech, until the voice detection tells its end
     back_channels: tuple[str, ...] = ()
+    idle: Idle = field(default_factory=Idle)
+    fillers: Fillers = field(default_factory=Fillers)
 
     @classmethod
     def of(cls, agent: AgentConfig) -> TurnRules:
@@ -37,6 +40,8 @@ class TurnRules:
             barge_in_min_ms=turns.barge_in_min_ms,
             silence_ms=turns.silence_ms or 0,
             back_channels=turns.back_channels,
+            idle=agent.idle,
+            fillers=agent.fillers,
         )
 
     def first_words(self, go_on: GoOn) -> Wish:
@@ -52,6 +57,10 @@ class TurnRules:
                 return self.phrases.come_back
             case GoOn.LISTEN | GoOn.ANSWER:
                 return None
+
+    def last_words(self, why: Why | None) -> Wish:
+        """What a call ends with for this reason."""
+        return self.phrases.goodbye_to_nobody if why is Why.IDLE else self.phrases.goodbye
 
     def interruption(self, can: Capabilities) -> Interruption | None:
         """What judges interruptions in the worker; None where the model's server does."""
