@@ -2,76 +2,92 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import date
-
-import openai
 
 from libs.contracts.agent import AgentConfig
 from libs.runtime.log import get_logger
 from services.ai_session.backends.factory import UnsupportedAgentError
+from services.ai_session.backends.realtime_link import Endpoint
 from services.ai_session.costs import Models
 from services.ai_session.settings import Settings
-from services.ai_session.voices.openai_speech import OpenAISpeech, client_of
-from services.ai_session.voices.port import Sound, Voice
+from services.ai_session.voices.cache import CachedVoice, SpeechCache
+from services.ai_session.voices.patient import PatientVoice
+from services.ai_session.voices.port import Sound
+from services.ai_session.voices.providers import OPENAI, Providers
+from services.ai_session.voices.renderings import Renderings
 
 SPEECH_MODEL = "gpt-4o-mini-tts"
+READING_MODEL = "gpt-realtime-2.1-mini"
 SPEECH_ENDPOINT_ENDS = date(2027, 1, 6)  # OpenAI's deprecations page, /v1/audio/speech with all its models
 WARN_DAYS_AHEAD = 120
 
 log = get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """A provider and what it is asked for."""
-
-    provider: str
-    model: str
-    voice: str
-
-
 class Voices:
     """The voices of a worker, made when an agent first needs them.
 
-    A call does not close its voice: others may speak with it. `close` closes all.
+    What it gives out asks the cache first and repeats short trouble. A call does not close its voice: others may
+    speak with it. `close` closes all.
     """
 
-    def __init__(self, settings: Settings, models: Models, today: Callable[[], date] = date.today) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        models: Models,
+        cache: SpeechCache | None = None,
+        endpoint: Endpoint | None = None,
+        today: Callable[[], date] = date.today,
+    ) -> None:
+        self.cache = cache or SpeechCache(None, settings.speech_cache_bytes)
+        self.counters: Counter[str] = Counter()
         self._settings = settings
         self._models = models
         self._today = today
-        self._voices: dict[Sound, Voice] = {}
-        self._client: openai.AsyncOpenAI | None = None
+        self._voices: dict[Sound, CachedVoice] = {}
+        self._renderings: dict[Sound, Renderings] = {}
+        self._providers = Providers(settings, models, endpoint, self.counters)
         self._warned: set[str] = set()
 
-    def for_agent(self, agent: AgentConfig, rate_hz: int) -> Voice:
+    def for_agent(self, agent: AgentConfig, rate_hz: int) -> CachedVoice:
         """The voice that an agent's texts are spoken with, at the call's rate.
 
         Raises:
             UnsupportedAgentError: this worker has no such voice; the sentence says what is missing.
         """
-        choice = self.choose(agent)
-        sound = Sound(
-            choice.provider,
-            choice.model,
-            choice.voice,
-            rate_hz,
-            agent.speed or 1.0,
-            agent.languages[0] if agent.languages else "",
-            agent.speech.instructions or "",
-        )
+        sound = self.sound_of(agent, rate_hz)
         voice = self._voices.get(sound)
         if voice is None:
-            voice = self._voices[sound] = self._make(sound)
+            made = self._providers.make(sound)
+            if sound.provider == "openai":
+                self._warn_of_end(sound.model)
+            patient = PatientVoice(made, self.counters, lambda: random.uniform(0.7, 1.3))
+            voice = self._voices[sound] = CachedVoice(patient, self.cache)
         return voice
 
-    def choose(self, agent: AgentConfig) -> Choice:
+    def renderings_for(self, agent: AgentConfig, rate_hz: int) -> Renderings:
+        """What is rendered ahead for an agent (fillers, idle prompts), at the call's rate.
+
+        Raises:
+            UnsupportedAgentError: see `for_agent`.
+        """
+        voice = self.for_agent(agent, rate_hz)
+        found = self._renderings.get(voice.sound)
+        if found is None:
+            found = self._renderings[voice.sound] = Renderings(voice, self.counters)
+        return found
+
+    def sound_of(self, agent: AgentConfig, rate_hz: int) -> Sound:
         """Provider, model and voice of an agent.
 
         The agent's own `voice` counts where it is the chosen provider's: with `realtime` and `openai`, whose voices
         are the same, and where the agent names its provider.
+
+        Raises:
+            UnsupportedAgentError: no voice is named and there is no default.
         """
         speech, settings = agent.speech, self._settings
         provider = speech.provider or ("realtime" if agent.backend == "realtime" else settings.speech_provider)
@@ -80,37 +96,46 @@ class Voices:
         match provider:
             case "openai":
                 model = speech.model or SPEECH_MODEL
-                return Choice(provider, model, voice or ("alloy" if model.startswith("tts-1") else self._models.voice))
-            case _:
-                raise UnsupportedAgentError(f"speech.provider {provider!r} is not available on this worker")
+                voice = voice or ("alloy" if model.startswith("tts-1") else self._models.voice)
+            case "realtime":
+                same = (agent.model or settings.openai_model) if agent.backend == "realtime" else READING_MODEL
+                model = speech.model or same
+                voice = voice or self._models.voice
+            case "elevenlabs":
+                model = speech.model or settings.elevenlabs_model
+                voice = voice or settings.elevenlabs_voice_id
+                if voice is None:
+                    raise UnsupportedAgentError(
+                        "speech.provider 'elevenlabs' needs a voice: set speech.voice or ELEVENLABS_VOICE_ID"
+                    )
+            case _:  # local
+                program = self._providers.program()
+                model = str(program.voice_file or program.name)
+                voice = voice or ""
+        return Sound(
+            provider,
+            model,
+            voice,
+            rate_hz,
+            agent.speed or 1.0,
+            agent.languages[0] if agent.languages else "",
+            (speech.instructions or "") if provider in ("openai", "realtime") else "",
+        )
 
     async def close(self) -> None:
         """Close all voices; safe to call twice."""
+        await self.cache.close()
         voices, self._voices = list(self._voices.values()), {}
+        self._renderings.clear()
         for voice in voices:
             await voice.close()
-        client, self._client = self._client, None
-        if client is not None:
-            await client.close()
+        await self._providers.close()
 
-    def _make(self, sound: Sound) -> Voice:
-        return self._openai(sound)
-
-    def _openai(self, sound: Sound) -> Voice:
-        settings = self._settings
-        base_url = settings.speech_base_url or settings.openai_base_url
-        secret = settings.speech_api_key or settings.openai_api_key
-        if secret is None and "api.openai.com" in base_url:
-            raise UnsupportedAgentError("speech.provider 'openai' needs OPENAI_API_KEY or SPEECH_API_KEY")
-        if self._client is None:
-            self._client = client_of(base_url, secret.get_secret_value() if secret is not None else "")
-        self._warn_of_end(sound.model, base_url)
-        return OpenAISpeech(self._client, sound, self._models)
-
-    def _warn_of_end(self, model: str, base_url: str) -> None:
+    def _warn_of_end(self, model: str) -> None:
         """Once per model, in time to choose another voice."""
-        ends = self._models.get(model).shutdown
-        if "api.openai.com" in base_url:
+        entry = self._models.get(model)
+        ends = entry.shutdown
+        if OPENAI in self._providers.speech_url:
             ends = min(ends or SPEECH_ENDPOINT_ENDS, SPEECH_ENDPOINT_ENDS)
         if ends is None or model in self._warned:
             return
@@ -123,4 +148,5 @@ class Voices:
                 model=model,
                 ends=ends.isoformat(),
                 days=days,
+                replacement=entry.replacement,
             )

@@ -23,6 +23,7 @@ LONGEST_TEXT = 4096  # characters
 FIRST_BYTE_WITHIN_S = 6.0
 NEXT_BYTES_WITHIN_S = 5.0
 CONNECT_WITHIN_S = 2.0
+NO_AUDIO = ("text/", "application/json")  # a portal's page, or another API behind this address
 
 
 def client_of(base_url: str, api_key: str) -> openai.AsyncOpenAI:
@@ -82,6 +83,9 @@ class OpenAISpeech:
                 response = await stack.enter_async_context(request)
         except (openai.APIError, TimeoutError) as error:
             raise voice_error(error) from None
+        content_type = response.headers.get("content-type", "")
+        if content_type.startswith(NO_AUDIO):
+            raise VoiceError("no_audio", f"the speech endpoint answered with {content_type}", retry=False)
         return response.iter_bytes()
 
     async def _next(self, chunks: AsyncIterator[bytes], within_s: float) -> bytes:
