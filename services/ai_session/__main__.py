@@ -6,9 +6,7 @@ import asyncio
 import ssl
 import sys
 from contextlib import suppress
-from datetime import date
 
-from libs.contracts.agent import AgentConfig
 from libs.contracts.offer import Offer
 from libs.runtime.log import get_logger
 from libs.runtime.metrics import export_counters, export_gauge
@@ -18,6 +16,8 @@ from services.ai_session.backends.live import LiveEndpoint, plan_live
 from services.ai_session.backends.realtime_link import Endpoint
 from services.ai_session.backends.realtime_plan import plan_realtime
 from services.ai_session.costs import Models, ModelsFileError, load
+from services.ai_session.model_listing import WatchedPlans
+from services.ai_session.model_watch import Defaults
 from services.ai_session.settings import Settings
 from services.ai_session.worker import Worker
 
@@ -30,7 +30,6 @@ class Backends:
     def __init__(self, endpoint: Endpoint, live: LiveEndpoint | None = None) -> None:
         self._endpoint = endpoint
         self._live = live or LiveEndpoint.beside(endpoint)
-        self._warned: set[str] = set()
 
     def __call__(self, offer: Offer) -> BackendPlan:
         """See `PlanBackend`."""
@@ -38,24 +37,11 @@ class Backends:
             case "scripted":
                 return plan_scripted(offer)
             case "realtime":
-                self._warn(offer.agent, self._endpoint.model)
                 return plan_realtime(self._endpoint, offer)
             case "live":
-                self._warn(offer.agent, self._live.model)
                 return plan_live(self._live, offer)
             case other:
                 raise UnsupportedAgentError(f"backend {other!r} is not available on this worker")
-
-    def _warn(self, agent: AgentConfig, usual: str) -> None:
-        """Of what an operator should know about the agent's models, once per model."""
-        models, model = self._endpoint.models, agent.model or usual
-        for name in {model, agent.transcription.model or models.transcription} - self._warned:
-            self._warned.add(name)
-            warn_of_shutdown(models, name, date.today())
-        if agent.budget.per_call_usd is not None and not models.get(model).is_priced:
-            log.warning(
-                "the agent has a budget, but the price of its model is not known", agent=agent.name, model=model
-            )
 
 
 def endpoint_of(settings: Settings) -> Endpoint:
@@ -75,24 +61,35 @@ def endpoint_of(settings: Settings) -> Endpoint:
     return Endpoint(settings.openai_base_url, key, settings.openai_model, models, tls=tls, mcp_tokens=tokens)
 
 
-def warn_of_shutdown(models: Models, name: str, today: date) -> None:
-    """Tell operators in time that their model ends."""
-    ends = models.get(name).shutdown
-    if ends is not None:
-        log.warning("the model will be shut down", model=name, ends=ends.isoformat(), days=(ends - today).days)
+def defaults_of(settings: Settings, models: Models) -> Defaults:
+    """The models of agents that name none."""
+    return Defaults(
+        realtime=settings.openai_model,
+        live=settings.live_model,
+        chat=settings.chat_model,
+        transcription=models.transcription,
+        speech_provider=settings.speech_provider,
+        elevenlabs=settings.elevenlabs_model,
+    )
 
 
 async def serve(service: Service, settings: Settings) -> None:
     """Take calls until the service is to stop, then hand them over."""
     endpoint = endpoint_of(settings)
     live = LiveEndpoint.beside(endpoint, settings.live_model, settings.chat_model)
-    warn_of_shutdown(endpoint.models, endpoint.model, date.today())
-    worker = Worker(service.bus, service.outbox, Backends(endpoint, live), settings.worker_capacity)
+    plans = WatchedPlans(Backends(endpoint, live), endpoint.models, defaults_of(settings, endpoint.models))
+    plans.export()
+    worker = Worker(service.bus, service.outbox, plans, settings.worker_capacity)
     export_counters("callbus_worker_model", "What model connections counted", "kind", lambda: endpoint.counters)
     service.health.checks["draining"] = lambda: "draining" if worker.claims.draining else None
     export_counters("callbus_worker", "What the worker counted", "kind", lambda: worker.counters)
     export_counters("callbus_worker_tools", "Tool look-ups that failed", "kind", lambda: worker.tools.counters)
     export_gauge("callbus_worker_sessions", "Calls being served", lambda: worker.sessions)
+    export_counters(
+        "callbus_worker_rate_limit", "The provider's rate limits, as calls met them", "kind", worker.limits.counted
+    )
+    export_counters("callbus_worker_spending", "Spending on the bus", "what", lambda: worker.budgets.counters)
+    watching = asyncio.create_task(plans.run(endpoint.base_url, endpoint.api_key, endpoint.tls), name="models")
     running = asyncio.create_task(worker.run(service.is_up), name="worker")
     stopping = asyncio.create_task(service.stopping.wait(), name="stopping")
     try:
@@ -100,8 +97,8 @@ async def serve(service: Service, settings: Settings) -> None:
         if not running.done():
             await worker.drain(settings.worker_drain_timeout_s)
     finally:
-        running.cancel()
-        stopping.cancel()
+        for task in (running, stopping, watching):
+            task.cancel()
         with suppress(asyncio.CancelledError):
             await running
 

@@ -7,14 +7,9 @@ import json
 import time
 
 import pytest
-from structlog.testing import capture_logs
 
-from libs.contracts.agent import AgentConfig, Budget, Limits, Transcription
+from libs.contracts.agent import AgentConfig, Limits
 from libs.contracts.offer import Offer
-from services.ai_session.__main__ import Backends
-from services.ai_session.backends.realtime import Endpoint
-from services.ai_session.costs import load
-from services.ai_session.settings import BUILT_IN_MODELS
 from services.ai_session.tools import ToolCaller, parse_arguments
 from tests.unit.ai_session.conftest import gateway, running_worker
 
@@ -111,15 +106,3 @@ async def test_a_service_that_restarts_is_asked_again(server):
 
 def test_arguments_nested_without_end_are_no_arguments():
     assert parse_arguments("[" * 100_000) is None
-
-
-def test_operators_are_warned_of_an_agents_models_once_each():
-    backends = Backends(Endpoint("http://x", "k", "gpt-realtime-2.1", load(BUILT_IN_MODELS)))
-    old = offer(model="gpt-realtime", transcription=Transcription(model="whisper-1"), budget=Budget(per_call_usd=1))
-    with capture_logs() as logs:
-        backends(offer(budget=Budget(per_call_usd=1)))
-        backends(old)
-        backends(old)
-    ends = sorted(entry["model"] for entry in logs if "shut down" in entry["event"])
-    assert ends == ["gpt-realtime", "whisper-1"]
-    assert [entry["model"] for entry in logs if "budget" in entry["event"]] == ["gpt-realtime"] * 2
