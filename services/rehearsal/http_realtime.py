@@ -11,8 +11,9 @@ from aiohttp import web
 
 from services.rehearsal.connection import Connection
 from services.rehearsal.faults import Fault, FaultPlan
-from services.rehearsal.realtime import RealtimeSession, SessionOptions
+from services.rehearsal.realtime import RealtimeSession
 from services.rehearsal.refusals import ApiError, rehearsed_refusal
+from services.rehearsal.session_options import SessionOptions
 from services.rehearsal.validation import validate_server_event
 
 if TYPE_CHECKING:
@@ -32,8 +33,9 @@ async def _upgrade(rehearsal: Rehearsal, request: web.Request) -> web.StreamResp
     plan = FaultPlan(rehearsal.take_faults(request, "realtime"), started_at=asyncio.get_running_loop().time())
     try:
         await refuse_or_hang(rehearsal, plan)
-        transcription = request.query.get("intent") == "transcription"
         model = request.query.get("model", "")
+        # With a model it is a conversation, which then refuses a session.update of the other type.
+        transcription = request.query.get("intent") == "transcription" and not model
         if not model and not transcription:
             raise ApiError(400, "You must provide a model parameter.", code="missing_model")
     except ApiError as refusal:
@@ -78,6 +80,7 @@ def _session(
         rng=rehearsal.new_rng(),
         faults=plan,
         check=validate_server_event if settings.self_check else None,
+        listener=rehearsal.listener if transcription else None,
     )
 
 

@@ -14,7 +14,7 @@ from openai.types.audio import (
 )
 
 from services.rehearsal.http_exchange import Exchange, exchanged
-from services.rehearsal.listening import Heard, Listener
+from services.rehearsal.listening import Heard
 from services.rehearsal.offered import TRANSCRIPTION
 from services.rehearsal.outputs import Frame
 from services.rehearsal.transcription_request import TranscriptionRequest, read_transcription_request
@@ -30,21 +30,16 @@ _DELTA_S = 0.02
 
 
 def transcription_routes(rehearsal: Rehearsal) -> list[web.RouteDef]:
-    listener = Listener(rehearsal.callers, rehearsal.scenarios)
-
-    async def transcribe(exchange: Exchange) -> web.StreamResponse:
-        return await _transcribe(exchange, listener)
-
-    return [web.post("/v1/audio/transcriptions", exchanged(rehearsal, "transcriptions", transcribe))]
+    return [web.post("/v1/audio/transcriptions", exchanged(rehearsal, "transcriptions", _transcribe))]
 
 
-async def _transcribe(exchange: Exchange, listener: Listener) -> web.StreamResponse:
+async def _transcribe(exchange: Exchange) -> web.StreamResponse:
     rehearsal, record, query = exchange.rehearsal, exchange.record, exchange.request.query
     request = await read_transcription_request(exchange.request)
     record.model = request.model
     record.asked = {"file": request.filename, "ms": request.duration_ms, **request.fields}
     rehearsal.offered.require(request.model, TRANSCRIPTION)
-    heard = listener.hear(
+    heard = rehearsal.listener.hear(
         request.pcm,
         conversation=query.get("conversation", ""),
         scenario=query.get("scenario"),

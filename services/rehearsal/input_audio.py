@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from libs.audio.g711 import Law
 from services.rehearsal.session_config import TurnDetection, bytes_per_ms
+from services.rehearsal.speech import to_8k
 
 WINDOW_MS = 10
 _ONSET_WINDOWS = 4  # 40 ms: longer than a click, shorter than a syllable
@@ -36,12 +37,13 @@ def threshold_dbfs(threshold: float) -> float:
 class InputBuffer:
     """Audio appended since the last commit, in ms, with the VAD that watches it."""
 
-    def __init__(self, audio_format: str, detection: TurnDetection | None) -> None:
+    def __init__(self, audio_format: str, detection: TurnDetection | None, *, keeps_audio: bool = False) -> None:
         self.appended_ms = 0.0
         self.speaking = False
         self._committed_ms = 0.0
         self._window_end_ms = 0.0
         self._remainder = b""
+        self._kept = bytearray() if keeps_audio else None
         self._loud = 0
         self._quiet = 0
         self._onset_ms = 0.0
@@ -52,6 +54,7 @@ class InputBuffer:
         if getattr(self, "_format", audio_format) != audio_format:
             self._remainder = b""
             self._window_end_ms = self.appended_ms
+            self.take_audio()  # of another format; nobody has committed it
         self._format = audio_format
         self._detection = detection
         if detection is None:
@@ -70,6 +73,8 @@ class InputBuffer:
         """Add audio in the session's input format and say what the VAD made of it."""
         per_ms = bytes_per_ms(self._format)
         self.appended_ms += len(audio) / per_ms
+        if self._kept is not None:
+            self._kept += audio
         if self._detection is None:
             return []
         window_bytes = WINDOW_MS * per_ms
@@ -95,13 +100,22 @@ class InputBuffer:
         self._committed_ms = self.appended_ms
         self.speaking = False
         self._loud = self._quiet = 0
+        self.take_audio()
+
+    def take_audio(self) -> bytes:
+        """PCM16 at 8 kHz since this was asked last; empty unless the buffer keeps audio."""
+        kept = bytes(self._kept or b"")
+        if self._kept:
+            self._kept.clear()
+        return to_8k(kept, 24000) if self._format == "audio/pcm" else self._decoded(kept)
+
+    def _decoded(self, audio: bytes) -> bytes:
+        if self._format == "audio/pcmu":
+            return Law.PCMU.decode(audio)
+        return Law.PCMA.decode(audio) if self._format == "audio/pcma" else audio
 
     def _rms(self, window: bytes) -> int:
-        if self._format == "audio/pcmu":
-            window = Law.PCMU.decode(window)
-        elif self._format == "audio/pcma":
-            window = Law.PCMA.decode(window)
-        return audioop.rms(window, 2)
+        return audioop.rms(self._decoded(window), 2)
 
     def _judge(self, rms: int) -> SpeechStarted | SpeechStopped | None:
         detection = self._detection

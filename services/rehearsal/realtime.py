@@ -14,9 +14,9 @@ import base64
 import binascii
 from bisect import insort
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from random import Random
-from typing import Any, Protocol
+from typing import Any
 
 from services.rehearsal.accounting import Accounting
 from services.rehearsal.conversation import Item, Origin, client_item
@@ -24,10 +24,12 @@ from services.rehearsal.director import Act, CallTool, Request, direct
 from services.rehearsal.faults import AUDIO_DELTA, FaultPlan
 from services.rehearsal.ground_truth import GroundTruth
 from services.rehearsal.input_audio import InputBuffer, SpeechStarted, SpeechStopped
+from services.rehearsal.listening import Listener
 from services.rehearsal.outputs import Abort, Close, Frame, Output
 from services.rehearsal.responses import Pace, ResponseSpec, ResponseStream
 from services.rehearsal.scenario import Scenario, ScenarioSet
 from services.rehearsal.session_config import SessionConfig, TurnDetection, check_format
+from services.rehearsal.session_options import SessionOptions, Voice
 from services.rehearsal.transcription import failed_transcription, transcription_events
 from services.rehearsal.validation import (
     ClientEventError,
@@ -40,29 +42,6 @@ _SHORTEST_COMMIT_MS = 100
 _LONGEST_APPEND_BYTES = 15 * 1024 * 1024
 _FOR_GOOD_S = 1e9
 _LATE_S = 0.03
-
-
-class Voice(Protocol):
-    """What the session needs of text to speech."""
-
-    def pcm(self, text: str) -> bytes:
-        """PCM16 at 8 kHz."""
-
-    def encoded(self, text: str, audio_format: str) -> bytes:
-        """The same in a format of the API."""
-
-
-@dataclass(frozen=True, slots=True)
-class SessionOptions:
-    """What the connection and the settings say about a session."""
-
-    session_id: str
-    model: str = "gpt-realtime-2.1"
-    session_type: str = "realtime"
-    expires_at: int = 0
-    scenario: str | None = None
-    pace: Pace = field(default_factory=Pace)
-    transcription_delay_ms: float = 350.0
 
 
 class RealtimeSession:
@@ -78,11 +57,12 @@ class RealtimeSession:
         rng: Random,
         faults: FaultPlan,
         check: Callable[[Frame], None] | None = None,
+        listener: Listener | None = None,
     ) -> None:
         self.truth = GroundTruth(options.session_id, model=options.model)
         self.closed = False
         self._options = options
-        self._scenarios, self._voice = scenarios, voice
+        self._scenarios, self._voice, self._listener = scenarios, voice, listener
         self._new_id, self._rng, self._faults, self._check = new_id, rng, faults, check
         self._config = SessionConfig(
             session_id=options.session_id,
@@ -92,7 +72,9 @@ class RealtimeSession:
         )
         self._conversation = self.truth.conversation
         self._conversation_id = new_id("conv")
-        self._buffer = InputBuffer(self._config.input_format, self._config.turn_detection)
+        self._buffer = InputBuffer(
+            self._config.input_format, self._config.turn_detection, keeps_audio=listener is not None
+        )
         self._accounting = Accounting()
         self._active: ResponseStream | None = None
         self._beside: list[ResponseStream] = []
@@ -281,8 +263,8 @@ class RealtimeSession:
             )
         end_ms = int(self._buffer.appended_ms)
         self._turn_start_ms = int(end_ms - pending_ms)
-        self._buffer.clear()
         self._commit(self._new_id("item"), pending_ms, now, end_ms=end_ms)
+        self._buffer.clear()
 
     def _on_clear(self, event: Frame, now: float) -> None:
         self._buffer.clear()
@@ -300,7 +282,7 @@ class RealtimeSession:
         item = Item(id=item_id, body=body, origin=origin, audio_ms=audio_ms)
         previous = self._conversation.add(item)
         if item.is_user_turn:
-            item.text = self.scenario.transcript(self._conversation.turn)
+            item.text = self._words()
             self._faults.begin_turn(self._conversation.turn)
         self.truth.turns.append(
             {
@@ -316,10 +298,28 @@ class RealtimeSession:
         if self._config.transcription is not None:
             self._transcribe(item, now)
 
+    def _words(self) -> str:
+        """What the caller has just said: in a transcription session by the sound of it, else by the scenario."""
+        if self._listener is None:
+            return self.scenario.transcript(self._conversation.turn)
+        prompt = (self._config.transcription or {}).get("prompt") or ""
+        heard = self._listener.hear(
+            self._buffer.take_audio(),
+            conversation=self.truth.session_id,
+            scenario=self._options.scenario,
+            prompt=prompt,
+        )
+        self.truth.scenario = heard.scenario
+        return heard.text
+
     def _transcribe(self, item: Item, now: float) -> None:
+        if self._faults.take("empty_transcript") is not None:
+            item.text = ""
         at = now + self._options.transcription_delay_ms / 1000
         is_failing = self._faults.take("transcription_failed") is not None
-        for frame in [failed_transcription(item)] if is_failing else transcription_events(item):
+        model = str((self._config.transcription or {}).get("model"))
+        told = transcription_events(item, model, self.scenario.language)
+        for frame in [failed_transcription(item)] if is_failing else told:
             self._schedule(at, frame)
 
     def _check_idle(self, now: float) -> None:

@@ -25,6 +25,7 @@ from pydantic import ValidationError
 from services.rehearsal.caller_clips import CallerClips
 from services.rehearsal.faults import Endpoint, Fault, FaultError, FaultQueue, parse_fault
 from services.rehearsal.ground_truth import Archive
+from services.rehearsal.listening import Listener
 from services.rehearsal.metrics import Metrics
 from services.rehearsal.offered import Offered
 from services.rehearsal.refusals import ApiError
@@ -50,7 +51,7 @@ class Rehearsal:
         self.settings = settings
         self.scenarios = scenarios
         self.speech = speech
-        self.callers = CallerClips(CLIPS / "caller")
+        self.listener = Listener(CallerClips(CLIPS / "caller"), scenarios)
         self.offered = Offered(settings.today or datetime.now(UTC).date(), settings.models)
         self.sessions = Archive()
         self.requests = RequestLog()

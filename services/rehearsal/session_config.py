@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.rehearsal.outputs import Frame
+from services.rehearsal.transcription_models import check_transcription
 from services.rehearsal.validation import ClientEventError
 
 # Chosen by their type as a whole: fields of another alternative must not linger after a merge.
@@ -53,7 +54,11 @@ class SessionConfig:
             "expires_at": expires_at,
         }
         if session_type == "transcription":
-            self.current |= {"audio": {"input": _input_defaults()}, "include": None}
+            self.current |= {
+                "object": "realtime.transcription_session",
+                "audio": {"input": _input_defaults()},
+                "include": None,
+            }
             return
         pcm = {"type": "audio/pcm", "rate": 24000}
         self.current |= {
@@ -91,6 +96,7 @@ class SessionConfig:
                 check_format(audio_format, f"session.audio.{side}.format")
         _check_ranges(session)
         merged = _merge(self.current, session)
+        check_transcription(merged, session)
         detection = merged["audio"]["input"].get("turn_detection")
         if detection is not None:
             defaults = _SERVER_VAD if detection["type"] == "server_vad" else _SEMANTIC_VAD
@@ -99,7 +105,7 @@ class SessionConfig:
 
     def _refuse_fixed(self, session: Frame, *, has_assistant_audio: bool, responding: bool) -> None:
         model = session.get("model")
-        if model is not None and model != self.current["model"]:
+        if model is not None and model != self.current.get("model"):
             raise ClientEventError(
                 f"Cannot change the model of a session from '{self.current['model']}' to '{model}'.",
                 code="cannot_update_model",

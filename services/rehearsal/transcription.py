@@ -7,11 +7,12 @@ from services.rehearsal.accounting import transcription_usage
 from services.rehearsal.conversation import Item
 from services.rehearsal.outputs import Frame
 
+_TELLS_LANGUAGES = {"gpt-transcribe", "gpt-live-transcribe"}
 _KIND = "conversation.item.input_audio_transcription"
 _WORDS_PER_DELTA = 3
 
 
-def transcription_events(item: Item) -> list[Frame]:
+def transcription_events(item: Item, model: str, language: str) -> list[Frame]:
     """Deltas of a few words each, then the whole with its usage; a turn without words has no deltas."""
     about: Frame = {"item_id": item.id, "content_index": 0}
     words = item.text.split(" ")
@@ -20,8 +21,10 @@ def transcription_events(item: Item) -> list[Frame]:
         end = start + _WORDS_PER_DELTA
         delta = " ".join(words[start:end]) + (" " if end < len(words) else "")
         frames.append({"type": f"{_KIND}.delta", **about, "delta": delta})
-    usage = transcription_usage(item.audio_ms, item.text)
-    return [*frames, {"type": f"{_KIND}.completed", **about, "transcript": item.text, "usage": usage}]
+    whole: Frame = {"type": f"{_KIND}.completed", **about, "transcript": item.text}
+    if model in _TELLS_LANGUAGES:
+        whole["languages"] = [{"code": language}] if item.text else []
+    return [*frames, {**whole, "usage": transcription_usage(item.audio_ms, item.text)}]
 
 
 def failed_transcription(item: Item) -> Frame:

@@ -6,9 +6,10 @@ from random import Random
 
 from libs.audio.g711 import Law
 from services.rehearsal.faults import Fault, FaultPlan
-from services.rehearsal.realtime import RealtimeSession, SessionOptions
+from services.rehearsal.realtime import RealtimeSession
 from services.rehearsal.responses import Pace
 from services.rehearsal.scenario import Scenario, ScenarioSet
+from services.rehearsal.session_options import SessionOptions
 from services.rehearsal.speech import babble
 from services.rehearsal.validation import validate_server_event
 
@@ -29,7 +30,7 @@ class BabbleVoice:
 
 
 class Driver:
-    def __init__(self, scenario=SIMPLE, *, faults=(), session=None, pace=None, **options):
+    def __init__(self, scenario=SIMPLE, *, faults=(), session=None, pace=None, listener=None, **options):
         numbers = itertools.count(1)
         self.now = 0.0
         self.frames = []
@@ -46,6 +47,7 @@ class Driver:
             rng=Random(7),
             faults=FaultPlan(Fault.model_validate(f) for f in faults),
             check=validate_server_event,
+            listener=listener,
         )
         self._take(self.core.start())
         if session is not None:
