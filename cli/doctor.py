@@ -20,8 +20,10 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.text import Text
 
+from cli.agent_models import endings, missing_keys, worker_settings
 from cli.apply import offered_tools
 from cli.bus import bus_address, connected, explained, keys_of, query
+from cli.costs import load_models, spent_today
 from cli.errors import CliError, NotRunning
 from cli.ports import complaint
 from cli.queries import CATALOG_TOOLS, TRANSCRIPT_STORE, print_json
@@ -34,6 +36,8 @@ from libs.contracts.agent import AgentConfig
 from libs.contracts.config import ConfigDocument, RouteConfig
 from libs.contracts.heartbeat import GatewayHeartbeat, WorkerHeartbeat
 from libs.contracts.wire import config_decoder
+from libs.runtime.spending_copy import today
+from services.ai_session.model_watch import Defaults
 
 HEARD_S = 0.6  # six heartbeats: one that is late does not make a process dead
 HEALTH_TIMEOUT_S = 2.0
@@ -181,8 +185,7 @@ async def check_ports(site: Site) -> list[Finding]:
 async def check_model(site: Site) -> list[Finding]:
     """Who speaks: OpenAI, another endpoint, or the rehearsal."""
     settings = site.settings
-    rehearsing = site.up is not None and "rehearsal" in site.up.processes
-    if rehearsing or (site.up is None and rehearsed(settings, None)):
+    if _rehearses(site):
         return [
             Finding(
                 "model", "warn", "the rehearsal speaks instead of a model: one prepared conversation",
@@ -193,6 +196,12 @@ async def check_model(site: Site) -> list[Finding]:
         return [Finding("model", "fail", "there is no OPENAI_API_KEY", "set it in .env, or use --rehearsal")]
     where = settings.openai_base_url or "OpenAI"
     return [Finding("model", "ok", f"agents speak through {where}")]
+
+
+def _rehearses(site: Site) -> bool:
+    return (site.up is not None and "rehearsal" in site.up.processes) or (
+        site.up is None and rehearsed(site.settings, None)
+    )
 
 
 # -- the bus --------------------------------------------------------------------------------------------------------
@@ -310,6 +319,34 @@ async def check_configuration(site: Site) -> list[Finding]:
     return made or [Finding("configuration", "ok", f"{len(agents)} agents and {len(routes)} routes fit together")]
 
 
+async def check_models(site: Site) -> list[Finding]:
+    """Models of published agents last, and their vendors' keys are there."""
+    agents = [document for document in (await _published(site.client))[0] if isinstance(document, AgentConfig)]
+    workers = worker_settings(site.settings)
+    models = load_models(workers.models_file)
+    told = endings(agents, Defaults.of(workers, models), models, today())
+    if not _rehearses(site):  # what rehearses needs no keys
+        told += missing_keys(agents, workers)
+    return [Finding("models", *each) for each in told] or [Finding("models", "ok", "the models of all agents last")]
+
+
+async def check_spending(site: Site) -> list[Finding]:
+    """Organisations have something left of today's budget."""
+    made = []
+    for one in await spent_today(site.client):
+        limit, spent = one["max_usd_per_day"], f"{one['org']} spent {one['usd']:.2f} USD today (UTC)"
+        if limit is None:
+            made.append(Finding("spending", "ok", spent))
+        elif one["usd"] < limit:
+            made.append(Finding("spending", "ok", f"{spent}, of {limit:g}"))
+        else:
+            made.append(
+                Finding("spending", "warn", f"{spent}, its budget of {limit:g}: new calls are refused",
+                        "raise max_usd_per_day of the organisation, or wait for midnight UTC")
+            )  # fmt: skip
+    return made
+
+
 async def _published(client: Client) -> tuple[list[ConfigDocument], list[str]]:
     """The documents in KV `config`, and the keys of those that cannot be read."""
     decoder = config_decoder()
@@ -346,4 +383,12 @@ async def check_stores(site: Site) -> list[Finding]:
 
 
 CHECKS: tuple[Check, ...] = (check_processes, check_health, check_ports, check_model)
-BUS_CHECKS: tuple[Check, ...] = (check_streams, check_heartbeats, check_trunks, check_configuration, check_stores)
+BUS_CHECKS: tuple[Check, ...] = (
+    check_streams,
+    check_heartbeats,
+    check_trunks,
+    check_configuration,
+    check_models,
+    check_spending,
+    check_stores,
+)

@@ -15,10 +15,12 @@ from services.ai_session.backends.factory import BackendPlan, UnsupportedAgentEr
 from services.ai_session.backends.live import LiveEndpoint, plan_live
 from services.ai_session.backends.realtime_link import Endpoint
 from services.ai_session.backends.realtime_plan import plan_realtime
-from services.ai_session.costs import Models, ModelsFileError, load
+from services.ai_session.costs import ModelsFileError, load
 from services.ai_session.model_listing import WatchedPlans
 from services.ai_session.model_watch import Defaults
 from services.ai_session.settings import Settings
+from services.ai_session.voices.ahead import SpeechAhead
+from services.ai_session.voices.opening import export_voices, open_voices
 from services.ai_session.worker import Worker
 
 log = get_logger()
@@ -61,25 +63,15 @@ def endpoint_of(settings: Settings) -> Endpoint:
     return Endpoint(settings.openai_base_url, key, settings.openai_model, models, tls=tls, mcp_tokens=tokens)
 
 
-def defaults_of(settings: Settings, models: Models) -> Defaults:
-    """The models of agents that name none."""
-    return Defaults(
-        realtime=settings.openai_model,
-        live=settings.live_model,
-        chat=settings.chat_model,
-        transcription=models.transcription,
-        speech_provider=settings.speech_provider,
-        elevenlabs=settings.elevenlabs_model,
-    )
-
-
 async def serve(service: Service, settings: Settings) -> None:
     """Take calls until the service is to stop, then hand them over."""
     endpoint = endpoint_of(settings)
     live = LiveEndpoint.beside(endpoint, settings.live_model, settings.chat_model)
-    plans = WatchedPlans(Backends(endpoint, live), endpoint.models, defaults_of(settings, endpoint.models))
+    plans = WatchedPlans(Backends(endpoint, live), endpoint.models, Defaults.of(settings, endpoint.models))
     plans.export()
-    worker = Worker(service.bus, service.outbox, plans, settings.worker_capacity)
+    voices = open_voices(settings, endpoint)
+    export_voices(voices)
+    worker = Worker(service.bus, service.outbox, plans, settings.worker_capacity, SpeechAhead(voices))
     export_counters("callbus_worker_model", "What model connections counted", "kind", lambda: endpoint.counters)
     service.health.checks["draining"] = lambda: "draining" if worker.claims.draining else None
     export_counters("callbus_worker", "What the worker counted", "kind", lambda: worker.counters)
@@ -101,6 +93,7 @@ async def serve(service: Service, settings: Settings) -> None:
             task.cancel()
         with suppress(asyncio.CancelledError):
             await running
+        await voices.close()
 
 
 def main() -> int:

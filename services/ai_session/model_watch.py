@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from libs.contracts.agent import AgentConfig
 from services.ai_session.costs import Models
+from services.ai_session.settings import Settings
 
 WARN_DAYS = 120  # ahead, in the log; an operator plans in quarters
 MOST_MODELS = 50  # in use at once: agents name what they like, metrics stay small
@@ -29,6 +30,18 @@ class Defaults:
     transcription: str
     speech_provider: Literal["openai", "realtime", "elevenlabs", "local"]
     elevenlabs: str
+
+    @classmethod
+    def of(cls, settings: Settings, models: Models) -> Defaults:
+        """As the worker's environment and the model table say."""
+        return cls(
+            realtime=settings.openai_model,
+            live=settings.live_model,
+            chat=settings.chat_model,
+            transcription=models.transcription,
+            speech_provider=settings.speech_provider,
+            elevenlabs=settings.elevenlabs_model,
+        )
 
     @property
     def always(self) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,11 @@ from cli.settings import CliSettings
 from cli.state import ProcessIdentity, UpState
 from libs.contracts import subjects
 from libs.contracts.agent import AgentConfig
-from libs.contracts.config import RouteConfig
+from libs.contracts.config import OrgConfig, RouteConfig
 from libs.contracts.heartbeat import GatewayHeartbeat, WorkerHeartbeat
 from libs.contracts.rpc import RpcReply
+from libs.contracts.spending import DaySpending, spending_key
+from libs.runtime.spending_copy import today
 from libs.runtime.streams import bucket
 from tests.support.nats import nats_server
 from tests.unit.cli.fake_gateway import AGENT, FakeGateway
@@ -177,3 +180,29 @@ def test_from_the_shell_what_is_broken_is_the_exit_code(tmp_path: Path, monkeypa
 
 def test_every_check_says_what_it_looks_at() -> None:
     assert all(check.__doc__ and check.__name__.startswith("check_") for check in (*CHECKS, *BUS_CHECKS))
+
+
+async def test_models_that_end_and_days_that_are_spent_are_found(
+    settings: CliSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cli.doctor.today", lambda: date(2026, 12, 20))
+    async with nats_server() as server, connected(server.url) as client:
+        config = await bucket(client.jetstream(), subjects.KV_CONFIG)
+        documents = (
+            AgentConfig(name="old", model="gpt-realtime"),
+            OrgConfig(name="acme", max_usd_per_day=2),
+            OrgConfig(name="thrifty", max_usd_per_day=2),
+        )
+        for document in documents:
+            await config.put(document.key, document.to_json())
+        spend = await bucket(client.jetstream(), subjects.KV_SPEND)
+        for org, usd in (("acme", 2.5), ("thrifty", 0.5), ("free", 0.25)):
+            await spend.put(spending_key(org, today(), "wk-1"), DaySpending(usd=usd).to_json())
+        found = await findings(settings, server.url)
+    text = "model gpt-realtime of agent old ends on 2027-01-20, in 31 days"
+    assert of(found, "models") == [("warn", text)]
+    assert of(found, "spending") == [
+        ("warn", "acme spent 2.50 USD today (UTC), its budget of 2: new calls are refused"),
+        ("ok", "free spent 0.25 USD today (UTC)"),
+        ("ok", "thrifty spent 0.50 USD today (UTC), of 2"),
+    ]
