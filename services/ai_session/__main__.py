@@ -6,6 +6,7 @@ import asyncio
 import ssl
 import sys
 from contextlib import suppress
+from dataclasses import replace
 
 from libs.contracts.offer import Offer
 from libs.runtime.log import get_logger
@@ -15,6 +16,7 @@ from services.ai_session.backends.factory import BackendPlan, UnsupportedAgentEr
 from services.ai_session.backends.live import LiveEndpoint, plan_live
 from services.ai_session.backends.realtime_link import Endpoint
 from services.ai_session.backends.realtime_plan import plan_realtime
+from services.ai_session.backends.realtime_spares import SpareConnections
 from services.ai_session.costs import ModelsFileError, load
 from services.ai_session.model_listing import WatchedPlans
 from services.ai_session.model_watch import Defaults
@@ -46,8 +48,8 @@ class Backends:
                 raise UnsupportedAgentError(f"backend {other!r} is not available on this worker")
 
 
-def endpoint_of(settings: Settings) -> Endpoint:
-    """The speech API that the settings name.
+def endpoint_of(settings: Settings) -> tuple[Endpoint, SpareConnections]:
+    """The speech API that the settings name, and the connections kept ready to it.
 
     Raises:
         ConnectionError: the table of models cannot be read.
@@ -60,12 +62,22 @@ def endpoint_of(settings: Settings) -> Endpoint:
     secure = settings.openai_base_url.startswith(("https:", "wss:"))
     tls = ssl.create_default_context() if secure else None  # made once: it takes 20 ms
     tokens = {name: token.get_secret_value() for name, token in settings.mcp_tokens.items()}
-    return Endpoint(settings.openai_base_url, key, settings.openai_model, models, tls=tls, mcp_tokens=tokens)
+    endpoint = Endpoint(
+        settings.openai_base_url,
+        key,
+        settings.openai_model,
+        models,
+        tls=tls,
+        mcp_tokens=tokens,
+        session_max_s=settings.session_max_s,
+    )
+    spares = SpareConnections(endpoint, settings.worker_spare_sessions)
+    return replace(endpoint, spares=spares), spares
 
 
 async def serve(service: Service, settings: Settings) -> None:
     """Take calls until the service is to stop, then hand them over."""
-    endpoint = endpoint_of(settings)
+    endpoint, spares = endpoint_of(settings)
     live = LiveEndpoint.beside(endpoint, settings.live_model, settings.chat_model)
     plans = WatchedPlans(Backends(endpoint, live), endpoint.models, Defaults.of(settings, endpoint.models))
     plans.export()
@@ -82,14 +94,17 @@ async def serve(service: Service, settings: Settings) -> None:
     )
     export_counters("callbus_worker_spending", "Spending on the bus", "what", lambda: worker.budgets.counters)
     watching = asyncio.create_task(plans.run(endpoint.base_url, endpoint.api_key, endpoint.tls), name="models")
+    export_gauge("callbus_worker_spare_sessions", "Model sessions kept open for emergencies", lambda: len(spares))
     running = asyncio.create_task(worker.run(service.is_up), name="worker")
+    sparing = asyncio.create_task(spares.run(), name="spares")
     stopping = asyncio.create_task(service.stopping.wait(), name="stopping")
     try:
         await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        spares.close()
         if not running.done():
             await worker.drain(settings.worker_drain_timeout_s)
     finally:
-        for task in (running, stopping, watching):
+        for task in (running, stopping, watching, sparing):
             task.cancel()
         with suppress(asyncio.CancelledError):
             await running

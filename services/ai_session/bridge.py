@@ -65,6 +65,7 @@ from services.ai_session.turn import TurnMachine
 from services.ai_session.turn_rules import TurnRules
 
 HOLD_SILENCE_FRAMES = 100  # 2 s: the model's voice detection ends a turn that the hold cut off
+PREROLL_FRAMES = 20  # 400 ms: what a connection that takes over hears again, so that no onset is lost between the two
 RING_FRAMES = 10  # 200 ms: what may wait while the model connection is behind or not open yet
 
 
@@ -99,6 +100,7 @@ class Bridge:
         self._text = SpeechText(rate_hz)
         self._backend: SpeechBackend | None = None
         self._ring: deque[bytes] = deque()
+        self._recent: deque[bytes] = deque(maxlen=PREROLL_FRAMES)
         self.playout = Playout(rate_hz, continuous=capabilities.continuous_output)
         self.state = offer.state
         self.playout.paused = offer.state.held
@@ -124,6 +126,16 @@ class Bridge:
     def attach(self, backend: SpeechBackend | None) -> None:
         """From now on audio goes to this open backend, or waits."""
         self._backend = backend
+
+    def swap(self, backend: SpeechBackend) -> bool:
+        """Go over to another connection of the same conversation; False when there is none to go over from."""
+        if self._backend is None:
+            return False
+        for pcm in self._recent:  # what waits in the ring is the end of it
+            backend.feed(pcm)
+        self._ring.clear()
+        self._backend = backend
+        return True
 
     def set_state(self, state: CallState) -> None:
         """The leg's state: nothing is heard or said before the answer, and nothing while the call is held."""
@@ -167,6 +179,7 @@ class Bridge:
 
     def _feed(self, pcm: bytes) -> None:
         ring, backend = self._ring, self._backend
+        self._recent.append(pcm)
         if backend is not None and not ring and backend.feed(pcm):
             return
         if len(ring) >= RING_FRAMES:

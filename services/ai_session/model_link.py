@@ -20,7 +20,16 @@ from libs.contracts.offer import Offer
 from libs.runtime.bus import Bus
 from libs.runtime.log import get_logger
 from services.ai_session.backends.factory import BackendPlan
-from services.ai_session.backends.port import BackendError, BackendEvent, Lost, Opening, SpeechBackend
+from services.ai_session.backends.port import (
+    BackendError,
+    BackendEvent,
+    CallerTranscript,
+    Lost,
+    Opening,
+    SessionExpires,
+    SpeechBackend,
+    UsageCounted,
+)
 from services.ai_session.bridge import Bridge
 from services.ai_session.history import Conversation, rebuild
 from services.ai_session.journal import Journal
@@ -35,11 +44,33 @@ RECONNECT_PATIENCE_S = 5.0  # of a caller who hears nothing
 RECONNECT_TIMEOUT_S = 3.0  # of one attempt
 TAIL_S = 2.0  # how long received speech may go on playing before a lost connection is replaced
 
+LEAVE_S = 2.0  # for what a connection still owes that was left at a pause
+
 _CONVERSATION = (CallerSpoke, CallerTurn, AgentText, AgentTurn, ToolCalled, ToolReturned)
 
 
+class Connection:
+    """One of a call's model connections. `expires_at` is the event loop's clock; infinite when nobody told."""
+
+    def __init__(self, plan: BackendPlan, emit: Callable[[Connection, BackendEvent], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._emit = emit
+        self.opened_at = self._loop.time()
+        self.expires_at = float("inf")
+        self.backend = plan.make(self._take)
+
+    def _take(self, event: BackendEvent) -> None:
+        if isinstance(event, SessionExpires):
+            self.expires_at = min(self.expires_at, self._loop.time() + event.in_s)
+        else:
+            self._emit(self, event)
+
+
 class ModelLink:
-    """One call's model connections, one after the other. `emit` gets the events of the present one only."""
+    """One call's model connections, one after the other. `emit` gets the events of the present one.
+
+    Of one that was left at a pause, what is still owed counts: transcripts and usage.
+    """
 
     def __init__(
         self,
@@ -54,7 +85,13 @@ class ModelLink:
         self._past: list[Event] = []
         self._instructions = ""
         self._losses = Losses()
-        self.backend: SpeechBackend | None = None
+        self._leaving: Connection | None = None
+        self.present: Connection | None = None
+
+    @property
+    def backend(self) -> SpeechBackend | None:
+        """The present connection's."""
+        return self.present.backend if self.present is not None else None
 
     @property
     def spent_usd(self) -> float:
@@ -75,7 +112,7 @@ class ModelLink:
                 conversation = rebuild(self._past, offer.resume.played)
                 log.info("conversation rebuilt", items=len(conversation.items), go_on=conversation.go_on.value)
         self._instructions = filling.result()
-        await self._open_patiently(conversation, OPENING_PATIENCE_S, None)
+        await self._open_patiently(conversation, OPENING_PATIENCE_S, None, urgent=offer.resume is not None)
         return conversation
 
     async def replace(self, lost: Lost, journal: Journal) -> Conversation:
@@ -84,8 +121,9 @@ class ModelLink:
         Raises:
             BackendError: the model's server could not be had, or drops every connection.
         """
-        if self.backend is not None:
-            await self.backend.close()
+        lost_one, self.present = self.present, None
+        if lost_one is not None:
+            await lost_one.backend.close()
         may_replace = self._losses.may_replace(self._bridge.playout.played, self._loop.time())
         await self._let_tail_play()
         why = lost.detail or f"the model connection was lost ({lost.code})"
@@ -94,22 +132,57 @@ class ModelLink:
         if not may_replace:
             raise BackendError("failed", f"the model's server drops every connection: {why}", retry=False)
         conversation = self._so_far(journal)
-        await self._open_patiently(conversation, RECONNECT_PATIENCE_S, RECONNECT_TIMEOUT_S)
+        await self._open_patiently(conversation, RECONNECT_PATIENCE_S, RECONNECT_TIMEOUT_S, urgent=True)
         return conversation
+
+    async def open_next(self, journal: Journal) -> Connection:
+        """Another connection with the conversation so far, beside the present one, which goes on.
+
+        Raises:
+            BackendError: it could not be had.
+        """
+        connection = Connection(self._plan, self._on_event)
+        try:
+            async with asyncio.timeout(RECONNECT_TIMEOUT_S):
+                await self._open_connection(connection, self._so_far(journal), urgent=True)
+        except TimeoutError:
+            sentence = f"the model session was not open after {RECONNECT_TIMEOUT_S:g} s"
+            raise BackendError("unreachable", sentence, retry=True) from None
+        return connection
+
+    def go_over(self, before: Connection, after: Connection) -> bool:
+        """From here on `after` serves the call; False when `before` was lost or replaced in the meantime."""
+        if self.present is not before or not self._bridge.swap(after.backend):
+            return False
+        self.present, self._leaving = after, before
+        self._losses.opened(self._bridge.playout.played, self._loop.time())
+        return True
+
+    async def leave(self, before: Connection, *, settled: bool) -> None:
+        """Close a connection that serves no more; if it still owes something, a little later."""
+        try:
+            if not settled:
+                await asyncio.sleep(LEAVE_S)
+        finally:
+            if self._leaving is before:
+                self._leaving = None
+            await before.backend.close()
 
     async def close(self) -> None:
         """Close the connection, if there is one."""
         self._bridge.attach(None)
-        if self.backend is not None:
-            await self.backend.close()
+        if self.present is not None:
+            await self.present.backend.close()
 
-    async def _open_patiently(self, conversation: Conversation, patience_s: float, timeout_s: float | None) -> None:
+    async def _open_patiently(
+        self, conversation: Conversation, patience_s: float, timeout_s: float | None, *, urgent: bool
+    ) -> None:
         row = Patience(patience_s, self._loop.time())
         while True:
             limit_s = None if timeout_s is None else min(timeout_s, row.left_s(self._loop.time()))
             try:
                 async with asyncio.timeout(limit_s):
-                    return await self._open_backend(conversation)
+                    return await self._open_present(conversation, urgent=urgent)
             except BackendError as error:
                 failure = error
             except TimeoutError:
@@ -122,23 +195,25 @@ class ModelLink:
             log.warning("the model session did not open, trying again", problem=str(failure), pause_s=pause_s)
             await asyncio.sleep(pause_s)
 
-    async def _open_backend(self, conversation: Conversation) -> None:
-        descriptions = await self._tools.descriptions(self._offer.agent)
-        backend: SpeechBackend | None = None
-
-        def emit(event: BackendEvent) -> None:
-            if backend is self.backend:  # a predecessor's late event concerns nobody
-                self._emit(event)
-
-        backend = self._plan.make(emit)
-        self.backend = backend
-        try:
-            await backend.open(Opening(self._instructions, descriptions, conversation.items))
-        except BaseException:  # nothing is swallowed: a cancelled opening closes its connection, too
-            await backend.close()
-            raise
-        self._bridge.attach(backend)
+    async def _open_present(self, conversation: Conversation, *, urgent: bool) -> None:
+        connection = self.present = Connection(self._plan, self._on_event)
+        await self._open_connection(connection, conversation, urgent=urgent)
+        self._bridge.attach(connection.backend)
         self._losses.opened(self._bridge.playout.played, self._loop.time())
+
+    async def _open_connection(self, connection: Connection, conversation: Conversation, *, urgent: bool) -> None:
+        try:
+            descriptions = await self._tools.descriptions(self._offer.agent)
+            opening = Opening(self._instructions, descriptions, conversation.items, urgent)
+            await connection.backend.open(opening)
+        except BaseException:  # nothing is swallowed: a cancelled opening closes its connection, too
+            await connection.backend.close()
+            raise
+
+    def _on_event(self, connection: Connection, event: BackendEvent) -> None:
+        owed = connection is self._leaving and isinstance(event, CallerTranscript | UsageCounted)
+        if connection is self.present or owed:  # a predecessor's late event concerns nobody
+            self._emit(event)
 
     async def _let_tail_play(self) -> None:
         """What was received may be heard to its end, if that is near; else it is cut, so that the ledger is exact."""

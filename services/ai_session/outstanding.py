@@ -10,6 +10,8 @@ from services.ai_session.backends.port import (
     ResponseStarted,
     ServerToolBegan,
     ServerToolEnded,
+    SpeechDiscarded,
+    SpeechStarted,
     SpeechStopped,
     ToolRequested,
 )
@@ -20,6 +22,7 @@ class Outstanding:
 
     def __init__(self) -> None:
         self.responses: set[str] = set()
+        self._speaking: set[str] = set()
         self._turns: set[str] = set()
         self._tools: set[str] = set()
         self._server_tools: set[str] = set()
@@ -28,6 +31,11 @@ class Outstanding:
         """Whether something is still to come."""
         return bool(self.responses or self._turns or self._tools or self._server_tools)
 
+    @property
+    def is_caller_speaking(self) -> bool:
+        """A turn has begun and not ended."""
+        return bool(self._speaking)
+
     def note(self, event: BackendEvent) -> None:
         """Take one event."""
         match event:
@@ -35,9 +43,13 @@ class Outstanding:
                 self.responses.add(response)
             case ResponseEnded(response):
                 self.responses.discard(response)
+            case SpeechStarted(item):
+                self._speaking.add(item)
             case SpeechStopped(item):
+                self._speaking.discard(item)
                 self._turns.add(item)
-            case CallerTranscript(item):
+            case CallerTranscript(item) | SpeechDiscarded(item):
+                self._speaking.discard(item)
                 self._turns.discard(item)
             case ToolRequested(_, tool_call_id):
                 self._tools.add(tool_call_id)
@@ -46,6 +58,7 @@ class Outstanding:
             case ServerToolEnded(tool_call_id):
                 self._server_tools.discard(tool_call_id)
             case Lost():
+                self._speaking.clear()
                 self.responses.clear()
                 self._turns.clear()
                 self._server_tools.clear()

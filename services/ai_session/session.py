@@ -10,7 +10,6 @@ import asyncio
 from collections import Counter
 from collections.abc import Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, assert_never
 
 from nats.aio.msg import Msg
@@ -31,23 +30,24 @@ from libs.contracts.frame import AudioFrame
 from libs.contracts.offer import CallState, Offer
 from libs.contracts.termination import Reason
 from libs.contracts.wire import agent_command_decoder
-from libs.runtime.bus import Bus
 from libs.runtime.log import bound, get_logger
 from services.ai_session.actions import Fail, HandOver, HangUp, NoteTrouble, RunTool, Why
 from services.ai_session.backends.factory import BackendPlan
 from services.ai_session.backends.port import BackendError, BackendEvent, Lost
 from services.ai_session.bridge import Bridge, Escalation
-from services.ai_session.budget_shell import Budgets
 from services.ai_session.history import Conversation, GoOn
-from services.ai_session.journal import Journal, Outbox
+from services.ai_session.journal import Journal
 from services.ai_session.leg_link import LegLink
 from services.ai_session.model_link import ModelLink
 from services.ai_session.outstanding import Outstanding
-from services.ai_session.rate_limit import RateLimits
+from services.ai_session.renewal import Renewal
 from services.ai_session.server_tools import ServerTools
 from services.ai_session.settlement import Settlement
+from services.ai_session.surroundings import Surroundings
 from services.ai_session.tool_runs import ToolRuns
-from services.ai_session.tools import ToolCaller, ToolDirectory
+from services.ai_session.tools import ToolCaller
+
+__all__ = ["Session", "Surroundings"]
 
 log = get_logger()
 
@@ -65,18 +65,6 @@ _REASON_TO_HANG_UP = {
     Why.IDLE: Reason.CALLER_SILENT,
     Why.MACHINE: Reason.ANSWERING_MACHINE,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What all sessions of a worker share."""
-
-    bus: Bus
-    outbox: Outbox
-    tools: ToolDirectory
-    counters: Counter[str]
-    budgets: Budgets
-    limits: RateLimits
 
 
 class Session:
@@ -101,6 +89,9 @@ class Session:
         self._outstanding = Outstanding()
         self._settlement = Settlement(self.bridge, self._model, self._outstanding)
         self._tools = ToolRuns(self._caller, self._journal, self.bridge, self._model, self._settlement, around.counters)
+        self._renewal = Renewal(
+            plan.session_max_s, self._model, self.bridge, self._outstanding, self._journal, around.counters
+        )
         self._server_tools = ServerTools(self._journal, around.counters)
         self._loop = asyncio.get_running_loop()
         self.bridge.last_up_at = self._loop.time()
@@ -134,6 +125,8 @@ class Session:
         if self._ready:
             try:
                 self.bridge.tick(now)
+                if not (self._reconnecting or self._settlement.is_running):
+                    self._renewal.tick(now, self._spawn)
             except Exception as error:  # noqa: BLE001  see uplink
                 self._break(error)
         up_at = self._around.bus.media_link.up_at

@@ -49,6 +49,12 @@ class Settings(ObjectStoreSettings):
         {}, description='Tokens of MCP servers by the names that agents use, as JSON: {"crm": "..."}'
     )
     worker_capacity: Annotated[int, Field(ge=1, le=10_000)] = Field(50, description="Calls served at a time")
+    worker_spare_sessions: Annotated[int, Field(ge=0, le=100)] = Field(
+        1, description="Realtime sessions kept open for callers whose own is lost or ends"
+    )
+    session_max_s: Annotated[float, Field(ge=2, le=86_400)] = Field(
+        3600.0, description="How long the model's server lets a session last, unless it says less itself"
+    )
     worker_drain_timeout_s: Annotated[float, Field(ge=0, le=600)] = Field(
         5.0, description="How long a call may go on before it is handed over at shutdown"
     )

@@ -20,6 +20,7 @@ class BackendPlan:
 
     capabilities: Capabilities
     make: Callable[[Emit], SpeechBackend]
+    session_max_s: float | None = None  # how long one connection may last; None: as long as the call
 
 
 PlanBackend = Callable[[Offer], BackendPlan]

@@ -102,7 +102,10 @@ class RealtimeBackend:
     async def open(self, opening: Opening) -> None:
         """See the port: connect, configure, check the codec, replay."""
         self._instructions = opening.instructions
-        await connect(self._endpoint, self._model, self)
+        spares = self._endpoint.spares
+        age_s = spares.adopt(self._model, self) if opening.urgent and spares is not None else None
+        if age_s is None:
+            await connect(self._endpoint, self._model, self)
         try:
             greeting = await self._await(SessionCreated, CREATED_TIMEOUT_S, "session.created")
             if isinstance(greeting, ErrorReceived):
@@ -114,10 +117,14 @@ class RealtimeBackend:
         for entry in opening.history:
             self._send({"type": "conversation.item.create", "item": realtime_config.item(entry)})
         early, self._arrivals = self._arrivals, None
+        if age_s is not None:
+            self._emit(SessionExpires(self._endpoint.session_max_s - age_s))
         if greeting.expires_at is not None:
             self._emit(SessionExpires(greeting.expires_at - time.time()))
         for trouble in self._shortfalls:
             self._emit(trouble)
+        if spares is not None:
+            spares.served(self._model)
         while early is not None and not early.empty():
             event = early.get_nowait()
             if isinstance(event, Lost):

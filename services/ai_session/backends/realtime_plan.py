@@ -17,4 +17,6 @@ def plan_realtime(endpoint: Endpoint, offer: Offer) -> BackendPlan:
     """
     for server in offer.agent.mcp:
         mcp_tool(server, endpoint.mcp_tokens)
-    return BackendPlan(capabilities_of(offer), lambda emit: RealtimeBackend(endpoint, offer, emit))
+    return BackendPlan(
+        capabilities_of(offer), lambda emit: RealtimeBackend(endpoint, offer, emit), endpoint.session_max_s
+    )
