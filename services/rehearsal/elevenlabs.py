@@ -5,9 +5,10 @@ Errors are ``{"detail": {"status", "message"}}``, those of a body's shape a list
 
 from __future__ import annotations
 
+import secrets
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from services.rehearsal.outputs import Frame
 from services.rehearsal.refusals import ApiError
@@ -194,3 +195,12 @@ def check_voice(voice_id: str) -> None:
     """Raises ElevenLabsError (404)."""
     if voice_id not in VOICES:
         raise ElevenLabsError(404, "voice_not_found", f"A voice with the voice_id {voice_id} was not found.")
+
+
+def check_key(wanted: SecretStr | None, key: str) -> None:
+    """Raises ElevenLabsError (401) unless ``key`` is the one that is ``wanted``; any is, if None."""
+    if not key:
+        message = "Neither authorization header nor xi-api-key received, please provide one."
+        raise ElevenLabsError(401, "needs_authorization", message)
+    if wanted is not None and not secrets.compare_digest(key, wanted.get_secret_value()):
+        raise ElevenLabsError(401, "invalid_api_key", "Invalid API key")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from services.rehearsal.elevenlabs import (
     ElevenLabsError,
     ShapeError,
     check_format,
+    check_key,
     check_voice,
     read_body,
     rehearsed,
@@ -75,17 +75,7 @@ def _guarded(
 def _authorise(exchange: Exchange) -> None:
     exchange.refusal_of = rehearsed
     exchange.headers = {"request-id": exchange.record.id}
-    check_key(exchange.rehearsal, exchange.request.headers.get("xi-api-key", ""))
-
-
-def check_key(rehearsal: Rehearsal, key: str) -> None:
-    """Raises ElevenLabsError (401)."""
-    wanted = rehearsal.settings.api_key
-    if not key:
-        message = "Neither authorization header nor xi-api-key received, please provide one."
-        raise ElevenLabsError(401, "needs_authorization", message)
-    if wanted is not None and not secrets.compare_digest(key, wanted.get_secret_value()):
-        raise ElevenLabsError(401, "invalid_api_key", "Invalid API key")
+    check_key(exchange.rehearsal.settings.api_key, exchange.request.headers.get("xi-api-key", ""))
 
 
 async def _list_voices(exchange: Exchange) -> web.StreamResponse:

@@ -159,7 +159,10 @@ class Exchange:
         return False
 
     async def _pause_until(self, due: float) -> None:
-        pause_s = due - asyncio.get_running_loop().time()
+        await self.pause(due - asyncio.get_running_loop().time())
+
+    async def pause(self, pause_s: float) -> None:
+        """Wait; the server's end breaks the wait off with a ConnectionResetError."""
         if pause_s <= 0:
             return
         try:

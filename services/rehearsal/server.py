@@ -143,6 +143,7 @@ class Rehearsal:
         from services.rehearsal.admin import admin_routes
         from services.rehearsal.http_chat import chat_routes
         from services.rehearsal.http_elevenlabs import elevenlabs_routes
+        from services.rehearsal.http_elevenlabs_stream import stream_input_routes
         from services.rehearsal.http_live import live_routes
         from services.rehearsal.http_realtime import realtime_routes
         from services.rehearsal.http_speech import speech_routes
@@ -163,6 +164,7 @@ class Rehearsal:
                 *transcription_routes(self),
                 *speech_routes(self),
                 *elevenlabs_routes(self),
+                *stream_input_routes(self),
                 *admin_routes(self),
             ]
         )
