@@ -23,6 +23,7 @@ from services.ai_session.journal import Outbox
 from services.ai_session.rate_limit import RateLimits
 from services.ai_session.session import Session, Surroundings
 from services.ai_session.tools import ToolDirectory
+from services.ai_session.voices.ahead import SpeechAhead
 
 log = get_logger()
 
@@ -34,10 +35,13 @@ HAND_OVER_GRACE_S = 1.0  # beyond the drain time-out, for releases that are unde
 class Worker:
     """Serves calls on `bus` until `run` is cancelled; `drain` hands them over first (R9)."""
 
-    def __init__(self, bus: Bus, outbox: Outbox, plan: PlanBackend, capacity: int) -> None:
+    def __init__(
+        self, bus: Bus, outbox: Outbox, plan: PlanBackend, capacity: int, ahead: SpeechAhead | None = None
+    ) -> None:
         self.id = bus.process_id
         self._bus = bus
         self._plan = plan
+        self._ahead = ahead
         self.claims = Claims(capacity)
         self.counters: Counter[str] = Counter()
         self.tools = ToolDirectory(bus)
@@ -140,6 +144,7 @@ class Worker:
         finally:
             self._end(offer.call, "replaced")  # its older session here, whose epoch is fenced
         self._start(session)
+        self._get_speech_ready(session)
         pacing: Literal["paced", "continuous"] = "continuous" if plan.capabilities.continuous_output else "paced"
         return OfferReply(accepted=True, wk=self.id, epoch=offer.epoch, pacing=pacing), session
 
@@ -154,6 +159,15 @@ class Worker:
         self._sessions[session.offer.call] = session
         task = self._group.create_task(session.run(), name=f"call-{session.offer.call}")
         task.add_done_callback(lambda _: self._gone(session))
+
+    def _get_speech_ready(self, session: Session) -> None:
+        """The agent's fillers: played from what is ready, and rendered in the background where they are not."""
+        agent = session.offer.agent
+        ready = self._ahead.of(agent, session.offer.state.rate_hz) if self._ahead is not None else None
+        if ready is None or self._ahead is None or self._group is None:
+            return
+        session.bridge.ready_speech = ready
+        self._group.create_task(self._ahead.prepare(ready, agent), name=f"speech-ahead-{agent.name}")
 
     def _gone(self, session: Session) -> None:
         call = session.offer.call

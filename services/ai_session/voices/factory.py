@@ -12,6 +12,7 @@ from libs.runtime.log import get_logger
 from services.ai_session.backends.factory import UnsupportedAgentError
 from services.ai_session.backends.realtime_link import Endpoint
 from services.ai_session.costs import Models
+from services.ai_session.model_watch import READING_MODEL, SPEECH_MODEL, WARN_DAYS
 from services.ai_session.settings import Settings
 from services.ai_session.voices.cache import CachedVoice, SpeechCache
 from services.ai_session.voices.patient import PatientVoice
@@ -19,10 +20,7 @@ from services.ai_session.voices.port import Sound
 from services.ai_session.voices.providers import OPENAI, Providers
 from services.ai_session.voices.renderings import Renderings
 
-SPEECH_MODEL = "gpt-4o-mini-tts"
-READING_MODEL = "gpt-realtime-2.1-mini"
 SPEECH_ENDPOINT_ENDS = date(2027, 1, 6)  # OpenAI's deprecations page, /v1/audio/speech with all its models
-WARN_DAYS_AHEAD = 120
 
 log = get_logger()
 
@@ -141,7 +139,7 @@ class Voices:
             return
         self._warned.add(model)
         days = (ends - self._today()).days
-        if days <= WARN_DAYS_AHEAD:
+        if days <= WARN_DAYS:
             log.warning(
                 "the voice will be shut down: use speech.provider realtime, elevenlabs or local, or another "
                 "SPEECH_BASE_URL",

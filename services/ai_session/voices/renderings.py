@@ -65,19 +65,23 @@ class Renderings:
         missing = self.missing(texts, asyncio.get_running_loop().time())
         self._under_way.update(missing)
         try:
-            await asyncio.gather(*(self._render(text) for text in missing))
+            spent_usd = sum(await asyncio.gather(*(self._render(text) for text in missing)))
         finally:
             self._under_way.difference_update(missing)
+        if missing:  # no call has asked for them: what they cost is told here only
+            log.info("texts were rendered ahead", texts=len(missing), usd=round(spent_usd, 5), model=self.sound.model)
 
-    async def _render(self, text: str) -> None:
+    async def _render(self, text: str) -> float:
+        """Render one; what it cost in USD as far as that is known."""
         async with self._slots:
             try:
                 async with aclosing(self._voice.speak(text, keep=True)) as speech:
-                    pcm = b"".join([chunk.pcm async for chunk in speech])
+                    chunks = [chunk async for chunk in speech]
             except VoiceError as error:
                 self._counters["failed"] += 1
                 self._again_at = asyncio.get_running_loop().time() + TRY_AGAIN_AFTER_S
                 log.warning("a text was not rendered ahead", provider=self.sound.provider, why=str(error))
-                return
-        self._ready[text] = pcm
+                return 0.0
+        self._ready[text] = b"".join(chunk.pcm for chunk in chunks)
         self._counters["rendered"] += 1
+        return sum(chunk.usage.cost_usd or 0.0 for chunk in chunks if chunk.usage is not None)
