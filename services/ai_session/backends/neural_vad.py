@@ -1,7 +1,7 @@
 """Voice detection by a small neural network (Silero), for lines where level alone cannot tell voice from noise.
 
 The network is an optional dependency. It listens to 32 ms at 16 kHz; calls at 8 kHz are converted for it. One look
-costs about 1.5 ms of a core, so nobody looks while the line is silent: below `SILENT_DBFS` a chunk counts as no voice.
+costs about 1.5 ms of a core, so nobody looks while the line stays silent: below `SILENT_DBFS` there is no voice.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ NETWORK_HZ = 16_000
 CHUNK_BYTES = 2 * 512
 SILENT_DBFS = -60.0
 HYSTERESIS = 0.15  # voice that flickers below the threshold is still voice, as in the network's own examples
-FORGET_AFTER_MS = 2000  # of silence: what was said before helps no more
+SILENT_CHUNKS = 10  # that the network still hears, so that its memory of the voice fades; then it starts afresh
 
 
 class Network(Protocol):
@@ -60,8 +60,7 @@ class NeuralVad:
         self._resampler = Resampler(rate_hz, NETWORK_HZ)
         self._waiting = b""
         self._probability = 0.0
-        self._silent_ms = 0.0
-        self._is_fresh = True
+        self._silent_chunks = SILENT_CHUNKS
 
     @property
     def speaking(self) -> bool:
@@ -71,7 +70,7 @@ class NeuralVad:
     def push(self, frame: bytes) -> VadEvent | None:
         """See `Vad`. A frame takes the probability of the last whole chunk, at most 32 ms old."""
         frame_ms = len(frame) / 2 / self._per_ms
-        self._listen(frame, frame_ms)
+        self._listen(frame)
         release = max(self._threshold - HYSTERESIS, 0.01)
         return self._gate.push(self._probability, self._threshold, release, frame_ms)
 
@@ -79,17 +78,18 @@ class NeuralVad:
         """See `Vad`."""
         return self._gate.stop()
 
-    def _listen(self, frame: bytes, frame_ms: float) -> None:
+    def _listen(self, frame: bytes) -> None:
         self._waiting += self._resampler.process(frame)
         while len(self._waiting) >= CHUNK_BYTES:
             chunk, self._waiting = self._waiting[:CHUNK_BYTES], self._waiting[CHUNK_BYTES:]
-            if level_dbfs(chunk) < SILENT_DBFS:
+            if level_dbfs(chunk) >= SILENT_DBFS:
+                self._silent_chunks = 0
+            elif self._silent_chunks >= SILENT_CHUNKS:
                 self._probability = 0.0
                 continue
+            else:
+                self._silent_chunks += 1
+                if self._silent_chunks == SILENT_CHUNKS:
+                    self._network.reset()
             samples = np.frombuffer(chunk, "<i2").astype(np.float32) / 32768
             self._probability = self._network.process_samples(samples.tolist())
-            self._silent_ms, self._is_fresh = 0.0, False
-        self._silent_ms += frame_ms
-        if self._silent_ms >= FORGET_AFTER_MS and not self._is_fresh:
-            self._network.reset()
-            self._is_fresh = True
