@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -127,19 +127,22 @@ def costs(  # noqa: PLR0913, PLR0917  its options are the arguments
 
 @app.command(
     rich_help_panel=OPERATION,
-    epilog="Examples: callbus demo · callbus demo --kill-worker · callbus demo --freeze-worker --keep-log",
+    epilog="Examples: callbus demo · callbus demo --backend live · callbus demo --kill-worker",
 )
 def demo(
     kill_worker: Annotated[bool, typer.Option(help="SIGKILL the worker in mid-call; the call must go on")] = False,
     freeze_worker: Annotated[bool, typer.Option(help="SIGSTOP it, SIGCONT 3 s later; the call must go on")] = False,
     keep_log: Annotated[bool, typer.Option("--keep-log", help="Keep logs, databases and the recording")] = False,
+    backend: Annotated[
+        Literal["realtime", "live", "pipeline"], typer.Option(help="How the agent thinks and speaks")
+    ] = "realtime",
 ) -> None:
     """A whole call on this machine, checked: real SIP and RTP, German speech, an order, an interruption."""
     from cli.demo.run import DemoOptions, run_demo
 
     if kill_worker and freeze_worker:
         raise typer.BadParameter("choose one of --kill-worker and --freeze-worker")
-    if not run(run_demo(DemoOptions(kill_worker, freeze_worker, keep_log), console)):
+    if not run(run_demo(DemoOptions(kill_worker, freeze_worker, keep_log, backend), console)):
         raise typer.Exit(1)
 
 

@@ -22,6 +22,8 @@ from cli.bus import connected, query
 from cli.demo.call_log import CallLog
 from cli.demo.caller import Caller, Clip, read_clips
 from cli.demo.checks import Check, Evidence, Said, conversation_checks, takeover_checks
+from cli.demo.configs import configs
+from cli.demo.recorded import Recorded, by_name, by_words
 from cli.demo.script import ORDER, STEPS
 from cli.demo.trouble import WorkerTrouble, worker_names
 from cli.errors import CliError
@@ -33,6 +35,7 @@ from cli.show import print_conversation
 from cli.supervisor import Supervisor
 from cli.up import start_all
 from libs.audio.wav import read_wav, write_wav
+from libs.contracts.agent import Backend
 from libs.contracts.events import AgentTurn
 
 TIME_LIMIT_S = 150.0  # a demo that hangs must end, too; a good one takes about 60
@@ -49,6 +52,7 @@ class DemoOptions:
     kill_worker: bool = False
     freeze_worker: bool = False
     keep_log: bool = False
+    backend: Backend = "realtime"
 
 
 async def run_demo(options: DemoOptions, console: Console) -> bool:
@@ -102,7 +106,7 @@ class _Demo:
             environment=private_environment(), cwd=self._var, log_dir=self._var / "log", tell=self._tell
         ) as supervisor:
             self._console.print("starting the bus and all services …", style="dim")
-            await start_all(supervisor, chosen, [checkout.CONFIG])
+            await start_all(supervisor, chosen, configs(self._options.backend, self._var / "config"))
             async with connected(chosen.nats_url) as client:
                 return await self._with_tasks(supervisor, chosen, client, sip_port)
 
@@ -154,20 +158,20 @@ class _Demo:
             await asyncio.sleep(0.2)
 
     async def _items(self, rehearsal_url: str) -> dict[str, Said]:
-        """What the model said and believes, from the rehearsal's records."""
-        wanted = {event.item for event in self._log.events if isinstance(event, AgentTurn) and event.heard_ms}
-        items: dict[str, Said] = {}
+        """What the model said and believes, from the rehearsal's records, for each of the agent's turns."""
+        turns = [event for event in self._log.events if isinstance(event, AgentTurn) and event.heard_ms]
+        recorded: list[Recorded] = []
         async with aiohttp.ClientSession(rehearsal_url) as client:
             async with client.get("/rehearsal/sessions") as response:
                 sessions = (await response.json())["sessions"]
             for session in sessions:
                 for item in session["items"]:
-                    if item["id"] not in wanted or not item["audio_ms"]:
+                    if not item["audio_ms"] or item["role"] != "assistant":
                         continue
                     async with client.get(f"/rehearsal/sessions/{session['id']}/items/{item['id']}.wav") as response:
                         audio = read_wav(await response.read()).pcm
-                    items[item["id"]] = Said(item["text"] or "", audio, item["truncated_at_ms"])
-        return items
+                    recorded.append(Recorded(item["id"], Said(item["text"] or "", audio, item["truncated_at_ms"])))
+        return by_name(turns, recorded) if self._options.backend == "realtime" else by_words(turns, recorded)
 
     def _show(self, conversation: dict[str, Any], orders: list[dict[str, Any]]) -> None:
         self._console.rule("stored conversation", align="left")

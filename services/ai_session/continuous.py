@@ -3,10 +3,10 @@
 Theory of operation. A full-duplex model sends as much audio as time passes, and whatever is kept waiting on the way to
 the ear waits for good: the stream never pauses to let the queue drain. So only speech goes on. The silence between two
 talkspurts is not forwarded at all, and a long pause within one only at its beginning: the time of arrival alone makes
-the pause. Each talkspurt therefore starts afresh, `CUSHION_MS` behind the stream, filled with what came just before
-its first sound (soft consonants, mostly), which is what evens out the jitter of the deltas. When the stream stalled
-and then came in a burst, speech is late by the stall; pauses are shortened to `BREATH_MS` until that is made up.
-Speech itself is never dropped.
+the pause. Each talkspurt therefore starts afresh, one piece of the stream behind it (a cushion of at most
+`MOST_CUSHION_MS`, filled with what came just before its first sound: soft consonants, mostly), which is what evens out
+the jitter of the pieces. When the stream stalled and then came in a burst, speech is late by the stall; pauses are
+shortened to `BREATH_MS` until that is made up. Speech itself is never dropped.
 
 How far the ear is behind is reckoned from the clock, since everything forwarded is played at once and without gaps.
 """
@@ -20,10 +20,12 @@ from libs.audio.vad import level_dbfs
 
 FRAME_MS = 20
 SPEECH_DBFS = -50.0  # a model's silence is digital, or nearly so
-CUSHION_MS = 60
-MOST_LEAD_MS = 100  # what the ear may be behind before pauses are shortened
+LEAST_CUSHION_MS = 40
+MOST_CUSHION_MS = 100
+SLACK_MS = 40  # what the ear may be behind beyond the cushion before pauses are shortened
+RECENT_PIECES = 50
 BREATH_MS = 60  # of a pause that stay, whatever the lead
-PAUSE_MS = 200  # of a pause that are forwarded while there is no hurry
+PAUSE_MS = 300  # of a pause that are forwarded while there is no hurry
 END_MS = 600  # of silence end a talkspurt
 
 
@@ -54,13 +56,20 @@ class Talkspurts:
     def __init__(self, rate_hz: int) -> None:
         self._frame_bytes = 2 * rate_hz * FRAME_MS // 1000
         self._rest = b""
-        self._held: deque[bytes] = deque(maxlen=CUSHION_MS // FRAME_MS)  # silence that was not forwarded, the newest
+        self._held: deque[bytes] = deque(maxlen=MOST_CUSHION_MS // FRAME_MS)  # the newest silence, not forwarded
+        self._pieces: deque[int] = deque(maxlen=RECENT_PIECES)  # their lengths in bytes
         self._plays_until = 0.0
         self.is_talking = False
         self.quiet_ms = 0
         self.received_ms = 0
         self.skipped_ms = 0  # silence that was left out within talkspurts
         self.inserted_ms = 0  # cushions after the stream was late
+
+    @property
+    def cushion_ms(self) -> int:
+        """The longest of the last pieces, within bounds."""
+        longest_ms = FRAME_MS * -(-max(self._pieces, default=0) // self._frame_bytes)
+        return min(MOST_CUSHION_MS, max(LEAST_CUSHION_MS, longest_ms))
 
     def lead_ms(self, now: float) -> float:
         """How much of what was forwarded is still to be played."""
@@ -72,7 +81,8 @@ class Talkspurts:
         whole = len(data) - len(data) % self._frame_bytes
         self._rest = data[whole:]
         events: list[TalkEvent] = []
-        excess_ms = self.lead_ms(now) - MOST_LEAD_MS
+        self._pieces.append(len(pcm))
+        excess_ms = self.lead_ms(now) - self.cushion_ms - SLACK_MS
         for start in range(0, whole, self._frame_bytes):
             excess_ms -= self._frame(data[start : start + self._frame_bytes], excess_ms > 0, now, events)
         return events
@@ -103,10 +113,11 @@ class Talkspurts:
             events.append(TalkBegan())
         self.quiet_ms = 0
         if self._plays_until <= now:  # the ear waits: begin, or go on, a little behind the stream
-            if not self._held:
-                self.inserted_ms += CUSHION_MS
-            for held in self._held or [bytes(self._frame_bytes)] * (CUSHION_MS // FRAME_MS):
-                self._forward(held, now, events)
+            frames = self.cushion_ms // FRAME_MS
+            held = list(self._held)[-frames:]
+            self.inserted_ms += FRAME_MS * (frames - len(held))
+            for quiet in (*[bytes(self._frame_bytes)] * (frames - len(held)), *held):
+                self._forward(quiet, now, events)
         self._held.clear()
         self._forward(frame, now, events)
 

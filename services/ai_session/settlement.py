@@ -42,7 +42,7 @@ class Settlement:
             bridge.playout.flush()  # nobody is told: this only makes the ledger final
             for event in bridge.playout.heard(played, flushed=True):
                 bridge.do(bridge.turn.on_playout(event, now), now)
-        for response in self._outstanding.responses:
+        for response in tuple(self._outstanding.responses):  # some are over at once
             self._cancel(response)
         return bool(self._outstanding)
 

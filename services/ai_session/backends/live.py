@@ -25,6 +25,7 @@ from services.ai_session.backends import live_config
 from services.ai_session.backends.factory import BackendPlan
 from services.ai_session.backends.live_events import (
     AgentWords,
+    AskedApplication,
     AudioArrived,
     CallerWords,
     Closed,
@@ -246,6 +247,9 @@ class LiveBackend:
                 self._do(self._turns.heard(text, start_ms, self._loop.time()))
             case Delegated():
                 self._tools.delegated()
+            case AskedApplication(delegation):
+                words = live_config.NOTHING_TO_ASK
+                self._send({"type": "session.commentary.append", "content": words, "delegation_id": delegation})
             case FunctionCalled(tool_call_id, name, arguments):
                 self._tools.called(tool_call_id)
                 self._emit(ToolRequested(self._session, tool_call_id, name, arguments))

@@ -19,6 +19,9 @@ Json = dict[str, Any]
 MOST_MESSAGES = 128  # of history (API reference, SessionConfig.input)
 _MOST_HISTORY_CHARACTERS = 8192 * 3  # 8,192 tokens; German has a little over three characters to each
 _MOST_CHARACTERS = 1400  # of one `.append`: 500 tokens, the same
+NOTHING_TO_ASK = (  # an agent without tools: whom the model then delegates to is us (SessionConfig.delegation)
+    "Nothing can be looked up or done in this call. Tell the caller so in one short sentence, and help with what you know."
+)
 _ANSWER = "Answer what the caller said last, now."
 
 
@@ -37,8 +40,8 @@ def check(agent: AgentConfig) -> None:
         _refuse("turn_taking.idle_timeout_ms", "the model owns its turns; use idle.after_s")
     if agent.speed is not None:
         _refuse("speed", "the model's pace cannot be set; ask for it in the prompt")
-    for name in ("model", "prompt", "language"):
-        if getattr(transcription, name) is not None:
+    for name in ("model", "prompt", "keywords"):  # `language` is a hint, which it does not need
+        if getattr(transcription, name):
             _refuse(f"transcription.{name}", "the model writes its own transcript")
 
 

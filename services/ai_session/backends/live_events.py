@@ -79,6 +79,13 @@ class Delegated:
     """The chat model is at work."""
 
 
+@dataclass(frozen=True, slots=True)
+class AskedApplication:
+    """The model wants something of us (a client delegation), and waits for our words under this id."""
+
+    delegation: str
+
+
 LiveEvent = (
     Started
     | AudioArrived
@@ -88,6 +95,7 @@ LiveEvent = (
     | Closed
     | Refused
     | Delegated
+    | AskedApplication
     | FunctionCalled
     | ResponseOver
 )
@@ -133,6 +141,15 @@ class _Error(msgspec.Struct):
 
 class _ErrorEvent(msgspec.Struct):
     error: _Error
+
+
+class _Delegation(msgspec.Struct):
+    id: str
+    target: str = ""
+
+
+class _DelegationEvent(msgspec.Struct):
+    delegation: _Delegation
 
 
 class _Nested(msgspec.Struct):
@@ -190,6 +207,10 @@ def _refused(event: _ErrorEvent) -> list[LiveEvent]:
     return [Refused(error.code or kind or "error", error.message or "", kind, error.client_event_id)]
 
 
+def _delegated(event: _DelegationEvent) -> list[LiveEvent]:
+    return [AskedApplication(event.delegation.id) if event.delegation.target == "client" else Delegated()]
+
+
 def _nested(outer: _Nested) -> list[LiveEvent]:
     """An event of the chat model's stream (Responses API, streaming events)."""
     event = outer.event
@@ -226,7 +247,7 @@ _READERS: dict[str, _Reader[Any]] = {
     "session.started": _Reader(_Session, _started),
     "session.closed": _Reader(_Closed, _closed),
     "session.usage.updated": _Reader(_Usage, lambda event: [SecondsUsed(event.usage.seconds)]),
-    "session.delegation.created": _Reader(_Head, lambda _: [Delegated()]),
+    "session.delegation.created": _Reader(_DelegationEvent, _delegated),
     "response.event": _Reader(_Nested, _nested),
     "error": _Reader(_ErrorEvent, _refused),
 }
