@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -25,6 +25,7 @@ from services.rehearsal.request_log import RequestRecord
 from services.rehearsal.server import Rehearsal
 from services.rehearsal.settings import RehearsalSettings
 from tests.unit.ai_session.test_realtime import SCENARIO, Speech
+from tests.unit.ai_session.voices.waiting import until
 
 SOUNDS = {
     "openai": Sound("openai", "gpt-4o-mini-tts", "marin", 8000, language="de"),
@@ -91,12 +92,6 @@ async def speaking(provider: str, rate_hz: int = 8000, **options) -> AsyncIterat
             yield voice, rehearsal
         finally:
             await voice.close()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(3):
-        while not condition():  # noqa: ASYNC110  what is waited for has no event
-            await asyncio.sleep(0.01)
 
 
 async def spoken(voice: Voice, text: str = TEXT) -> list[Chunk]:
