@@ -86,24 +86,34 @@ def _add(conversation: Conversation, item_id: str, body: Frame, text: str) -> No
 
 def turn_of(scenario: Scenario, messages: list[Frame]) -> int:
     """The caller's turn that the messages have come to."""
-    said = [normalised(text_of(message)) for message in messages if message["role"] == "user"]
+    said = [text_of(message) for message in messages if message["role"] == "user"]
     counted = len(said)
-    if not said or normalised(scenario.transcript(counted)) == said[-1]:
+    if not said:
+        return 0
+    # Clients join turns that nobody answered, a line each; the last one is the one to answer.
+    last = {normalised(said[-1]), normalised(said[-1].rpartition("\n")[2])}
+    if normalised(scenario.transcript(counted)) in last:
         return counted
     for number, turn in enumerate(scenario.turns, start=1):
-        if normalised(turn.caller) == said[-1]:
+        if normalised(turn.caller) in last:
             return number
     return counted
 
 
 def standing_instructions(messages: list[Frame]) -> str:
-    """The instructions of the conversation: all that does not stand at its very end."""
+    """All system messages: somewhere among them is the scenario's name."""
     return "\n".join(text_of(m) for m in messages if m["role"] in ("system", "developer"))
 
 
-def instructions_now(messages: list[Frame]) -> str:
-    """What the request wants of this one answer: system messages after everything else, but never the first."""
-    last: list[str] = []
+def instructions_now(messages: list[Frame], standing: str) -> str:
+    """What the request wants of this one answer.
+
+    That is what the first system message says beyond what is ``standing`` in it, and the system messages after
+    everything else.
+    """
+    first = text_of(messages[0]) if messages[0]["role"] in ("system", "developer") else ""
+    added = first.removeprefix(standing).strip() if standing and first.startswith(standing) else ""
+    last: list[str] = [added] if added else []
     for message in reversed(messages[1:]):
         if message["role"] not in ("system", "developer"):
             break
@@ -111,11 +121,13 @@ def instructions_now(messages: list[Frame]) -> str:
     return "\n".join(reversed(last))
 
 
-def answer(scenario: Scenario, request: ChatRequest, call_ids: Iterator[str]) -> Answer:
-    """The scenario's next act."""
+def answer(scenario: Scenario, request: ChatRequest, call_ids: Iterator[str], *, standing: str = "") -> Answer:
+    """The scenario's next act. ``standing`` is what earlier requests of the conversation had for a system message."""
     tools = frozenset() if request.tool_choice == "none" else request.tools
     asked = Request(
-        instructions=instructions_now(request.messages), tools=tools, turn=turn_of(scenario, request.messages)
+        instructions=instructions_now(request.messages, standing),
+        tools=tools,
+        turn=turn_of(scenario, request.messages),
     )
     acts = direct(scenario, conversation_of(request.messages), asked)
     text = " ".join(act.text for act in acts if isinstance(act, Say))

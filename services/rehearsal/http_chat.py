@@ -58,7 +58,7 @@ async def _complete(exchange: Exchange, cache: PromptCache) -> web.StreamRespons
     view = _view(exchange, request, scenario, turn)
     await exchange.meet_faults(turn, also=view.due_faults(scenario.faults, turn))
     call_ids = iter(lambda: rehearsal.new_id("call"), "")
-    made = _faulty(exchange, answer(scenario, request, call_ids))
+    made = _faulty(exchange, answer(scenario, request, call_ids, standing=view.standing))
     record.answer = view.answer = made.message
     record.usage = cache.usage(request, made)
     completion = _Completion(exchange, request, made, record.usage)
@@ -79,6 +79,7 @@ def _view(exchange: Exchange, request: ChatRequest, scenario: Scenario, turn: in
     exchange.record.asked["conversation"] = key
     view.scenario, view.turn, view.messages = scenario.name, turn, request.messages
     view.requests += 1
+    view.note_instructions(first if request.messages[0]["role"] in ("system", "developer") else "")
     return view
 
 

@@ -48,6 +48,7 @@ class ChatView:
     scenario: str = ""
     turn: int = 0
     requests: int = 0
+    standing: str = ""
     messages: list[Frame] = field(default_factory=list)
     answer: Frame | None = None
     _struck: Counter[int] = field(default_factory=Counter)
@@ -55,6 +56,11 @@ class ChatView:
     def as_json(self) -> Frame:
         fields = {name: value for name, value in asdict(self).items() if not name.startswith("_")}
         return {**fields, "assistant": self.assistant}
+
+    def note_instructions(self, system: str) -> None:
+        """Learn what of the system message stands in every request: clients add to it for single answers."""
+        if not self.standing or not system.startswith(self.standing):
+            self.standing = system
 
     def due_faults(self, faults: list[Fault], turn: int) -> list[Fault]:
         """The scenario's faults of the chat that strike now; each as often in a conversation as it says."""

@@ -86,8 +86,20 @@ async def test_a_sentence_to_be_said_word_for_word_is_said(rehearsal):
     assert text == "Auf Wiederhören."
 
 
+async def test_what_is_added_to_the_system_message_is_for_this_answer(rehearsal):
+    wish = {**SYSTEM, "content": f"{SYSTEM['content']}\n\nThe line was interrupted: carry on where you stopped."}
+    heard = {"role": "assistant", "content": "Es kostet 3 Euro."}
+    async with openai_client(rehearsal) as client:
+        await streamed(client, [SYSTEM, ASKED], prompt_cache_key="call-1")
+        text, *_ = await streamed(client, [wish, ASKED, CALLED, RESULT, heard], prompt_cache_key="call-1")
+        assert text == f"{LOUD.resumed} Noch etwas?"
+        text, *_ = await streamed(client, [SYSTEM, ASKED, CALLED, RESULT], prompt_cache_key="call-1")
+    assert text == "Es kostet 3 Euro. Noch etwas?"
+
+
 def test_a_history_without_its_beginning_is_still_at_the_right_turn():
     assert turn_of(LOUD, [SYSTEM, {"role": "user", "content": "Nein  danke."}]) == 2
+    assert turn_of(LOUD, [SYSTEM, {"role": "user", "content": "Was kostet das?\nNein danke."}]) == 2
     assert turn_of(LOUD, [SYSTEM, {"role": "user", "content": "Etwas anderes."}]) == 1
     assert turn_of(LOUD, [SYSTEM]) == 0
 
