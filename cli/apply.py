@@ -16,6 +16,8 @@ from cli.config_files import Document, Problem, Reading, check_routes, read_file
 from cli.errors import CliError
 from libs.contracts import subjects
 from libs.contracts.agent import AgentConfig
+from libs.contracts.external_tools import McpTools
+from libs.contracts.tool import OF_THE_SESSION
 from libs.contracts.wire import config_decoder
 from libs.runtime.streams import bucket
 
@@ -90,8 +92,20 @@ async def tool_warnings(client: Client, reading: Reading) -> list[Problem]:
         for placed in reading.placed.values()
         if isinstance(placed.document, AgentConfig) and offered
         for name in placed.document.tools
-        if name not in offered
+        if name not in offered and not _comes_by_itself(name, placed.document.org, reading)
     ]
+
+
+def _comes_by_itself(name: str, org: str, reading: Reading) -> bool:
+    """Whether a tool is the worker's own, or one that these very files declare."""
+    if name in OF_THE_SESSION or f"tool.{org}.{name}" in reading.placed:
+        return True
+    return any(
+        isinstance(placed.document, McpTools)
+        and placed.document.org == org
+        and name.startswith(f"{placed.document.name}_")
+        for placed in reading.placed.values()
+    )
 
 
 async def offered_tools(client: Client) -> set[str]:

@@ -13,6 +13,10 @@ from pydantic import AwareDatetime
 from libs.contracts.model import Message
 
 
+OF_THE_SESSION = ("end_call", "hang_up", "transfer_call", "send_dtmf")
+"""Tools about the call itself, which the worker carries out; they are not on the bus, and agents list them like any."""
+
+
 class ToolRequest(Message):
     """One call of a tool; `tool_call_id` is the idempotency key, `deadline_at` absolute."""
 

@@ -15,16 +15,16 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from libs.contracts.agent import AgentConfig
 from libs.contracts.commands import SendDtmf, Transfer
-from libs.contracts.tool import ToolDescription, ToolReply
+from libs.contracts.tool import OF_THE_SESSION, ToolDescription, ToolReply
 from libs.contracts.transfers import TransferTarget
 from libs.plugins.outcome import failed
 from libs.plugins.schema import parameters_schema, read_arguments, sentence
 from services.ai_session.bridge import Bridge
 from services.ai_session.leg_link import LegLink
 
-END_CALL, HANG_UP, TRANSFER_CALL, SEND_DTMF = "end_call", "hang_up", "transfer_call", "send_dtmf"
-NAMES = (END_CALL, HANG_UP, TRANSFER_CALL, SEND_DTMF)
-ENDS_CALL = (END_CALL, HANG_UP)
+NAMES = OF_THE_SESSION
+TRANSFER_CALL = "transfer_call"
+ENDS_CALL = ("end_call", "hang_up")
 
 LAST_WORDS_S = 10.0  # "I'm putting you through" is heard before it happens
 TRANSFER_S = 90.0  # the leg's own limits, 60 s and 15 s for the announcement, come first

@@ -129,10 +129,18 @@ async def show(session: AsyncSession, caller: Caller) -> dict[str, Any]:
 
 
 async def submit(
-    session: AsyncSession, caller: Caller, customer: str | None, note: str | None, now: datetime
+    session: AsyncSession, caller: Caller, revision: int, customer: str | None, note: str | None, now: datetime
 ) -> dict[str, Any]:
-    """Store the basket as an order, once, with its event; a repetition gives the same order."""
+    """Store the basket as an order, once, with its event; a repetition gives the same order.
+
+    Raises:
+        OrderError: it is not the `revision` that was read back to the caller, or is empty.
+    """
     basket = await lock_basket(session, caller)
+    if revision != basket.revision:
+        raise OrderError(
+            "The order has changed since it was read back; nothing was ordered. Read it back again with order_show."
+        )
     lines = await _lines(session, basket)
     order = await _order(session, caller, basket.revision)
     if order is None:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from sqlalchemy.exc import IntegrityError
@@ -19,10 +19,10 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from libs.contracts.tool import ToolDescription, ToolReply, ToolRequest
 from libs.runtime.database import reading
-from services.catalog_tools import orders
+from services.catalog_tools import orders, wording
 from services.catalog_tools.catalog import Catalog
 from services.catalog_tools.models import Answer
-from services.catalog_tools.money import euros
+from services.catalog_tools.money import cents, euros
 from services.catalog_tools.orders import Caller, OrderError
 from services.catalog_tools.search import Article
 
@@ -87,9 +87,16 @@ class Remove(ByNumber):
     quantity: Quantity | None = Field(None, description="How many to take out; all of them if left out")
 
 
-class Submit(_Arguments):
-    """Arguments of order_submit."""
+class Show(_Arguments):
+    """Arguments of order_show."""
 
+    language: Literal["de", "en"] = Field("de", description="Language of `say`, the sentence to read back")
+
+
+class Submit(Show):
+    """Arguments of order_submit. `revision` binds the order to what the caller has heard and agreed to."""
+
+    revision: Count = Field(ge=0, description="revision of the basket as order_show told it, which you have read back")
     customer: Text = Field("", description="Name or customer number, if the caller gave it")
     note: Text = Field("", description="A wish that goes with the order, such as a delivery date")
 
@@ -131,10 +138,15 @@ TOOLS: dict[str, Tool] = {
         Tool("product_details", "Tells everything about one product.", ByNumber),
         Tool("order_add", "Adds a product to the caller's order and returns the whole order.", Add, changes=True),
         Tool("order_remove", "Takes a product out of the caller's order, or some of it.", Remove, changes=True),
-        Tool("order_show", "Shows the caller's order with all lines and the total.", Nothing),
+        Tool(
+            "order_show",
+            "Shows the caller's order with all lines and the total. `say` is the sentence to read it back with.",
+            Show,
+        ),
         Tool(
             "order_submit",
-            "Places the order. Only after the caller has heard the order read back and agreed to it.",
+            "Places the order. Only after the caller has heard the order of order_show read back and agreed to it;"
+            " needs the revision that order_show told. `say` tells the order number.",
             Submit,
             changes=True,
         ),
@@ -192,7 +204,10 @@ class Toolbox:
         if request.name == "product_types":
             return {"types": list(self._catalog.index.types)}
         async with reading(self._sessions) as session:
-            return await orders.show(session, _caller(request))
+            shown = await orders.show(session, _caller(request))
+        assert isinstance(arguments, Show)
+        basket = shown["basket"]
+        return {**shown, "say": wording.basket(basket["lines"], cents(basket["total_eur"]), arguments.language)}
 
     def _search(self, wanted: Search) -> dict[str, Any]:
         found = self._catalog.index.search(wanted.query, type=wanted.type, size=wanted.size, limit=wanted.limit)
@@ -243,7 +258,8 @@ class Toolbox:
                 return await orders.remove(session, caller, number, arguments.quantity)
             case Submit():
                 customer, note = arguments.customer or None, arguments.note or None
-                return await orders.submit(session, caller, customer, note, self._clock())
+                order = await orders.submit(session, caller, arguments.revision, customer, note, self._clock())
+                return {**order, "say": wording.order_number(order["number"], arguments.language)}
         raise ToolError("This tool cannot do that.")
 
 
@@ -273,6 +289,8 @@ def _fingerprint(request: ToolRequest, arguments: _Arguments) -> str:
 def _sentence(tool: str, error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in first["loc"]) or "arguments"
+    if first["type"] == "missing" and (tool, field) == ("order_submit", "revision"):
+        return "Read the order back first: order_show tells its revision; order_submit needs it."
     if first["type"] == "missing":
         return f"{tool} needs {field}."
     return f"{tool}: {field} is not right: {first['msg'].removeprefix('Value error, ')}."

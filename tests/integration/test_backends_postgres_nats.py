@@ -164,9 +164,9 @@ async def test_an_order_is_stored_and_announced_exactly_once_in_postgresql(backe
             found = await tool(bus, "t1", "search_products", query="Uebergangsmuffen 22er auf 15", limit=1)
             number = found["products"][0]["article_number"]
             await tool(bus, "t2", "order_add", article_number=number, quantity=10)
-            first = await asyncio.gather(*(tool(bus, f"s{n}", "order_submit") for n in range(5)))
+            first = await asyncio.gather(*(tool(bus, f"s{n}", "order_submit", revision=1) for n in range(5)))
         async with service("catalog_tools", **settings):
-            again = await tool(bus, "s9", "order_submit")
+            again = await tool(bus, "s9", "order_submit", revision=1)
             orders = (await query(bus, "catalog_tools", "orders"))["orders"]
         assert {reply["order_id"] for reply in [*first, again]} == {orders[0]["order_id"]}
         assert len(orders) == 1

@@ -139,8 +139,10 @@ async def test_a_caller_finds_orders_and_submits_exactly_one_order(running: Shop
     await running.tool("order_remove", {"article_number": "101004", "quantity": 1})
     shown = (await running.tool("order_show")).output["basket"]
     assert [line["quantity"] for line in shown["lines"]] == [10, 1]
-    again = await asyncio.gather(*(running.tool("order_submit", {"customer": "Muster"}) for _ in range(8)))
-    late = await running.tool("order_submit", tool_call_id="of-the-next-worker", epoch=2)
+    again = await asyncio.gather(
+        *(running.tool("order_submit", {"customer": "Muster", "revision": 3}) for _ in range(8))
+    )
+    late = await running.tool("order_submit", {"revision": 3}, tool_call_id="of-the-next-worker", epoch=2)
     assert {json.dumps(reply.output, sort_keys=True) for reply in [*again, late]} == {
         json.dumps(again[0].output, sort_keys=True)
     }
@@ -170,12 +172,12 @@ async def test_changes_are_made_once_by_tool_call_id_even_at_the_same_time(runni
 
 async def test_what_is_added_after_an_order_is_a_new_order(running: Shop) -> None:
     await running.tool("order_add", {"article_number": "101004", "quantity": 5})
-    first = await running.tool("order_submit")
+    first = await running.tool("order_submit", {"revision": 1})
     assert (await running.tool("order_show")).output["basket"]["submitted"]["order_id"] == first.output["order_id"]
     refused = await running.tool("order_remove", {"article_number": "101004"})
     assert not refused.ok
     await running.tool("order_add", {"article_number": "103002", "quantity": 1})
-    second = await running.tool("order_submit")
+    second = await running.tool("order_submit", {"revision": 2})
     assert [line["article_number"] for line in second.output["lines"]] == ["103002"]
     assert first.output["order_id"] != second.output["order_id"]
     assert len(await running.order_events(2)) == 2
@@ -184,7 +186,7 @@ async def test_what_is_added_after_an_order_is_a_new_order(running: Shop) -> Non
 async def test_a_worker_that_was_replaced_changes_nothing(running: Shop) -> None:
     await running.tool("order_add", {"article_number": "101004", "quantity": 5}, epoch=2)
     assert not (await running.tool("order_add", {"article_number": "101004", "quantity": 5}, epoch=1)).ok
-    assert not (await running.tool("order_submit", epoch=1)).ok
+    assert not (await running.tool("order_submit", {"revision": 1}, epoch=1)).ok
     assert (await running.tool("order_show", epoch=1)).output["basket"]["lines"][0]["quantity"] == 5
 
 
@@ -215,6 +217,7 @@ async def test_baskets_of_calls_and_organisations_are_apart(running: Shop) -> No
         ("order_add", {"article_number": "nope", "quantity": 1}),
         ("order_remove", {"article_number": "101004"}),
         ("order_submit", {}),
+        ("order_submit", {"revision": 0}),
         ("order_submit", {"note": "x" * 501}),
     ],
 )
@@ -241,7 +244,7 @@ async def test_an_order_committed_before_a_sudden_death_is_published_at_the_next
     async with nats_server() as server:
         async with shop(server, url, publishing=False) as first:
             await first.tool("order_add", {"article_number": "101004", "quantity": 1})
-            assert (await first.tool("order_submit")).ok
+            assert (await first.tool("order_submit", {"revision": 1})).ok
             assert await first.events() == []
         async with shop(server, url) as second:
             [event] = await second.order_events(1)

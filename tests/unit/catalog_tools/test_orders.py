@@ -13,7 +13,7 @@ from libs.contracts.events import OrderPlaced
 from services.catalog_tools import orders
 from services.catalog_tools.app import opened
 from services.catalog_tools.models import Basket, PendingEvent
-from services.catalog_tools.orders import Caller, OrderError, add, list_orders, remove, show, submit
+from services.catalog_tools.orders import Caller, OrderError, add, list_orders, remove, show
 from services.catalog_tools.search import Article
 
 NOW = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
@@ -21,6 +21,12 @@ US = Caller("default", "c", epoch=1, number="+4930123", agent="demo")
 PIPE = Article("1", "Rohr", "Rohr", "22", "Kupfer", 100, "Stück")
 BEND = Article("2", "Bogen", "Bogen", "22", "Kupfer", 250, "Stück")
 CAP = Article("0", "Kappe", "Kappe", "22", "Kupfer", 50, "Stück")
+
+
+async def submit(session: AsyncSession, caller: Caller, *wishes: str | datetime | None) -> dict:
+    """Order what is in the basket now."""
+    revision = (await show(session, caller))["basket"]["revision"]
+    return await orders.submit(session, caller, revision, *wishes)  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -60,7 +60,7 @@ async def test_an_order_submitted_by_two_replicas_at_once_is_stored_once(url: st
         boxes = [await toolbox(sessions), await toolbox(others)]
         await boxes[0].answer(request("order_add", "t0", **T_PIECE))
         replies: list[ToolReply] = await asyncio.gather(
-            *(boxes[i % 2].answer(request("order_submit", f"s{i // 4}", epoch=1)) for i in range(12))
+            *(boxes[i % 2].answer(request("order_submit", f"s{i // 4}", epoch=1, revision=1)) for i in range(12))
         )
     assert {reply.output["number"] for reply in replies} == {"100001"}
     async with sessions() as session:
@@ -83,13 +83,13 @@ async def test_a_price_change_leaves_baskets_and_orders_as_they_were(sessions: S
 async def test_given_answers_and_published_events_are_forgotten_after_a_week(sessions: Sessions) -> None:
     box = await toolbox(sessions)
     await box.answer(request("order_add", "t1", **T_PIECE))
-    await box.answer(request("order_submit", "t2"))
+    await box.answer(request("order_submit", "t2", revision=1))
     async with sessions.begin() as session:
         await forget_old(session, datetime.now(UTC) + timedelta(days=8))
     async with sessions() as session:
         assert (await session.scalars(select(Answer))).all() == []
         assert len((await session.scalars(select(PendingEvent))).all()) == 1  # not published yet
-    again = await box.answer(request("order_submit", "t2"))
+    again = await box.answer(request("order_submit", "t2", revision=1))
     assert again.output["number"] == "100001"
 
 
@@ -104,7 +104,7 @@ async def test_a_tool_call_id_that_comes_with_another_request_is_refused(session
     ):
         reply = await box.answer(request(name, "t1", **arguments))
         assert reply.error == "This tool_call_id was used for another request already; nothing was changed."
-    assert (await box.answer(request("order_show", "t2"))).output == first.output
+    assert (await box.answer(request("order_show", "t2"))).output["basket"] == first.output["basket"]
 
 
 async def test_the_same_tool_call_at_the_same_time_changes_the_basket_once(sessions: Sessions) -> None:
@@ -140,10 +140,10 @@ async def test_the_relay_is_woken_by_an_order_and_by_nothing_else(sessions: Sess
     await catalog.refresh()
     woken: list[int] = []
     box = Toolbox(catalog, sessions, ordered=lambda: woken.append(1))
-    assert not (await box.answer(request("order_submit", "t0"))).ok
+    assert not (await box.answer(request("order_submit", "t0", revision=0))).ok
     await box.answer(request("order_add", "t1", **T_PIECE))
     assert woken == []
-    await box.answer(request("order_submit", "t2"))
+    await box.answer(request("order_submit", "t2", revision=1))
     assert woken == [1]
 
 
@@ -159,3 +159,19 @@ def test_parameters_are_a_plain_schema_for_speech_models(tool) -> None:
     for entry in parameters["properties"].values():
         assert {"type", "description"} <= set(entry)
         assert not {"anyOf", "title", "default"} & set(entry)
+
+
+async def test_only_what_was_read_back_is_ordered(sessions: Sessions) -> None:
+    box = await toolbox(sessions)
+    await box.answer(request("order_add", "t1", **T_PIECE))
+    without = await box.answer(request("order_submit", "t2"))
+    assert without.error.startswith("Read the order back first")
+    shown = (await box.answer(request("order_show", "t3"))).output
+    assert shown["say"] == "drei Stück T-Stück 22 mm Kupfer, Lötfitting, zusammen elf Euro fünfundfünfzig."
+    await box.answer(request("order_add", "t4", article_number="103002", quantity=1))
+    changed = await box.answer(request("order_submit", "t5", revision=shown["basket"]["revision"]))
+    assert "changed since it was read back" in changed.error
+    again = (await box.answer(request("order_show", "t6", language="en"))).output
+    assert "altogether" in again["say"]
+    ordered = await box.answer(request("order_submit", "t7", revision=again["basket"]["revision"]))
+    assert ordered.output["say"] == "Ihre Bestellnummer ist eins null null, null null eins."

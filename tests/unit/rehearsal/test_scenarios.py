@@ -77,7 +77,7 @@ def test_the_order_is_taken_from_greeting_to_submission():
         spoken += answer(driver, shop)
     assert [name for name, _ in shop.calls] == [
         *("search_products", "order_add", "search_products", "order_add"),
-        *("search_products", "order_show", "order_add", "order_submit"),
+        *("search_products", "order_show", "order_add", "order_show", "order_submit"),
     ]
     quantities = [(a["article_number"], a["quantity"]) for n, a in shop.calls if n == "order_add"]
     assert quantities == [("A1", 10), ("A3", 5), ("A5", 20)]
