@@ -30,7 +30,7 @@ from cli.state import running
 from cli.tap import lasting_events
 from cli.trunks import wait_for_trunk
 from libs.contracts import subjects
-from libs.contracts.agent import SERVED_BACKENDS, AgentConfig
+from libs.contracts.agent import AgentConfig
 from libs.contracts.commands import HangUp
 from libs.contracts.events import CallAnswered, CallEnded
 from libs.contracts.heartbeat import CallEntry
@@ -184,15 +184,12 @@ async def check_agent(client: Client, options: CallOptions) -> None:
     except ValueError as error:
         why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise CliError(f"agent {options.agent!r} cannot be changed so: {why}") from error
-    if problem := not_built(changed.backend, changed.recording):
+    if problem := not_built(changed.recording):
         raise CliError(problem, ExitCode.NO_AGENT)
 
 
-def not_built(backend: str | None, recording: str | None) -> str | None:
+def not_built(recording: str | None) -> str | None:
     """Why this cannot be had yet, in the gateway's words, which refuses it likewise."""
-    if backend is not None and backend not in SERVED_BACKENDS:
-        usable = " or ".join(SERVED_BACKENDS)
-        return f"the backend '{backend}' is not available in this version: use {usable}"
     if recording not in {None, "off"}:
         return "this version of callbus has no recorder: call with recording 'off'"
     return None
@@ -364,7 +361,7 @@ def changes_of(  # noqa: PLR0913  one parameter per option
     Raises:
         CliError: it cannot be had yet, or is not valid.
     """
-    if problem := not_built(backend, "on" if recording else None):
+    if problem := not_built("on" if recording else None):
         raise CliError(problem, ExitCode.USAGE)
     wanted: dict[str, Any] = {
         "backend": backend,

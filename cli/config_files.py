@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from cli.yaml_text import Loader, YamlProblem, construct, documents
 from libs.audio.g711 import Law
 from libs.audio.wav import WavError, read_wav
-from libs.contracts.agent import SERVED_BACKENDS, AgentConfig
+from libs.contracts.agent import AgentConfig
 from libs.contracts.config import AnyDocument, OrgConfig, RouteConfig
 from libs.contracts.external_tools import HttpTool, McpTools
 
@@ -164,10 +164,7 @@ class _Document:
             self._place(document)
 
     def _refuse_what_is_not_built(self, agent: AgentConfig) -> None:
-        """An agent that no worker of this version serves, or whose recording nobody would make."""
-        if agent.backend not in SERVED_BACKENDS:
-            text = f"{agent.backend!r} is not available in this version; use {' or '.join(SERVED_BACKENDS)}"
-            self._problem(_node_at(self._node, ("backend",)), f"agent.backend: {text}")
+        """An agent whose recording nobody would make."""
         if agent.recording != "off":
             text = f"{agent.recording!r} needs the recorder service, which this version does not have; use off"
             self._problem(_node_at(self._node, ("recording",)), f"agent.recording: {text}")

@@ -22,7 +22,7 @@ from libs.call_leg.admission_shell import Admission
 from libs.call_leg.fences import NotAllowedError, OutboundFence
 from libs.call_leg.gateway import CallLegs, RefusedAttempt
 from libs.contracts import subjects
-from libs.contracts.agent import SERVED_BACKENDS, AgentConfig
+from libs.contracts.agent import AgentConfig
 from libs.contracts.ids import new_call_id
 from libs.contracts.originate import Originate, OriginateReply
 from libs.contracts.termination import Reason, Termination
@@ -163,10 +163,6 @@ class Originations:
             agent = request.changes.applied_to(agent)
         except ValidationError as error:
             raise NotAllowedError(Reason.UNKNOWN_AGENT, f"the changes do not fit: {_first(error)}") from None
-        if agent.backend not in SERVED_BACKENDS:
-            usable = " or ".join(SERVED_BACKENDS)
-            sentence = f"the backend '{agent.backend}' is not available in this version: use {usable}"
-            raise NotAllowedError(Reason.UNKNOWN_AGENT, sentence)
         if agent.recording != "off":
             sentence = "this version of callbus has no recorder: call with recording 'off'"
             raise NotAllowedError(Reason.UNKNOWN_AGENT, sentence)

@@ -12,8 +12,6 @@ from libs.contracts.transfers import Transfers
 
 DEFAULT_ORG = "default"
 Backend = Literal["realtime", "live", "pipeline", "scripted"]
-SERVED_BACKENDS = ("realtime", "live", "scripted")
-"""What the workers of this version serve; an agent may name the others once there is one that does."""
 
 _MODES = {
     "realtime": ("server_vad", "semantic_vad"),

@@ -14,6 +14,8 @@ from libs.runtime.metrics import export_counters, export_gauge
 from libs.runtime.service import Service, run
 from services.ai_session.backends.factory import BackendPlan, UnsupportedAgentError, plan_scripted
 from services.ai_session.backends.live import LiveEndpoint, plan_live
+from services.ai_session.backends.pipeline import plan_pipeline
+from services.ai_session.backends.pipeline_stages import Stages, export_stages, stages_of
 from services.ai_session.backends.realtime_link import Endpoint
 from services.ai_session.backends.realtime_plan import plan_realtime
 from services.ai_session.backends.realtime_spares import SpareConnections
@@ -31,9 +33,10 @@ log = get_logger()
 class Backends:
     """Chooses the backend of an offer's agent."""
 
-    def __init__(self, endpoint: Endpoint, live: LiveEndpoint | None = None) -> None:
+    def __init__(self, endpoint: Endpoint, live: LiveEndpoint | None = None, pipeline: Stages | None = None) -> None:
         self._endpoint = endpoint
         self._live = live or LiveEndpoint.beside(endpoint)
+        self._pipeline = pipeline
 
     def __call__(self, offer: Offer) -> BackendPlan:
         """See `PlanBackend`."""
@@ -44,6 +47,8 @@ class Backends:
                 return plan_realtime(self._endpoint, offer)
             case "live":
                 return plan_live(self._live, offer)
+            case "pipeline" if self._pipeline is not None:
+                return plan_pipeline(self._pipeline, offer)
             case other:
                 raise UnsupportedAgentError(f"backend {other!r} is not available on this worker")
 
@@ -79,10 +84,13 @@ async def serve(service: Service, settings: Settings) -> None:
     """Take calls until the service is to stop, then hand them over."""
     endpoint, spares = endpoint_of(settings)
     live = LiveEndpoint.beside(endpoint, settings.live_model, settings.chat_model)
-    plans = WatchedPlans(Backends(endpoint, live), endpoint.models, Defaults.of(settings, endpoint.models))
-    plans.export()
     voices = open_voices(settings, endpoint)
     export_voices(voices)
+    pipeline = stages_of(settings, endpoint.models, voices)
+    export_stages(pipeline)
+    backends = Backends(endpoint, live, pipeline)
+    plans = WatchedPlans(backends, endpoint.models, Defaults.of(settings, endpoint.models))
+    plans.export()
     worker = Worker(service.bus, service.outbox, plans, settings.worker_capacity, SpeechAhead(voices))
     export_counters("callbus_worker_model", "What model connections counted", "kind", lambda: endpoint.counters)
     service.health.checks["draining"] = lambda: "draining" if worker.claims.draining else None
@@ -108,6 +116,7 @@ async def serve(service: Service, settings: Settings) -> None:
             task.cancel()
         with suppress(asyncio.CancelledError):
             await running
+        await pipeline.close()
         await voices.close()
 
 

@@ -13,6 +13,7 @@ import openai
 from pydantic import SecretStr
 
 from libs.contracts.agent import AgentConfig
+from libs.runtime.metrics import export_counters, histogram
 from services.ai_session.backends.chat import ChatModel
 from services.ai_session.backends.factory import UnsupportedAgentError
 from services.ai_session.backends.port import BackendError
@@ -161,6 +162,15 @@ class Stages:
         if client is None:
             client = self._clients[endpoint] = client_of(endpoint)
         return client
+
+
+def export_stages(stages: Stages) -> None:
+    """Show the pipeline's counts and times as metrics; once per process."""
+    export_counters("callbus_worker_pipeline", "What pipeline calls counted", "kind", lambda: stages.counters)
+    stages.times.observe = {
+        stage: histogram(f"callbus_worker_pipeline_{stage}_seconds", text, BUCKETS_S).observe
+        for stage, text in MEASURED.items()
+    }
 
 
 def client_of(endpoint: HttpEndpoint) -> openai.AsyncOpenAI:

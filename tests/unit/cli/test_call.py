@@ -245,7 +245,7 @@ async def test_from_the_shell_json_is_events_alone_and_the_code_goes_out() -> No
     [
         (["030x"], 13, "'030x' is no phone number"),
         (["030", "--from", "me"], 13, "--from 'me' is no phone number"),
-        (["030", "--backend", "pipeline"], 2, "the backend 'pipeline' is not available in this version"),
+        (["030", "--backend", "pipe"], 2, "backend"),
         (["030", "--save-recordings"], 2, "this version of callbus has no recorder"),
         (["030", "--vad-threshold", "1.5"], 2, "less than or equal to 1"),
         (["030", "--silence-duration", "50"], 2, "greater than or equal to 100"),

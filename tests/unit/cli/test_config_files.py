@@ -313,9 +313,8 @@ fallback: {kind: transfer, number: "+493087654321"}
     assert RouteConfig.model_validate_json(route.to_json()) == route
 
 
-def test_an_agent_that_this_version_cannot_serve_is_refused(tmp_path: Path) -> None:
-    text = "kind: agent\nname: a\nbackend: pipeline\n---\nkind: agent\nname: b\nrecording: announce\n"
+def test_an_agent_whose_calls_nobody_would_record_is_refused(tmp_path: Path) -> None:
+    text = "kind: agent\nname: b\nrecording: announce\n"
     assert lines(read(tmp_path, text)) == [
-        "3: agent.backend: 'pipeline' is not available in this version; use realtime or live or scripted",
-        "7: agent.recording: 'announce' needs the recorder service, which this version does not have; use off",
+        "3: agent.recording: 'announce' needs the recorder service, which this version does not have; use off",
     ]
