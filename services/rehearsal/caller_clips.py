@@ -25,6 +25,7 @@ _HOP = RATE_HZ * 10 // 1000
 _EDGES_HZ = (100, 250, 400, 600, 850, 1200, 1700, 2400, 3400)
 _RANGE_DB = 40.0
 _SILENCE_DBFS = -50.0
+_SHORTEST_WORD = 12  # frames: a click or a knock is shorter
 _STEADY_DB = 1.6  # noise and tones vary less than this from frame to frame, speech several times as much
 _SAME = 0.75
 _SHORTEST_OVERLAP = 0.35  # of a clip: a turn that was cut in two is still recognised
@@ -70,12 +71,12 @@ class CallerClips:
 
 
 def has_speech(pcm: bytes) -> bool:
-    """Whether there is anything in PCM16 at 8 kHz that varies as speech does: not silence, noise or a tone."""
+    """Whether there is anything in PCM16 at 8 kHz that varies as speech does: not silence, noise, a tone or a click."""
     bands = _trimmed(_bands(pcm))
-    if not len(bands):
+    if len(bands) < _SHORTEST_WORD:
         return False
     levels = 10 * np.log10(np.sum(10 ** (bands / 10), axis=1))
-    return bool(np.std(levels[2:-2] if len(levels) > 8 else levels) > _STEADY_DB)
+    return bool(np.std(levels[2:-2]) > _STEADY_DB)
 
 
 def _bands(pcm: bytes) -> _Bands:

@@ -13,7 +13,7 @@ from openai.types.audio import (
     TranscriptionVerbose,
 )
 
-from services.rehearsal.http_exchange import Exchange, exchanged
+from services.rehearsal.http_exchange import Exchange, Piece, exchanged
 from services.rehearsal.listening import Heard
 from services.rehearsal.offered import TRANSCRIPTION
 from services.rehearsal.outputs import Frame
@@ -54,7 +54,8 @@ async def _transcribe(exchange: Exchange) -> web.StreamResponse:
     if request.stream:
         return await exchange.send_events(_events(exchange, request, text, heard), first_s=delay_s)
     if request.response_format == "text":
-        return web.Response(text=f"{text}\n", headers=exchange.headers)
+        pieces = [Piece(f"{text}\n".encode(), delay_s)]
+        return await exchange.send(pieces, "text/plain; charset=utf-8", length_known=True)
     if request.response_format == "verbose_json":
         return await exchange.send_json(_verbose(exchange, request, text, heard), delay_s=delay_s)
     body: Frame = {"text": text, **_languages(request, text, heard), "usage": record.usage}

@@ -64,7 +64,8 @@ def test_other_sounds_are_no_recording(pcm):
 
 def test_only_speech_is_taken_for_speech():
     assert has_speech(babble("guten Tag"))
-    assert not any(map(has_speech, (b"", silence(500), noise(1000), tone(1000))))
+    click = silence(300) + noise(30, 9000) + silence(300)
+    assert not any(map(has_speech, (b"", silence(500), noise(1000), tone(1000), click)))
 
 
 async def transcribed(client, pcm, rate_hz=8000, **options):
@@ -78,6 +79,12 @@ async def test_a_recording_comes_back_as_its_words_whatever_the_order(rehearsal)
             assert answer.text == ORDER.turns[number - 1].caller
             assert [language.code for language in answer.languages] == ["de"]
     assert [record.turn for record in rehearsal.requests.all("transcriptions")] == [4, 1, 4]
+
+
+async def test_plain_text_is_the_words_and_nothing_else(rehearsal):
+    async with openai_client(rehearsal) as client:
+        text = await transcribed(client, caller_clip("bestellung-1"), response_format="text")
+    assert text == f"{ORDER.turns[0].caller}\n"
 
 
 async def test_a_stream_of_deltas_adds_up_to_the_text(rehearsal):
