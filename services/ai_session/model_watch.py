@@ -30,6 +30,7 @@ class Defaults:
     transcription: str
     speech_provider: Literal["openai", "realtime", "elevenlabs", "local"]
     elevenlabs: str
+    speech: str = SPEECH_MODEL
 
     @classmethod
     def of(cls, settings: Settings, models: Models) -> Defaults:
@@ -41,6 +42,7 @@ class Defaults:
             transcription=models.transcription,
             speech_provider=settings.speech_provider,
             elevenlabs=settings.elevenlabs_model,
+            speech=settings.openai_tts_model,
         )
 
     @property
@@ -64,7 +66,7 @@ def models_of(agent: AgentConfig, defaults: Defaults) -> set[str]:
         case _:
             return set()
     provider = agent.speech.provider or (None if agent.backend != "pipeline" else defaults.speech_provider)
-    voices = {"openai": SPEECH_MODEL, "realtime": reads, "elevenlabs": defaults.elevenlabs}
+    voices = {"openai": defaults.speech, "realtime": reads, "elevenlabs": defaults.elevenlabs}
     if provider in voices:
         used.add(agent.speech.model or voices[provider])
     return used

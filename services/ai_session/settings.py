@@ -35,6 +35,11 @@ class Settings(ObjectStoreSettings):
     speech_provider: Literal["openai", "realtime", "elevenlabs", "local"] = Field(
         "openai", description="Voice of agents that name none and whose model has none"
     )
+    openai_tts_model: str = Field("gpt-4o-mini-tts", description="Model of the voice `openai`")
+    openai_tts_voice: str | None = Field(
+        None,
+        description="Voice of the voices `openai` and `realtime` for agents that name none; default: the model table's",
+    )
     elevenlabs_api_key: SecretStr | None = Field(None, description="Key of ElevenLabs")
     elevenlabs_voice_id: str | None = Field(None, description="Voice of agents that name none")
     elevenlabs_model: str = Field("eleven_flash_v2_5", description="Model of agents that name none")

@@ -12,7 +12,7 @@ from libs.runtime.log import get_logger
 from services.ai_session.backends.factory import UnsupportedAgentError
 from services.ai_session.backends.realtime_link import Endpoint
 from services.ai_session.costs import Models
-from services.ai_session.model_watch import READING_MODEL, SPEECH_MODEL, WARN_DAYS
+from services.ai_session.model_watch import READING_MODEL, WARN_DAYS
 from services.ai_session.settings import Settings
 from services.ai_session.voices.cache import CachedVoice, SpeechCache
 from services.ai_session.voices.patient import PatientVoice
@@ -93,11 +93,13 @@ class Voices:
         voice = speech.voice or own
         match provider:
             case "openai":
-                model = speech.model or SPEECH_MODEL
-                voice = voice or ("alloy" if model.startswith("tts-1") else self._models.voice)
+                model = speech.model or settings.openai_tts_model
+                usual = "alloy" if model.startswith("tts-1") else self._models.voice  # tts-1 has not all of them
+                voice = voice or settings.openai_tts_voice or usual
             case "realtime":
                 same = (agent.model or settings.openai_model) if agent.backend == "realtime" else READING_MODEL
                 model = speech.model or same
+                voice = voice or (None if agent.backend == "realtime" else settings.openai_tts_voice)
                 voice = voice or self._models.voice
             case "elevenlabs":
                 model = speech.model or settings.elevenlabs_model

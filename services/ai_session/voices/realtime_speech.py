@@ -23,7 +23,7 @@ from services.ai_session.voices.reading_link import PCM_RATE_HZ, Reading, Readin
 
 LINKS = 8  # of one sound; further texts wait for one
 IDLE_S = 60.0
-OLDEST_S = 50 * 60.0  # a session ends after 60 minutes
+OLDEST = 0.8  # of what the server lets a session last
 FIRST_AUDIO_WITHIN_S = 6.0
 NEXT_AUDIO_WITHIN_S = 5.0
 _FINAL = frozenset({"insufficient_quota", "content_filter", "max_output_tokens", "invalid_api_key"})
@@ -98,7 +98,7 @@ class RealtimeSpeech:
         return link
 
     def _freed(self, link: ReadingLink) -> None:
-        if asyncio.get_running_loop().time() - link.opened_at > OLDEST_S:
+        if asyncio.get_running_loop().time() - link.opened_at > OLDEST * self._endpoint.session_max_s:
             link.close()
             return
         self._idle.append(link)

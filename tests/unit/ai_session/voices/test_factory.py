@@ -105,6 +105,12 @@ async def test_what_is_missing_is_said_in_a_sentence(fields, speech, says):
     await voices.close()
 
 
+async def test_the_workers_own_voice_is_for_agents_that_name_none():
+    voices = voices_of(openai_tts_model="tts-1-hd", openai_tts_voice="nova")
+    assert voices.sound_of(agent(), 8000) == Sound("openai", "tts-1-hd", "nova", 8000, 1.0, "de")
+    assert voices.sound_of(agent("realtime"), 8000).voice == "marin"  # sounds like the model itself
+
+
 async def test_no_local_program_is_said_in_a_sentence(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(UnsupportedAgentError, match="install"):
