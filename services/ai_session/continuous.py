@@ -3,10 +3,10 @@
 Theory of operation. A full-duplex model sends as much audio as time passes, and whatever is kept waiting on the way to
 the ear waits for good: the stream never pauses to let the queue drain. So only speech goes on. The silence between two
 talkspurts is not forwarded at all, and a long pause within one only at its beginning: the time of arrival alone makes
-the pause. Each talkspurt therefore starts afresh, one piece of the stream behind it (a cushion of at most
-`MOST_CUSHION_MS`, filled with what came just before its first sound: soft consonants, mostly), which is what evens out
-the jitter of the pieces. When the stream stalled and then came in a burst, speech is late by the stall; pauses are
-shortened to `BREATH_MS` until that is made up. Speech itself is never dropped.
+the pause. Each talkspurt therefore starts afresh, behind the stream by its longest piece and `MARGIN_MS`, which evens
+out the jitter of the pieces; what came just before its first sound (soft consonants, mostly) fills that time. When
+the stream stalled and then came in a burst, speech is late by the stall; pauses are shortened to `BREATH_MS` until
+that is made up. Speech itself is never dropped.
 
 How far the ear is behind is reckoned from the clock, since everything forwarded is played at once and without gaps.
 """
@@ -20,9 +20,9 @@ from libs.audio.vad import level_dbfs
 
 FRAME_MS = 20
 SPEECH_DBFS = -50.0  # a model's silence is digital, or nearly so
-LEAST_CUSHION_MS = 40
-MOST_CUSHION_MS = 100
-SLACK_MS = 40  # what the ear may be behind beyond the cushion before pauses are shortened
+MARGIN_MS = 40
+LONGEST_PIECE_MS = 100  # what is longer makes the voice falter rather than lag
+SLACK_MS = 40  # what the ear may be behind beyond that before pauses are shortened
 RECENT_PIECES = 50
 BREATH_MS = 60  # of a pause that stay, whatever the lead
 PAUSE_MS = 300  # of a pause that are forwarded while there is no hurry
@@ -56,7 +56,9 @@ class Talkspurts:
     def __init__(self, rate_hz: int) -> None:
         self._frame_bytes = 2 * rate_hz * FRAME_MS // 1000
         self._rest = b""
-        self._held: deque[bytes] = deque(maxlen=MOST_CUSHION_MS // FRAME_MS)  # the newest silence, not forwarded
+        self._held: deque[bytes] = deque(
+            maxlen=(LONGEST_PIECE_MS + MARGIN_MS) // FRAME_MS
+        )  # the newest silence, not forwarded
         self._pieces: deque[int] = deque(maxlen=RECENT_PIECES)  # their lengths in bytes
         self._plays_until = 0.0
         self.is_talking = False
@@ -66,10 +68,10 @@ class Talkspurts:
         self.inserted_ms = 0  # cushions after the stream was late
 
     @property
-    def cushion_ms(self) -> int:
-        """The longest of the last pieces, within bounds."""
+    def lag_ms(self) -> int:
+        """How far behind the stream, counted from the end of each piece, a voice is played that is not late."""
         longest_ms = FRAME_MS * -(-max(self._pieces, default=0) // self._frame_bytes)
-        return min(MOST_CUSHION_MS, max(LEAST_CUSHION_MS, longest_ms))
+        return min(LONGEST_PIECE_MS, longest_ms) + MARGIN_MS
 
     def lead_ms(self, now: float) -> float:
         """How much of what was forwarded is still to be played."""
@@ -82,16 +84,18 @@ class Talkspurts:
         self._rest = data[whole:]
         events: list[TalkEvent] = []
         self._pieces.append(len(pcm))
-        excess_ms = self.lead_ms(now) - self.cushion_ms - SLACK_MS
-        for start in range(0, whole, self._frame_bytes):
-            excess_ms -= self._frame(data[start : start + self._frame_bytes], excess_ms > 0, now, events)
+        frames = whole // self._frame_bytes
+        excess_ms = self.lead_ms(now) + frames * FRAME_MS - self.lag_ms - SLACK_MS
+        for number in range(frames):
+            frame = data[number * self._frame_bytes : (number + 1) * self._frame_bytes]
+            excess_ms -= self._frame(frame, (frames - number) * FRAME_MS, excess_ms > 0, now, events)
         return events
 
-    def _frame(self, frame: bytes, hurry: bool, now: float, events: list[TalkEvent]) -> int:
-        """Judge one frame; the ms of silence that were left out."""
+    def _frame(self, frame: bytes, rest_ms: int, hurry: bool, now: float, events: list[TalkEvent]) -> int:
+        """Judge one frame, with which `rest_ms` of its piece begin; the ms of silence that were left out."""
         self.received_ms += FRAME_MS
         if level_dbfs(frame) >= SPEECH_DBFS:
-            self._speech(frame, now, events)
+            self._speech(frame, rest_ms, now, events)
             return 0
         if not self.is_talking:
             self._held.append(frame)
@@ -107,13 +111,13 @@ class Talkspurts:
             events.append(TalkEnded())
         return FRAME_MS
 
-    def _speech(self, frame: bytes, now: float, events: list[TalkEvent]) -> None:
+    def _speech(self, frame: bytes, rest_ms: int, now: float, events: list[TalkEvent]) -> None:
         if not self.is_talking:
             self.is_talking = True
             events.append(TalkBegan())
         self.quiet_ms = 0
         if self._plays_until <= now:  # the ear waits: begin, or go on, a little behind the stream
-            frames = self.cushion_ms // FRAME_MS
+            frames = max(1, (self.lag_ms - rest_ms) // FRAME_MS)
             held = list(self._held)[-frames:]
             self.inserted_ms += FRAME_MS * (frames - len(held))
             for quiet in (*[bytes(self._frame_bytes)] * (frames - len(held)), *held):

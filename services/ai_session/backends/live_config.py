@@ -20,7 +20,7 @@ MOST_MESSAGES = 128  # of history (API reference, SessionConfig.input)
 _MOST_HISTORY_CHARACTERS = 8192 * 3  # 8,192 tokens; German has a little over three characters to each
 _MOST_CHARACTERS = 1400  # of one `.append`: 500 tokens, the same
 NOTHING_TO_ASK = (  # an agent without tools: whom the model then delegates to is us (SessionConfig.delegation)
-    "Nothing can be looked up or done in this call. Tell the caller so in one short sentence, and help with what you know."
+    "Nothing can be looked up or done in this call. Tell the caller so in one short sentence."
 )
 _ANSWER = "Answer what the caller said last, now."
 
