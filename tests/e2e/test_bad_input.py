@@ -29,7 +29,7 @@ from libs.contracts.config import RouteConfig
 from libs.contracts.events import CallEnded, CallOffered, SessionTrouble
 from libs.contracts.termination import Reason
 from libs.softphone.phone import CallRejected, PhoneCall, Softphone
-from services.rehearsal.faults import Fault, parse_fault
+from services.rehearsal.faults import Endpoint, Fault, parse_fault
 from services.rehearsal.scenario import Scenario
 from services.rehearsal.server import Rehearsal
 from services.rehearsal.settings import RehearsalSettings
@@ -99,7 +99,7 @@ class FaultyEndpoint(Rehearsal):
 
     asked: Counter[str]
 
-    def _faults_of(self, request: web.Request) -> list[Fault]:
+    def take_faults(self, request: web.Request, endpoint: Endpoint, *, turn: int | None = None) -> list[Fault]:
         name = request.query.get("model", "")
         if not hasattr(self, "asked"):
             self.asked = Counter()

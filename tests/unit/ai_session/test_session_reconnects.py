@@ -185,7 +185,9 @@ async def test_a_rate_limit_without_an_id_is_waited_for_and_the_greeting_comes(s
         assert leg.commanded("failed") == []
 
 
-async def test_a_model_that_stays_limited_fails_the_session(server):
+async def test_a_model_that_stays_limited_fails_the_session(server, monkeypatch):
+    monkeypatch.setattr("services.ai_session.attempts.LIMITED_RESPONSES", 3)
+
     async def limited(model, socket, event):
         await configured(model, socket, event)
         if event["type"] == "response.create":
