@@ -11,6 +11,7 @@ import typer
 from cli.invocation import CALLS, CONFIGURATION, OPERATION, Json, Nats, console, run, sentences, settings
 from cli.live import live_app
 from cli.ports import free_port
+from cli.tools import tools_app
 
 app = typer.Typer(
     name="callbus",
@@ -23,6 +24,7 @@ app = typer.Typer(
 catalog_app = typer.Typer(no_args_is_help=True, help="The products that agents sell.")
 app.add_typer(catalog_app, name="catalog", rich_help_panel=CONFIGURATION)
 app.add_typer(live_app)
+app.add_typer(tools_app)
 
 
 @app.command(

@@ -12,7 +12,6 @@ from pydantic import AwareDatetime
 
 from libs.contracts.model import Message
 
-
 OF_THE_SESSION = ("end_call", "hang_up", "transfer_call", "send_dtmf")
 """Tools about the call itself, which the worker carries out; they are not on the bus, and agents list them like any."""
 

@@ -6,6 +6,7 @@ Without names the setting PLUGINS says which; the bus is NATS_URL.
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 from libs.plugins.host import PluginHost
 from libs.plugins.loading import load
@@ -17,8 +18,9 @@ from libs.runtime.service import Service, run
 log = get_logger()
 
 
-def serve(names: list[str]) -> int:
+def serve(names: list[str], nats_url: str | None = None) -> int:
     """Serve until SIGTERM or SIGINT; the exit code."""
+    settings = Settings if nats_url is None else partial(Settings, nats_url=nats_url)
 
     async def main(service: Service, settings: Settings) -> None:
         loaded = load(names or settings.plugins)
@@ -31,7 +33,7 @@ def serve(names: list[str]) -> int:
         service.is_up()
         await host.run(service.stopping)
 
-    return run("plugins", "pl", Settings, main, streams=False)
+    return run("plugins", "pl", settings, main, streams=False)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 - `products` {text?, type?, size?, limit?}: {"products": [...], "total_hits": n}
 - `import` {csv, name?}: {"imported": n, "errors": ["line 17: ..."]}; with errors nothing was changed
 - `messages` {limit?, call?}: {"messages": [...]} newest first
-- `import_customers` {csv}: as `import`, for the organisation's customers
+- `import_customers` {csv, org?}: as `import`, for the organisation's customers
 """
 
 from __future__ import annotations
@@ -51,6 +51,13 @@ class ImportRequest(BaseModel):
     name: str = "rpc"
 
 
+class CustomersRequest(BaseModel):
+    """Parameters of `import_customers`."""
+
+    csv: str
+    org: str | None = None  # else the request's
+
+
 class Queries:
     """Answers them from the database and the index."""
 
@@ -79,9 +86,10 @@ class Queries:
                     found = await list_messages(session, org=request.org, call=wanted.call, limit=wanted.limit)
                 return {"messages": found}
             case "import_customers":
-                text = ImportRequest.model_validate(request.parameters).csv
+                given = CustomersRequest.model_validate(request.parameters)
+                org = given.org or request.org or DEFAULT_ORG
                 async with self._sessions() as session:
-                    report = await import_customers(session, text, request.org or DEFAULT_ORG, self._country)
+                    report = await import_customers(session, given.csv, org, self._country)
                 return {"imported": report.imported, "errors": list(report.errors)}
             case _:
                 return await self._import(ImportRequest.model_validate(request.parameters))
