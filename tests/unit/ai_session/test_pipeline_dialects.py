@@ -1,0 +1,207 @@
+"""Servers that call themselves compatible: what they refuse, leave out and write differently."""
+
+from __future__ import annotations
+
+import json
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import web
+
+from services.ai_session.backends import port
+from services.ai_session.backends.chat_request import ChatRequest, Dialect
+from services.ai_session.backends.stage_errors import StageError
+from tests.unit.ai_session.pipeline_support import MODELS, a_caller, offer, stages_at
+from tests.unit.ai_session.test_pipeline import TOOLS
+
+WORDS = [{"content": "Guten "}, {"content": "Tag."}]
+
+
+def chunk(delta, finish=None, **more):
+    return {"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]} | more
+
+
+class Server:
+    """A compatible server: `refuses` maps fields to the error object of a 400, `chunks` are its answers in turn."""
+
+    def __init__(self, refuses=(), status=400, has_models=True):
+        self.refuses, self.status, self.has_models = dict(refuses), status, has_models
+        self.bodies, self.answers, self.transcriptions = [], [], []
+        self.transcript = {"text": "Hallo."}
+
+    async def models(self, request):
+        return web.json_response({"data": []}) if self.has_models else web.Response(status=404)
+
+    async def chat(self, request):
+        body = await request.json()
+        self.bodies.append(body)
+        for field, error in self.refuses.items():
+            if field in body:
+                return web.json_response(error, status=self.status)
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for event in self.answers.pop(0) if self.answers else [*map(chunk, WORDS), chunk({}, "stop")]:
+            line = event if isinstance(event, str) else f"data: {json.dumps(event)}"
+            await response.write(f"{line}\n\n".encode())
+        return response
+
+    async def transcribe(self, request):
+        fields = await request.post()
+        self.transcriptions.append({name: str(value) for name, value in fields.items() if name != "file"})
+        return web.json_response(self.transcript)
+
+
+@asynccontextmanager
+async def serving(server):
+    app = web.Application()
+    app.add_routes(
+        [
+            web.get("/v1/models", server.models),
+            web.post("/v1/chat/completions", server.chat),
+            web.post("/v1/audio/transcriptions", server.transcribe),
+        ]
+    )
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def a_call_to(server, **fields):
+    async with serving(server) as url, a_caller(stages_at(url), offer(**fields), tools=TOOLS) as caller:
+        yield caller
+
+
+async def answered(caller, count=1):
+    caller.backend.start_response(None)
+    return await caller.until(port.ResponseEnded, count)
+
+
+def no(field):
+    return {"error": {"message": f"Unrecognized request argument supplied: {field}", "param": None, "code": None}}
+
+
+async def test_a_server_without_stream_options_is_asked_without_from_then_on():
+    server = Server({"stream_options": no("stream_options")})
+    async with a_call_to(server, model="llama-3.1-8b") as caller:
+        assert (await answered(caller)).status == "completed"
+        assert (await answered(caller, 2)).status == "completed"
+        assert caller.text() == "Guten Tag." * 2
+        assert ["stream_options" in body for body in server.bodies] == [True, False, False]
+        usage = [one for one in caller.of(port.UsageCounted) if one.source == "response"]
+        assert usage[0].tokens["text_out"] > 0  # an estimate: this server tells none
+        assert usage[0].cost_usd is None
+
+
+async def test_a_refusal_that_names_nothing_is_tried_once_with_less():
+    server = Server({"prompt_cache_key": {"detail": "Bad request"}}, status=422)
+    async with a_call_to(server, model="mistral") as caller:
+        assert (await answered(caller)).status == "completed"
+        assert "prompt_cache_key" not in server.bodies[-1]
+
+
+async def test_a_refusal_for_another_reason_leaves_the_dialect_as_it_was():
+    server = Server({"messages": {"error": {"message": "context length exceeded", "code": None, "param": None}}})
+    async with a_call_to(server, model="mistral") as caller:
+        assert (await answered(caller)).status == "failed"
+        server.refuses = {}
+        assert (await answered(caller, 2)).status == "completed"
+        assert "stream_options" in server.bodies[-1]
+
+
+async def test_a_server_without_a_list_of_models_is_believed():
+    async with a_call_to(Server(has_models=False)) as caller:
+        assert (await answered(caller)).status == "completed"
+
+
+async def test_whole_calls_finished_with_stop_are_made_under_names_of_our_own():
+    server = Server()
+    calls = [
+        {"index": 0, "id": "call_0", "function": {"name": "price", "arguments": '{"n": 1}'}},
+        {"index": 0, "id": "call_1", "function": {"name": "stock", "arguments": "{}"}},
+    ]
+    server.answers = [[chunk({"content": "", "tool_calls": calls}), chunk({}, "stop")]] * 2
+    async with a_call_to(server, model="qwen") as caller:
+        await answered(caller)
+        for request in caller.of(port.ToolRequested):
+            caller.backend.tool_result(request.tool_call_id, "1")
+        await caller.until(port.ResponseEnded, 2)
+        requests = caller.of(port.ToolRequested)
+        assert [request.name for request in requests] == ["price", "stock"] * 2
+        assert len({request.tool_call_id for request in requests}) == 4  # though the server repeats its own
+        assert all(len(request.tool_call_id) == 9 and request.tool_call_id.isalnum() for request in requests)
+        assert server.bodies[1]["messages"][-2]["role"] == "tool"
+
+
+async def test_usage_in_every_chunk_is_counted_once():
+    server = Server()
+    usage = [{"prompt_tokens": 10, "completion_tokens": number} for number in (1, 2)]
+    server.answers = [[chunk(word, usage=used) for word, used in zip(WORDS, usage, strict=True)] + ["data: [DONE]"]]
+    async with a_call_to(server, model="vllm") as caller:
+        await answered(caller)
+        (told,) = [one for one in caller.of(port.UsageCounted) if one.source == "response"]
+        assert told.tokens == {"text_in": 10, "text_out": 2}
+
+
+async def test_comments_and_thoughts_are_not_spoken():
+    server = Server()
+    server.answers = [[": keep-alive", chunk({"content": "<think>Hm."}), chunk({"content": "</think>Ja, gern."})]]
+    async with a_call_to(server, model="deepseek") as caller:
+        await answered(caller)
+        assert caller.text() == "Ja, gern."
+
+
+async def test_a_local_transcription_is_asked_only_for_what_it_knows():
+    server = Server()
+    async with a_call_to(server, transcription={"model": "whisper-large-v3", "keywords": ("Bogen",)}) as caller:
+        caller.say()
+        assert (await caller.until(port.CallerTranscript)).text == "Hallo."
+        asked = server.transcriptions[0]
+        assert asked == {"model": "whisper-large-v3", "response_format": "json", "language": "de"}
+
+
+@pytest.mark.parametrize("transcript", [{"text": None}, {}, [], "x"])
+async def test_a_transcription_without_a_text_has_failed(transcript):
+    server = Server()
+    server.transcript = transcript
+    async with a_call_to(server, transcription={"model": "whisper-large-v3"}) as caller:
+        caller.say()
+        assert (await caller.until(port.CallerTranscript)).failed
+
+
+# -- the body of a request ------------------------------------------------------------------------------------------
+
+
+def request(**fields):
+    return ChatRequest("m", [{"role": "user", "content": "x"}], (), 100, **fields)
+
+
+def test_the_original_and_its_reasoning_models_get_the_modern_bound_and_others_the_old_one():
+    assert "max_completion_tokens" in Dialect(is_openai=True).body(request())
+    assert "max_completion_tokens" in Dialect(is_openai=False).body(request(reasoning_effort="low"))
+    assert "max_tokens" in Dialect(is_openai=False).body(request())
+
+
+def test_a_bound_that_is_refused_is_sent_under_its_other_name():
+    dialect = Dialect(is_openai=False)
+    body = dialect.body(request())
+    assert dialect.refused(body, "max_tokens", "Use 'max_completion_tokens' instead.")
+    assert dialect.body(request())["max_completion_tokens"] == 100
+    assert dialect.refused(dialect.body(request()), "max_completion_tokens", "")
+    assert "max_tokens" not in dialect.body(request())
+
+
+def test_reasoning_effort_is_sent_only_to_models_that_reason():
+    assert MODELS.get("gpt-5.6-luna").reasoning
+    assert "reasoning_effort" not in Dialect(is_openai=True).body(request())
+    assert Dialect(is_openai=True).body(request(reasoning_effort="none"))["reasoning_effort"] == "none"
+
+
+def test_stage_errors_say_whether_to_try_again():
+    error = StageError("code", "A sentence.", retry=True)
+    assert (error.retry, error.final, error.retry_after_s, str(error)) == (True, False, None, "A sentence.")
