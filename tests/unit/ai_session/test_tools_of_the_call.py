@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -9,11 +10,14 @@ from pydantic import ValidationError
 
 from libs.contracts.agent import AgentConfig
 from libs.contracts.transfers import Transfers, TransferTarget
+from libs.plugins.host import PluginHost
+from libs.runtime.bus import Bus
 from services.ai_session import call_tools
 from services.ai_session.tools import MOST_REPLY_BYTES, descriptions_in, read_reply
 from tests.unit.ai_session.test_session_end import hung_up, left
 from tests.unit.ai_session.test_session_state import changed
 from tests.unit.ai_session.test_worker import a_call, agent, events_of
+from tests.unit.plugins import samples
 
 TRANSFERS = Transfers(
     targets={
@@ -196,3 +200,26 @@ def test_a_tool_of_one_organisation_is_told_from_those_of_all():
     ]
     found = descriptions_in(json.dumps({"endpoints": endpoints}).encode())
     assert [(org, tool.description) for org, tool in found][:2] == [("*", "*"), ("default", "default")]
+
+
+@pytest.mark.parametrize("fault", ["raises", "hangs", "blocks", "exits", "NaN", "a cycle", "huge"])
+async def test_a_call_survives_whatever_a_plug_in_does(server, fault):
+    bus = await Bus.connect(server.url, "pl-1")
+    host, stopping = PluginHost(bus, [samples.fault(samples.FAULTS[fault])]), asyncio.Event()
+    serving = asyncio.create_task(host.run(stopping))
+    try:
+        async with a_call(server, agent(greeting="x", tools=("faulty",), options=calls("faulty"))) as (worker, leg):
+            async with asyncio.timeout(5):
+                while worker.tools.find("default", "faulty") is None:
+                    await worker.tools.refresh()
+            await leg.offer(worker.id)
+            await leg.until_ready()
+            await leg.run_until(lambda: len(leg.heard) >= 3200)  # "Danach.": the model goes on
+            result = await returned(worker, leg)
+            assert not result.ok
+            assert "faulty" in result.output["error"]
+            assert worker.sessions == 1
+    finally:
+        stopping.set()
+        await serving
+        await bus.close()
