@@ -23,7 +23,8 @@ from libs.runtime.log import get_logger
 from services.ai_session.voices.port import Chunk, Sound, Voice, VoiceError
 
 KEY_VERSION = 1  # another one leaves all that was kept behind
-STORE_READ_WITHIN_S = 0.4  # a caller waits for it; after that it is rendered anew
+STORE_READ_WITHIN_S = 0.1  # a caller waits for it; after that it is rendered anew
+KEPT_READ_WITHIN_S = 2.0  # of what is rendered ahead
 STORE_WRITE_WITHIN_S = 20.0
 SEEN_TEXTS = 10_000
 
@@ -48,7 +49,9 @@ class SpeechCache:
     def __init__(self, store: ObjectStore | None, max_bytes: int) -> None:
         self.store = store
         self.counters: Counter[str] = Counter(
-            dict.fromkeys(("memory_hits", "store_hits", "misses", "collapsed", "stored", "store_failures"), 0)
+            dict.fromkeys(
+                ("memory_hits", "store_hits", "misses", "collapsed", "stored", "store_failures", "store_slow"), 0
+            )
         )
         self.held_bytes = 0
         self._max_bytes = max_bytes
@@ -116,7 +119,7 @@ class SpeechCache:
     async def _render(self, rendering: Rendering, key: str, voice: Voice, text: str) -> None:
         """The one request on behalf of all who wait."""
         try:
-            if (stored := await self._stored(key, voice.sound.rate_hz)) is not None:
+            if (stored := await self._stored(key, voice.sound.rate_hz, keep=rendering.keep)) is not None:
                 rendering.add(Chunk(stored))
             else:
                 self.counters["misses"] += 1
@@ -163,17 +166,20 @@ class SpeechCache:
 
     # -- the store -----------------------------------------------------------------------------------
 
-    async def _stored(self, key: str, rate_hz: int) -> bytes | None:
+    async def _stored(self, key: str, rate_hz: int, *, keep: bool) -> bytes | None:
         if self.store is None:
             return None
         try:
-            async with asyncio.timeout(STORE_READ_WITHIN_S):
+            async with asyncio.timeout(KEPT_READ_WITHIN_S if keep else STORE_READ_WITHIN_S):
                 wav = read_wav(await self.store.get(key))
             if (wav.rate_hz, wav.channels) != (rate_hz, 1) or not wav.pcm:
                 raise WavError(f"{wav.rate_hz} Hz, {wav.channels} channels, {len(wav.pcm)} bytes")
         except ObjectNotFoundError:
             return None
-        except (ObjectStoreError, WavError, TimeoutError) as error:
+        except TimeoutError:
+            self.counters["store_slow"] += 1
+            return None
+        except (ObjectStoreError, WavError) as error:
             self._store_failed("read", key, error)
             return None
         self.counters["store_hits"] += 1

@@ -120,6 +120,7 @@ class Voices:
             agent.speed or 1.0,
             agent.languages[0] if agent.languages else "",
             (speech.instructions or "") if provider in ("openai", "realtime") else "",
+            self._providers.url_of(provider),
         )
 
     async def close(self) -> None:

@@ -10,6 +10,7 @@ from contextlib import aclosing
 from services.ai_session.voices.port import Chunk, Sound, Voice, VoiceError
 
 WAITS_S = (0.2, 0.8)  # before the second attempt and the third; a caller hears a pause, or a filler
+GIVE_UP_AFTER_S = 5.0  # no further attempt then: a provider that hangs is not worth three time-outs
 LONGEST_WAIT_S = 2.0  # of what a provider asks for; beyond it the sentence has failed
 
 
@@ -31,6 +32,8 @@ class PatientVoice:
 
     async def speak(self, text: str) -> AsyncGenerator[Chunk]:
         """See `Voice`."""
+        loop = asyncio.get_running_loop()
+        last_begin_at = loop.time() + GIVE_UP_AFTER_S
         for wait_s in (*WAITS_S, None):
             begun = False
             try:
@@ -45,6 +48,8 @@ class PatientVoice:
                 if wait_s is None or begun or not error.retry or wanted_s > LONGEST_WAIT_S:
                     raise
                 pause_s = max(wanted_s, wait_s * self._spread())
+                if loop.time() + pause_s > last_begin_at:
+                    raise
             self._counters["retries"] += 1
             await asyncio.sleep(pause_s)
 

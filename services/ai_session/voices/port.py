@@ -37,6 +37,7 @@ class Sound:
     speed: float = 1.0
     language: str = ""
     instructions: str = ""
+    endpoint: str = ""  # whose model it is: a rehearsal's speech must never be found for the real one
 
 
 @dataclass(frozen=True, slots=True)

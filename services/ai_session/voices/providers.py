@@ -59,6 +59,17 @@ class Providers:
                 return LocalVoice(self.program(), sound, self._slots)
         raise UnsupportedAgentError(f"speech.provider {sound.provider!r} is not known")
 
+    def url_of(self, provider: str) -> str:
+        """Where a provider is asked; empty for this machine."""
+        match provider:
+            case "openai":
+                return self.speech_url
+            case "realtime":
+                return self._endpoint.base_url
+            case "elevenlabs":
+                return self._settings.elevenlabs_base_url
+        return ""
+
     def program(self) -> Program:
         """What speaks on this machine.
 

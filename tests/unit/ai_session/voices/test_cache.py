@@ -10,6 +10,7 @@ import pytest_asyncio
 from libs.audio.wav import read_wav
 from libs.object_store.store import ObjectStore, ObjectStoreError
 from services.ai_session.backends.port import UsageCounted
+from services.ai_session.voices import cache as module
 from services.ai_session.voices.cache import CachedVoice, SpeechCache, key_of
 from services.ai_session.voices.port import Voice, VoiceError
 from tests.unit.ai_session.voices.fake_voice import SOUND, FakeVoice, rendered
@@ -75,6 +76,7 @@ async def test_a_text_is_rendered_once_and_paid_once(cache):
         {"speed": 1.1},
         {"language": "en"},
         {"instructions": "x"},
+        {"endpoint": "x"},
     ],
 )
 def test_everything_that_changes_the_sound_is_in_the_key(change):
@@ -194,6 +196,19 @@ async def test_a_store_that_fails_is_counted_and_never_heard():
     assert (await heard(voice))[0] == PCM
     await settled(cache)
     assert cache.counters["store_failures"] == 2
+    await cache.close()
+
+
+async def test_a_caller_does_not_wait_for_a_slow_store(store, monkeypatch):
+    async def slow(_: str) -> bytes:
+        await asyncio.sleep(60)
+        return b""
+
+    monkeypatch.setattr(store, "get", slow)
+    monkeypatch.setattr(module, "STORE_READ_WITHIN_S", 0.01)
+    cache = SpeechCache(store, 100_000)
+    assert (await heard(CachedVoice(FakeVoice(), cache)))[0] == PCM
+    assert cache.counters["store_slow"] == 1
     await cache.close()
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import date
 
 import pytest
@@ -73,7 +74,7 @@ async def test_calls_that_sound_the_same_share_a_voice(voices):
     ],
 )
 async def test_an_agents_voice_follows_from_what_it_says_and_the_workers_defaults(voices, fields, sound):
-    assert voices.sound_of(agent(**fields), 8000) == sound
+    assert replace(voices.sound_of(agent(**fields), 8000), endpoint="") == sound
 
 
 async def test_a_voice_of_another_provider_is_not_asked_of_the_workers_default():
@@ -107,7 +108,9 @@ async def test_what_is_missing_is_said_in_a_sentence(fields, speech, says):
 
 async def test_the_workers_own_voice_is_for_agents_that_name_none():
     voices = voices_of(openai_tts_model="tts-1-hd", openai_tts_voice="nova")
-    assert voices.sound_of(agent(), 8000) == Sound("openai", "tts-1-hd", "nova", 8000, 1.0, "de")
+    assert voices.sound_of(agent(), 8000) == Sound(
+        "openai", "tts-1-hd", "nova", 8000, 1.0, "de", endpoint="http://127.0.0.1:9/v1"
+    )
     assert voices.sound_of(agent("realtime"), 8000).voice == "marin"  # sounds like the model itself
 
 

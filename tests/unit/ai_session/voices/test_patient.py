@@ -49,6 +49,15 @@ async def test_what_no_short_wait_mends_is_told_at_once(error):
     assert len(fake.spoken) == 1
 
 
+async def test_a_provider_that_hangs_is_not_worth_three_time_outs(monkeypatch):
+    monkeypatch.setattr(patient, "GIVE_UP_AFTER_S", 0.0)
+    fake = FakeVoice()
+    fake.failures = [VoiceError("timeout", "nothing came", retry=True)]
+    with pytest.raises(VoiceError, match="nothing came"):
+        await heard(fake, Counter())
+    assert len(fake.spoken) == 1
+
+
 async def test_what_broke_off_is_not_said_twice():
     fake = FakeVoice()
     fake.failures, fake.fail_after = [busy()], 1
