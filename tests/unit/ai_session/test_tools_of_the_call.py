@@ -53,14 +53,14 @@ async def test_a_transfer_begins_after_the_last_words_and_its_failure_brings_the
         await leg.offer(worker.id)
         await leg.until_ready()
         await leg.run_until(lambda: leg.commanded("transfer"))
-        assert len(leg.heard) >= 1600  # "Moment."
+        assert len(leg.heard) >= 3200  # "Moment."
         command = leg.commanded("transfer")[0]
         assert (command.epoch, command.target, command.mode) == (1, "+49301111", "auto")
         assert command.announcement == "Ein Installateur."
         await changed(leg, transfer="pending")
         await leg.run(200)
         await changed(leg, transfer="failed")
-        await leg.run_until(lambda: len(leg.heard) >= 3200)
+        await leg.run_until(lambda: len(leg.heard) >= 6400)
         await leg.run(200)
         result = await returned(worker, leg)
         assert not result.ok
@@ -99,7 +99,7 @@ async def test_what_cannot_be_done_is_told_to_the_model_and_the_call_goes_on(ser
         leg.refuse = {"transfer": "no trunk", "send_dtmf": "not now"}
         await leg.offer(worker.id)
         await leg.until_ready()
-        await leg.run_until(lambda: len(leg.heard) >= 3200)
+        await leg.run_until(lambda: len(leg.heard) >= 6400)
         result = await returned(worker, leg)
         assert not result.ok
         assert why in result.output["error"]
@@ -121,7 +121,7 @@ async def test_the_agent_hangs_up_when_its_goodbye_was_heard(server, name):
         await leg.offer(worker.id)
         await leg.until_ready()
         await leg.run_until(lambda: leg.commanded("hang_up"))
-        assert len(leg.heard) >= 1600
+        assert len(leg.heard) >= 3200
         assert (await returned(worker, leg)).ok
 
 
@@ -131,7 +131,7 @@ async def test_only_an_agent_that_lists_them_has_them(server, name):
     async with a_call(server, config) as (worker, leg):
         await leg.offer(worker.id)
         await leg.until_ready()
-        await leg.run_until(lambda: len(leg.heard) >= 3200)
+        await leg.run_until(lambda: len(leg.heard) >= 6400)
         assert not (await returned(worker, leg)).ok
         assert not leg.commanded("transfer")
         assert not leg.commanded("hang_up")
@@ -190,7 +190,7 @@ async def test_a_tool_that_answers_nonsense_does_not_end_the_call(server):
         await leg.nats.flush()
         await leg.offer(worker.id)
         await leg.until_ready()
-        await leg.run_until(lambda: len(leg.heard) >= 3200)
+        await leg.run_until(lambda: len(leg.heard) >= 6400)
         assert (await returned(worker, leg)).output == {"error": "The tool price failed."}
 
 
@@ -214,7 +214,7 @@ async def test_a_call_survives_whatever_a_plug_in_does(server, fault):
                     await worker.tools.refresh()
             await leg.offer(worker.id)
             await leg.until_ready()
-            await leg.run_until(lambda: len(leg.heard) >= 3200)  # "Danach.": the model goes on
+            await leg.run_until(lambda: len(leg.heard) >= 6400)  # "Danach.": the model goes on
             result = await returned(worker, leg)
             assert not result.ok
             assert "faulty" in result.output["error"]
