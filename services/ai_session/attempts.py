@@ -117,10 +117,6 @@ class Attempts:
         self._limit.refused(now, hint_of(detail))
         return self._limit.may_ask_at(now) - now
 
-    def pause_s(self, now: float) -> float:
-        """How long the caller is still to wait before the model is asked again; 0 when nothing is planned."""
-        return max(0.0, self._retry[0] - now) if self._retry is not None else 0.0
-
     def due(self, now: float) -> tuple[bool, Wish]:
         """Whether it is time to ask again, once, and for what."""
         if self._retry is None or now < self._retry[0]:

@@ -49,6 +49,7 @@ from services.ai_session.backends.port import (
     BackendEvent,
     Capabilities,
     ContinuousAudio,
+    LimitUsedUp,
     Lost,
     ResponseEnded,
     SpeechBackend,
@@ -98,6 +99,7 @@ class Bridge:
         self._codec = Codec.of_rate(rate_hz)
         self._journal, self._send_frame, self._escalate = journal, send, escalate
         self._text = SpeechText(rate_hz)
+        self._limit = limit or RateLimit()
         self._backend: SpeechBackend | None = None
         self._ring: deque[bytes] = deque()
         self._recent: deque[bytes] = deque(maxlen=PREROLL_FRAMES)
@@ -107,7 +109,7 @@ class Bridge:
         self._silence = bytes(2 * self._codec.frame_samples)
         self._held_frames = 0
         self._is_continuous = capabilities.continuous_output
-        self.turn = TurnMachine(TurnRules.of(offer.agent), capabilities, self._text, rate_hz, limit)
+        self.turn = TurnMachine(TurnRules.of(offer.agent), capabilities, self._text, rate_hz, self._limit)
         self.drained = asyncio.Event()
         self.ready_speech: ReadySpeech | None = None  # for what the worker says by itself
         self.last_up_at = 0.0
@@ -203,22 +205,24 @@ class Bridge:
             case ContinuousAudio(pcm) if self.state.answered:
                 self._send(self.playout.passthrough(pcm))
             case TextDelta(response, item, content_index, text):
-                if not self.turn.is_dead(response):
+                if not self.turn.floor.is_dead(response):
                     self._text.add((item, content_index), text)
                     self._announce(self.playout.part((item, content_index)))
             case TextEnded(response, item, content_index, text):
-                if not self.turn.is_dead(response):
+                if not self.turn.floor.is_dead(response):
                     self._text.end((item, content_index), text)
                     self._announce(self.playout.part((item, content_index)))
             case AudioEnded(_, item, content_index):
                 self.playout.end_part((item, content_index))
             case ResponseEnded(response):
-                if not self.turn.is_dead(response):
+                if not self.turn.floor.is_dead(response):
                     self.playout.end_response()
                     self._pump(now)
                 self.do(self.turn.on_backend(event, now), now)
             case UsageCounted():
                 self._usage(event, now)
+            case LimitUsedUp(reset_s):
+                self._limit.used_up(now, reset_s)
             case Lost():
                 self._backend = None
                 self.playout.end_response()

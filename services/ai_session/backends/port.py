@@ -182,6 +182,13 @@ class UsageCounted:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitUsedUp:
+    """Nothing is left of one of the provider's rate limits for `reset_s` seconds: what is asked for now is refused."""
+
+    reset_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class SessionExpires:
     """The server ends this session `in_s` seconds from now; told once, when it is open."""
 
@@ -221,6 +228,7 @@ BackendEvent = (
     | ServerToolEnded
     | ResponseEnded
     | UsageCounted
+    | LimitUsedUp
     | SessionExpires
     | Trouble
     | Lost

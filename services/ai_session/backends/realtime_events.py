@@ -19,6 +19,7 @@ from services.ai_session.backends.port import (
     AudioEnded,
     BackendEvent,
     CallerTranscript,
+    LimitUsedUp,
     ResponseEnded,
     SpeechStarted,
     SpeechStopped,
@@ -80,6 +81,15 @@ class _ResponseEvent(msgspec.Struct):
 class _ItemEvent(msgspec.Struct):
     item: _OutputItem
     response_id: str = ""
+
+
+class _Limit(msgspec.Struct):
+    remaining: float | None = None
+    reset_seconds: float | None = None
+
+
+class _LimitsEvent(msgspec.Struct):
+    rate_limits: list[_Limit] = []
 
 
 class _SessionEvent(msgspec.Struct):
@@ -272,6 +282,10 @@ class RealtimeEvents:
                 events.append(ResponseEnded(response.id, "incomplete", f"status {response.status!r}", items))
         return events
 
+    def _limits(self, event: _LimitsEvent) -> list[WireEvent]:
+        used_up = [limit.reset_seconds or 0.0 for limit in event.rate_limits if limit.remaining == 0]
+        return [LimitUsedUp(max(used_up))] if used_up else []
+
     def _session_created(self, event: _SessionEvent) -> list[WireEvent]:
         expires_at = event.session.get("expires_at")
         return [SessionCreated(expires_at if isinstance(expires_at, int | float) else None)]
@@ -327,6 +341,7 @@ _READERS: dict[str, _Reader[Any]] = {
     "response.mcp_call.completed": _Reader(_Item, RealtimeEvents._mcp_completed),
     "response.mcp_call.failed": _Reader(_Item, RealtimeEvents._mcp_failed),
     "mcp_list_tools.failed": _Reader(_Item, RealtimeEvents._listing_failed),
+    "rate_limits.updated": _Reader(_LimitsEvent, RealtimeEvents._limits),
     "session.created": _Reader(_SessionEvent, RealtimeEvents._session_created),
     "session.updated": _Reader(_SessionEvent, RealtimeEvents._session_updated),
     "error": _Reader(_ErrorEvent, RealtimeEvents._error),
@@ -353,6 +368,5 @@ _IGNORED = frozenset(
         "response.output_text.done",
         "response.function_call_arguments.delta",
         "response.function_call_arguments.done",
-        "rate_limits.updated",
     }
 )

@@ -1,11 +1,18 @@
 """When a model may be asked again, and what the attempts of a call make of it."""
 
+import json
+
 import pytest
 from hypothesis import given, strategies as st
 
-from services.ai_session.actions import Fail, NoteTrouble
+from libs.contracts.agent import Fillers
+from services.ai_session.actions import Fail, NoteTrouble, PlayLocal, StartResponse
 from services.ai_session.attempts import LIMITED_RESPONSES, Attempts
-from services.ai_session.backends.port import ResponseEnded
+from services.ai_session.backends.port import Capabilities, LimitUsedUp, ResponseEnded, ResponseStarted
+from services.ai_session.backends.realtime_events import RealtimeEvents
+from services.ai_session.costs import Models
+from services.ai_session.history import GoOn
+from services.ai_session.phrases import Phrases
 from services.ai_session.rate_limit import (
     FIRST_PAUSE_S,
     LONGEST_PAUSE_S,
@@ -16,6 +23,9 @@ from services.ai_session.rate_limit import (
     hint_of_headers,
     is_limit,
 )
+from services.ai_session.speech_text import SpeechText
+from services.ai_session.turn import TurnMachine
+from services.ai_session.turn_rules import TurnRules
 
 
 @pytest.mark.parametrize(
@@ -113,6 +123,10 @@ def test_each_model_has_a_limit_of_its_own():
 # -- the attempts of a call --------------------------------------------------------------------------------------
 
 
+def pause_s(attempts, now):
+    return attempts._retry[0] - now if attempts.is_planned else 0.0
+
+
 def fails(attempts, now, detail):
     attempts.requested("hello")
     attempts.began("r", asked=True)
@@ -123,10 +137,10 @@ def test_a_limited_response_is_asked_for_again_when_the_provider_allows_it():
     attempts = Attempts(RateLimit())
     actions = fails(attempts, 100.0, "rate_limit_exceeded: Please try again in 2s.")
     assert actions == [NoteTrouble("rate_limited", "rate_limit_exceeded: Please try again in 2s.")]
-    assert attempts.pause_s(100.5) == pytest.approx(1.5)
+    assert pause_s(attempts, 100.5) == pytest.approx(1.5)
     assert attempts.due(101.9) == (False, None)
     assert attempts.due(102.0) == (True, "hello")
-    assert attempts.pause_s(102.0) == 0.0
+    assert pause_s(attempts, 102.0) == 0.0
 
 
 def test_limits_are_shared_and_in_the_end_the_model_counts_as_broken():
@@ -134,7 +148,7 @@ def test_limits_are_shared_and_in_the_end_the_model_counts_as_broken():
     one, two = Attempts(limit), Attempts(limit)
     fails(one, 0.0, "rate_limit_exceeded: try again in 4s")
     fails(two, 1.0, "rate_limit_exceeded: try again in 1s")
-    assert two.pause_s(1.0) == pytest.approx(3.0 + SPACING_S)
+    assert pause_s(two, 1.0) == pytest.approx(3.0 + SPACING_S)
     now, actions = 10.0, []
     for _ in range(LIMITED_RESPONSES):
         actions = fails(one, now, "rate_limit_exceeded: try again in 1s")
@@ -152,4 +166,34 @@ def test_an_answer_ends_the_row_of_limited_responses():
     attempts.spoke("good")
     attempts.ended(ResponseEnded("good", "completed"), 5.0, may_repeat=True)
     fails(attempts, 6.0, "rate_limit_exceeded: x")
-    assert attempts.pause_s(6.0) == pytest.approx(FIRST_PAUSE_S)
+    assert pause_s(attempts, 6.0) == pytest.approx(FIRST_PAUSE_S)
+
+
+# -- a call that meets a limit -----------------------------------------------------------------------------------
+
+
+def test_the_caller_hears_a_filler_while_the_provider_makes_us_wait():
+    rules = TurnRules(Phrases(), fillers=Fillers(texts=("Einen Moment bitte.",), after_ms=1500))
+    turn = TurnMachine(rules, Capabilities(), SpeechText(8000), 8000, RateLimit())
+    turn.begin(GoOn.LISTEN, 0.0, 0.0)
+    turn.on_backend(ResponseStarted("r"), 1.0)
+    turn.on_backend(ResponseEnded("r", "failed", "rate_limit_exceeded: Please try again in 4s."), 1.0)
+    done = {tenth: turn.tick(tenth / 10) for tenth in range(10, 60)}
+    said = [(tenth, action) for tenth, actions in done.items() for action in actions]
+    (at, filler), (again_at, again) = said
+    assert isinstance(filler, PlayLocal)
+    assert 25 <= at <= 27
+    assert (again_at, again) == (50, StartResponse(None))
+
+
+def test_a_limit_that_the_server_tells_to_be_used_up_is_known_to_all_calls():
+    events = RealtimeEvents(Models(), "m", "t", bytes)
+    limits = [
+        {"name": "requests", "limit": 1000, "remaining": 0, "reset_seconds": 7.5},
+        {"name": "tokens", "limit": 1000, "remaining": 10, "reset_seconds": 60.0},
+    ]
+    assert events.read(json.dumps({"type": "rate_limits.updated", "rate_limits": limits}).encode()) == [
+        LimitUsedUp(7.5)
+    ]
+    assert events.read(json.dumps({"type": "rate_limits.updated", "rate_limits": limits[1:]}).encode()) == []
+    assert events.read(b'{"type": "rate_limits.updated"}') == []
