@@ -59,7 +59,8 @@ class Talkspurts:
         self._held: deque[bytes] = deque(
             maxlen=(LONGEST_PIECE_MS + MARGIN_MS) // FRAME_MS
         )  # the newest silence, not forwarded
-        self._pieces: deque[int] = deque(maxlen=RECENT_PIECES)  # their lengths in bytes
+        longest = LONGEST_PIECE_MS // FRAME_MS * self._frame_bytes  # until it is known better
+        self._pieces: deque[int] = deque([longest], maxlen=RECENT_PIECES)  # their lengths in bytes
         self._plays_until = 0.0
         self.is_talking = False
         self.quiet_ms = 0
@@ -70,7 +71,7 @@ class Talkspurts:
     @property
     def lag_ms(self) -> int:
         """How far behind the stream, counted from the end of each piece, a voice is played that is not late."""
-        longest_ms = FRAME_MS * -(-max(self._pieces, default=0) // self._frame_bytes)
+        longest_ms = FRAME_MS * -(-max(self._pieces) // self._frame_bytes)
         return min(LONGEST_PIECE_MS, longest_ms) + MARGIN_MS
 
     def lead_ms(self, now: float) -> float:

@@ -117,8 +117,8 @@ def commentary(wish: Wish) -> list[str]:
     text = as_instructions(wish) or _ANSWER
     pieces: list[str] = []
     while len(text) > _MOST_CHARACTERS:
-        cut = max(text.rfind(mark, 0, _MOST_CHARACTERS) for mark in (". ", "! ", "? ", "\n", " "))
-        cut = cut + 1 if cut > 0 else _MOST_CHARACTERS
+        sentence = max(text.rfind(mark, 0, _MOST_CHARACTERS) for mark in (". ", "! ", "? ", "\n"))
+        cut = max(sentence, text.rfind(" ", 0, _MOST_CHARACTERS) if sentence < 0 else -1) + 1 or _MOST_CHARACTERS
         pieces.append(text[:cut])
         text = text[cut:]
     return [*pieces, text]
