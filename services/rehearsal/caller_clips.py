@@ -19,6 +19,7 @@ import numpy.typing as npt
 from services.rehearsal.speech import RATE_HZ, read_clip
 
 _Bands = npt.NDArray[np.float64]
+_Places = npt.NDArray[np.intp]
 
 _WINDOW = RATE_HZ * 20 // 1000
 _HOP = RATE_HZ * 10 // 1000
@@ -101,25 +102,41 @@ def _trimmed(bands: _Bands) -> _Bands:
 
 
 def _likeness(heard: _Bands, clip: _Bands) -> float:
-    """The best correlation of the two over all offsets at which they overlap enough."""
+    """The best correlation of the two over all offsets at which they overlap enough.
+
+    Each band is taken about its own mean in the overlap: what a telephone's filter does to a band's level is no
+    difference. Sums over all overlaps come from running sums, products from one convolution.
+    """
     least = max(10, round(_SHORTEST_OVERLAP * len(clip)))
     if len(heard) < least:
         return 0.0
-    best = 0.0
-    # A whole clip within the audio, or a part of a clip that is the whole audio.
-    shift = len(heard) // 10 + 5
-    low, high = min(0, len(heard) - len(clip)) - shift, max(0, len(heard) - len(clip)) + shift
-    for offset in range(low, high + 1):
-        begin, end = max(0, offset), min(len(heard), offset + len(clip))
-        if end - begin < least:
-            continue
-        a, b = heard[begin:end], clip[begin - offset : end - offset]
-        best = max(best, _correlation(a, b) * (end - begin) / min(len(heard), len(clip)))
-    return best
+    # Offset of the clip within what was heard: wholly inside, or the other way round, and a little beyond either.
+    beyond = len(heard) // 10 + 5
+    low, high = min(0, len(heard) - len(clip)) - beyond, max(0, len(heard) - len(clip)) + beyond
+    offsets = np.arange(low, high + 1)
+    begins, ends = np.maximum(0, offsets), np.minimum(len(heard), offsets + len(clip))
+    long_enough = ends - begins >= least
+    offsets, begins, ends = offsets[long_enough], begins[long_enough], ends[long_enough]
+    count = (ends - begins).astype(np.float64)
+    sums_a, squares_a = _windows(heard, begins, ends)
+    sums_b, squares_b = _windows(clip, begins - offsets, ends - offsets)
+    products = _products(heard, clip)[offsets + len(clip) - 1]
+    together = products - (sums_a * sums_b).sum(axis=1) / count
+    spread_a = squares_a - (sums_a**2).sum(axis=1) / count
+    spread_b = squares_b - (sums_b**2).sum(axis=1) / count
+    correlation = together / np.sqrt(np.maximum(spread_a * spread_b, 1e-9))
+    return float(np.max(correlation * count / min(len(heard), len(clip)), initial=0.0))
 
 
-def _correlation(a: _Bands, b: _Bands) -> float:
-    # Each band by its own mean: what a telephone's filter does to a band's level is no difference.
-    a, b = a - a.mean(axis=0), b - b.mean(axis=0)
-    norm = float(np.sqrt((a * a).sum() * (b * b).sum()))
-    return float((a * b).sum()) / norm if norm else 0.0
+def _windows(bands: _Bands, begins: _Places, ends: _Places) -> tuple[_Bands, _Bands]:
+    """Sums of every band, and of all squares, over each window."""
+    sums = np.vstack([np.zeros(bands.shape[1]), np.cumsum(bands, axis=0)])
+    squares = np.concatenate([[0.0], np.cumsum((bands**2).sum(axis=1))])
+    return sums[ends] - sums[begins], squares[ends] - squares[begins]
+
+
+def _products(heard: _Bands, clip: _Bands) -> _Bands:
+    """Sum of the products at every offset, the clip's last row on the first row of ``heard`` to begin with."""
+    length = len(heard) + len(clip) - 1
+    spectrum = np.fft.rfft(heard, length, axis=0) * np.fft.rfft(clip[::-1], length, axis=0)
+    return np.fft.irfft(spectrum.sum(axis=1), length)
