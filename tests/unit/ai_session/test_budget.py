@@ -9,15 +9,27 @@ from datetime import date, timedelta
 import pytest
 from hypothesis import given, strategies as st
 
+from libs.audio.tone import tone
 from libs.contracts import subjects
 from libs.contracts.agent import AgentConfig
-from libs.contracts.offer import Resume
+from libs.contracts.events import UsageReported
+from libs.contracts.offer import Release, Resume
 from libs.contracts.spending import DaySpending, spending_key
+from libs.contracts.termination import Reason
 from libs.runtime.spending_copy import today
 from libs.runtime.streams import bucket
+from services.ai_session.__main__ import Backends
+from services.ai_session.backends.realtime_link import Endpoint
 from services.ai_session.budget import DayBudgets
+from services.ai_session.costs import load
+from services.ai_session.resume import read_events
+from services.ai_session.settings import BUILT_IN_MODELS
+from services.rehearsal.scenario import Scenario
+from services.rehearsal.server import Rehearsal
+from services.rehearsal.settings import RehearsalSettings
+from services.rehearsal.speech import Speech
 from tests.support.fake_leg import FakeLeg
-from tests.unit.ai_session.conftest import gateway, running_worker
+from tests.unit.ai_session.conftest import ended, gateway, running_worker
 
 DAY = date(2026, 11, 21)
 
@@ -169,3 +181,38 @@ async def test_a_worker_that_ends_writes_what_it_had_not_written(server):
         one.budgets.add(org, 0.25)
     async with running_worker(server.url) as two:
         assert (await spending_of(two, org))[one.id] == pytest.approx(0.5)
+
+
+async def test_every_cent_of_a_call_reaches_its_record_and_the_days_total_however_it_ends(server):
+    scenario = Scenario(name="unit", greeting="Guten Tag. Was darf es sein?", default_answers=[f"{'Bla ' * 60}."])
+    settings = RehearsalSettings(default_scenario="unit", first_byte_ms=10, transcription_delay_ms=20, speed=4)
+    async with Rehearsal.start(settings, scenarios=[scenario], speech=Speech()) as rehearsal:
+        endpoint = Endpoint(rehearsal.base_url, "k", "gpt-realtime-2.1", load(BUILT_IN_MODELS))
+        async with running_worker(server.url, Backends(endpoint)) as worker, gateway(server.url) as client:
+            leg = FakeLeg(
+                client,
+                AgentConfig(
+                    name="test", org="cents", prompt="[scenario: unit]", greeting="Guten Tag. Was darf es sein?"
+                ),
+            )
+            await leg.start()
+            await leg.offer(worker.id)
+            await leg.until_ready()
+            await leg.run_until(lambda: len(leg.heard) >= 8000)
+            await leg.run(400, tone(300, 300, 8000, -15))
+            await leg.run_until(lambda: len(leg.heard) >= 16_000)  # in the middle of a long answer
+            message = Release(call=leg.call, epoch=leg.epoch, reason=Reason.CALLER_HUNG_UP, played=leg.played)
+            await client.publish(subjects.release(worker.id), message.to_json())
+            await ended(worker)
+            async with asyncio.timeout(5):
+                while worker._leaving:
+                    worker._idle.clear()
+                    await worker._idle.wait()
+            await worker._around.outbox.flush(2)
+            events = await read_events(worker._bus.js, "cents", leg.call)
+    used = [event for event in events if isinstance(event, UsageReported)]
+    assert {event.source for event in used} == {"response", "transcription"}
+    assert len([event for event in used if event.source == "response"]) == 2  # the second was cancelled by the hang-up
+    async with running_worker(server.url) as later:
+        spent = await spending_of(later, "cents")
+    assert spent[worker.id] == pytest.approx(sum(event.cost_usd for event in used))
