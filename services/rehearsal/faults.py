@@ -115,6 +115,8 @@ class Fault(BaseModel):
         kinds = _OVER_HTTP.get(self.on)
         if kinds is not None and self.kind not in kinds:
             raise ValueError(f"{self.kind} cannot happen on {self.on}; there are {', '.join(sorted(kinds))}")
+        if kinds is None and self.kind == "wrong_content_type":
+            raise ValueError(f"{self.kind} cannot happen on {self.on}, which is a WebSocket")
         return self
 
     @property

@@ -54,7 +54,7 @@ async def refuse_or_hang(rehearsal: Rehearsal, plan: FaultPlan) -> None:
     refuse = plan.take("refuse")
     if refuse is not None:
         raise rehearsed_refusal(refuse.status, refuse.retry_after_s, refuse.error_code_or_none)
-    if plan.take("hang_upgrade") is not None:
+    if plan.take("hang_upgrade") is not None or plan.take("hang") is not None:
         await rehearsal.stopping.wait()
         raise ApiError(503, "server shutdown")
 

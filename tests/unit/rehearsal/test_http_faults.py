@@ -216,6 +216,8 @@ async def test_a_fault_in_the_url_is_for_that_request(rehearsal):
 def test_a_fault_that_cannot_happen_on_an_endpoint_is_refused():
     with pytest.raises(ValidationError, match="no_pong cannot happen on speech"):
         Fault(kind="no_pong", on="speech")
+    with pytest.raises(ValidationError, match="is a WebSocket"):
+        Fault(kind="wrong_content_type", on="live")
 
 
 async def test_a_scenarios_faults_strike_once_in_each_conversation():
