@@ -52,7 +52,7 @@ class Endpoint(Rehearsal):
 
     asked: ClassVar[Counter[str]] = Counter()
 
-    def _faults_of(self, request: web.Request) -> list[Fault]:
+    def take_faults(self, request: web.Request, endpoint: str, *, turn: int | None = None) -> list[Fault]:
         name = request.query.get("model", "")
         self.asked[name] += 1
         return [parse_fault("refuse:status=401")] if self.asked[name] <= REFUSED.get(name, 0) else []
@@ -76,7 +76,8 @@ async def endpoint() -> AsyncIterator[Endpoint]:
 
 
 def environment(endpoint: Rehearsal) -> dict[str, str]:
-    return {"OPENAI_BASE_URL": endpoint.base_url, "OPENAI_API_KEY": "rehearsal"}
+    """The sessions that there are, are calls': none is kept ready."""
+    return {"OPENAI_BASE_URL": endpoint.base_url, "OPENAI_API_KEY": "rehearsal", "WORKER_SPARE_SESSIONS": "0"}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
