@@ -31,6 +31,7 @@ PUBLISHERS: dict[type[events.CallEvent], str] = {
     events.CallerTurn: WORKER,
     events.AgentText: WORKER,
     events.AgentTurn: WORKER,
+    events.CallAnsweredBy: WORKER,
     events.ToolCalled: WORKER,
     events.ToolReturned: WORKER,
     events.UsageReported: WORKER,

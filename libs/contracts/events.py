@@ -267,6 +267,14 @@ class AgentTurn(CallEvent):
     local: bool = False  # said by the worker itself (a filler): the model knows nothing of it
 
 
+class CallAnsweredBy(CallEvent):
+    """Who took an outbound call, as far as that can be told, and by what sign."""
+
+    kind: Literal["call.answered_by"] = "call.answered_by"
+    who: Literal["person", "machine"]
+    why: Literal["greeting", "words", "tone", "short_answer", "silence", "time"]
+
+
 class ToolCalled(CallEvent):
     """The model called a tool."""
 
@@ -364,6 +372,7 @@ Event = Annotated[
     | CallerTurn
     | AgentText
     | AgentTurn
+    | CallAnsweredBy
     | ToolCalled
     | ToolReturned
     | UsageReported

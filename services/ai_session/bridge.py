@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Literal, Protocol
 
 from libs.contracts.events import (
     AgentText,
     AgentTurn,
+    CallAnsweredBy,
     CallerSpoke,
     CallerTurn,
     LatencyMeasured,
@@ -43,10 +44,12 @@ from services.ai_session.actions import (
     StartResponse,
     Truncate,
 )
+from services.ai_session.answering_machine import Finding, Found, watch_for
 from services.ai_session.backends.port import (
     AudioDelta,
     AudioEnded,
     BackendEvent,
+    CallerTranscript,
     Capabilities,
     ContinuousAudio,
     LimitUsedUp,
@@ -112,6 +115,7 @@ class Bridge:
         self.turn = TurnMachine(TurnRules.of(offer.agent), capabilities, self._text, rate_hz, self._limit)
         self.drained = asyncio.Event()
         self.ready_speech: ReadySpeech | None = None  # for what the worker says by itself
+        self._machine = watch_for(offer)
         self.last_up_at = 0.0
         self.counters: Counter[str] = Counter()
 
@@ -160,6 +164,8 @@ class Bridge:
             self.counters["up_other_codec"] += 1
         elif frame.payload and self.state.answered:
             self._feed_live(frame.payload)
+            if self._machine is not None:
+                self._found(self._machine.frame(frame.payload), now)
         playout = self.playout
         for event in playout.heard(frame.played, flushed=bool(frame.flags & Flag.FLUSHED)):
             self.do(self.turn.on_playout(event, now), now)
@@ -231,6 +237,17 @@ class Bridge:
                 self._escalate(event)
             case _:
                 self.do(self.turn.on_backend(event, now), now)
+                if self._machine is not None and isinstance(event, CallerTranscript):
+                    self._found(self._machine.words(event.text), now)
+
+    def _found(self, finding: Finding | None, now: float) -> None:
+        """Something is known of who took an outbound call."""
+        if finding is None:
+            return
+        if finding.found is not Found.READY:
+            who: Literal["person", "machine"] = "machine" if finding.found is Found.MACHINE else "person"
+            self._journal.put(CallAnsweredBy, who=who, why=finding.why)
+        self.do(self.turn.answered_by(finding.found, now), now)
 
     def _usage(self, event: UsageCounted, now: float) -> None:
         self._journal.put(

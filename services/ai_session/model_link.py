@@ -19,6 +19,7 @@ from libs.contracts.events import (
 from libs.contracts.offer import Offer
 from libs.runtime.bus import Bus
 from libs.runtime.log import get_logger
+from services.ai_session import language
 from services.ai_session.backends.factory import BackendPlan
 from services.ai_session.backends.port import (
     BackendError,
@@ -111,7 +112,8 @@ class ModelLink:
                 self._past = await read_events(bus.js, offer.org, offer.call)
                 conversation = rebuild(self._past, offer.resume.played)
                 log.info("conversation rebuilt", items=len(conversation.items), go_on=conversation.go_on.value)
-        self._instructions = filling.result()
+        languages = language.instruction(offer.agent.languages)
+        self._instructions = "\n\n".join(text for text in (filling.result(), languages) if text)
         await self._open_patiently(conversation, OPENING_PATIENCE_S, None, urgent=offer.resume is not None)
         return conversation
 

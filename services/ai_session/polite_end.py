@@ -56,13 +56,15 @@ class PoliteEnd:
         """`HANG_UP` was told."""
         return self._stage is _Stage.OVER
 
-    def begin(self, why: Why, now: float) -> bool:
-        """End the call; False when it is ending already."""
+    def begin(self, why: Why, now: float, *, has_last_words: bool = True) -> bool:
+        """End the call, without a word where there are none; False when it is ending already."""
         if self.why is not None:
             return False
         self.why = why
         if why is Why.AGENT:
             self._stage, self._by = _Stage.PARTING, now + LAST_WORDS_S
+        elif why is Why.MACHINE:  # it records already: what is being said is not for it
+            self._stage, self._by = _Stage.FINISHING if has_last_words else _Stage.PARTING, now
         else:
             self._stage, self._by = _Stage.FINISHING, now + FINISH_S
         return True

@@ -3,8 +3,7 @@
 Theory of operation. Four phases, seen from the agent: *listening*, *thinking* (a response is under way and
 nothing of it plays yet), *speaking* (audio was accepted and the ledger has not drained) and *parked* (the voice was
 stopped by a sound of the caller that may be an interruption). Inputs are the backend's events, the ledger's events,
-a few commands and `tick(now)`; each returns a list of actions for the shell. Nothing here waits, knows the clock or
-touches the bus.
+a few commands and `tick(now)`; each returns a list of actions for the shell.
 
 Barge-in: when the caller interrupts while a response lives or its audio plays, every living response is declared
 dead (its later deltas are refused by `accepts`, also after its end), the playout is flushed, and the response is
@@ -21,6 +20,7 @@ from __future__ import annotations
 from services.ai_session import actions as do
 from services.ai_session.actions import Action, PlayLocal, StartResponse, Why
 from services.ai_session.answering import Answering, Ask
+from services.ai_session.answering_machine import Found
 from services.ai_session.attempts import Attempts
 from services.ai_session.backends import port
 from services.ai_session.call_limits import CallLimits
@@ -30,6 +30,7 @@ from services.ai_session.handing_over import HandingOver
 from services.ai_session.history import GoOn
 from services.ai_session.interruption import Verdict
 from services.ai_session.keys import Keys
+from services.ai_session.language import CallerLanguage
 from services.ai_session.latency import LatencyProbe
 from services.ai_session.phrases import Verbatim, Wish
 from services.ai_session.playout import Drained, Flushed, Parked, PartBegan, PartDone, PlayoutEvent
@@ -47,30 +48,27 @@ class TurnMachine:
     """One call's turns. `text` is shared with the shell, which fills it from the backend's transcripts."""
 
     def __init__(
-        self,
-        rules: TurnRules,
-        capabilities: port.Capabilities,
-        text: SpeechText,
-        rate_hz: int,
-        limit: RateLimit | None = None,
+        self, rules: TurnRules, can: port.Capabilities, text: SpeechText, rate_hz: int, limit: RateLimit | None = None
     ) -> None:
         self._rules = rules
-        self._can = capabilities
+        self._can = can
         self.phase = Phase.LISTENING
         self.latency = LatencyProbe()
-        self.spoken = Spoken(text, can_truncate=capabilities.truncate, samples_per_ms=rate_hz / 1000)
+        self.spoken = Spoken(text, can_truncate=can.truncate, samples_per_ms=rate_hz / 1000)
         self._attempts = Attempts(limit)
-        answering = Answering(asks=not capabilities.answers, needs_transcript=capabilities.needs_transcript)
-        self._caller = CallerTurns(answering, rules.interruption(capabilities))
+        answering = Answering(asks=not can.answers, needs_transcript=can.needs_transcript)
+        self._caller = CallerTurns(answering, rules.interruption(can))
         self._limits = CallLimits(max_duration_s=rules.max_duration_s, budget_usd=rules.budget_usd)
         self._handing_over = HandingOver()
         self._keys = Keys()
         self._silence = SilenceBreaker(rules.idle, rules.fillers)
+        self._language = CallerLanguage(rules.languages)
         self._end = PoliteEnd()
-        self._floor = Floor()
+        self.floor = Floor()
         self._flushing = False  # what was heard is not known, nor is it to the model
         self._awaited = False  # the model was to begin when the worker said something by itself
         self._is_on_air = False  # caller and agent hear each other
+        self._is_machine = False  # nothing but the message is for it
         self.is_held = False
         self._tools = 0
         self._quiet_since = 0.0  # last sign of life while thinking
@@ -107,9 +105,16 @@ class TurnMachine:
 
     def end_politely(self, why: Why, now: float) -> list[Action]:
         """Say goodbye and hang up when that was heard."""
-        if not self._end.begin(why, now):
+        if not self._end.begin(why, now, has_last_words=self._rules.last_words(why) is not None):
             return []
         return [*self._resume(now), *self._step_end(now)]  # the last words are not interrupted
+
+    def answered_by(self, found: Found, now: float) -> list[Action]:
+        """Who took an outbound call; what a machine is told waits until it is ready."""
+        self._is_machine = found is not Found.PERSON
+        if found is Found.MACHINE and self._rules.message and not self._end.is_near:
+            return [*self._resume(now), *self._cut_off(cancel=True)]
+        return self.end_politely(Why.MACHINE, now) if self._is_machine else []
 
     def spent(self, usd: float, now: float) -> list[Action]:
         """The call cost this much more."""
@@ -127,7 +132,7 @@ class TurnMachine:
     def backend_lost(self, now: float) -> list[Action]:
         """The model connection is gone; what was received may still be played."""
         resumed = self._resume(now)
-        self.spoken.connection_lost(self._floor.lost())
+        self.spoken.connection_lost(self.floor.lost())
         self._attempts.forget()
         self._caller.forget()
         self._awaited = False
@@ -138,7 +143,7 @@ class TurnMachine:
 
     def accepts(self, response: str, item: str, now: float) -> bool:
         """Whether reply audio of this response may go to the ledger; False once it was interrupted or is over."""
-        floor = self._floor
+        floor = self.floor
         if floor.is_over(response):
             return False
         self.spoken.produced(item, response)
@@ -154,7 +159,7 @@ class TurnMachine:
     def plays_local(self, response: str) -> None:
         """The worker had ready what `PlayLocal` asked for, and it goes to the ledger."""
         self._awaited = self.phase is Phase.THINKING
-        self._floor.audio(response)
+        self.floor.audio(response)
         self._settle()
 
     def on_backend(self, event: port.BackendEvent, now: float) -> list[Action]:
@@ -175,6 +180,7 @@ class TurnMachine:
             case port.SpeechDiscarded(item):
                 return self._turn_judged(self._caller.discarded(item, now), now)
             case port.CallerTranscript(item, text, failed):
+                self._language.heard(text, event.language)
                 verdict = self._caller.transcribed(item, text, now, failed=failed)
                 return [do.PublishCallerTurn(item, text, failed), *self._turn_judged(verdict, now)]
             case port.ResponseStarted(response, asked):
@@ -200,23 +206,25 @@ class TurnMachine:
     def _response_started(self, response: str, asked: bool, now: float) -> list[Action]:
         if not asked and self.phase is Phase.LISTENING:  # nobody asked, nobody spoke: the server's idle timeout
             self._silence.caller.prompted()
-        self._floor.started(response)
+        self.floor.started(response)
         self._awaited = False
         self._attempts.began(response, asked=asked)
         if asked:
             self._end.response_began(now)
         if self.phase is Phase.LISTENING:
             self.phase = Phase.THINKING
+        if self._is_machine and not self._end.is_near:
+            return self._cut_off(cancel=True)
         return self._may_interrupt(now) if self._caller.decides and self._caller.is_speaking else []
 
     def _response_ended(self, event: port.ResponseEnded, now: float) -> list[Action]:
-        if self._floor.is_over(event.response):
+        if self.floor.is_over(event.response):
             return []
-        self._floor.ended(event.response)
+        self.floor.ended(event.response)
         self._awaited = False
-        resumed = self._resume(now) if not self._floor.is_taken else []  # of a response without audio
+        resumed = self._resume(now) if not self.floor.is_taken else []  # of a response without audio
         self._settle()
-        if self._floor.is_dead(event.response):
+        if self.floor.is_dead(event.response):
             self._attempts.interrupted_ended(event.response)
             return [*resumed, *self.spoken.interrupted_response_ended(event), *self._step_end(now)]
         if event.status == "cancelled":  # by the server, which yields to the caller: its end was never spoken
@@ -231,7 +239,7 @@ class TurnMachine:
 
     def _may_interrupt(self, now: float) -> list[Action]:
         """The caller speaks: the server has cut the agent off, or the worker has to judge that."""
-        if not self._rules.interruptible or self._can.owns_turns or self._end.is_near or not self._floor.is_taken:
+        if not self._rules.interruptible or self._can.owns_turns or self._end.is_near or not self.floor.is_taken:
             return []
         if self._caller.decides:
             return self._carry_out(self._caller.agent_has_floor(now), now)
@@ -270,7 +278,7 @@ class TurnMachine:
 
     def _cut_off(self, *, cancel: bool) -> list[Action]:
         actions: list[Action] = [do.ResumePlayout()] if self.phase is Phase.PARKED else []
-        plays, response = self._floor.cut_off()
+        plays, response = self.floor.cut_off()
         if plays:
             self._flushing = True
             self.spoken.flush_began()
@@ -295,12 +303,12 @@ class TurnMachine:
                 self._flushing = False
                 return [*self.spoken.flushed(parts), *self._answer(now)]
             case Parked(unheard_ms, is_open):
-                self._caller.voice_stopped(unheard_ms, more=is_open or self._floor.active is not None)
+                self._caller.voice_stopped(unheard_ms, more=is_open or self.floor.active is not None)
                 return []
             case Drained():
-                self._floor.drained()
-                self.spoken.drained(self._floor.active)
-                resumed = self._resume(now) if not self._floor.is_taken else []
+                self.floor.drained()
+                self.spoken.drained(self.floor.active)
+                resumed = self._resume(now) if not self.floor.is_taken else []
                 self._settle()
                 return [*resumed, *self._step_end(now), *self._answer(now), *self._maybe_hand_over(now)]
 
@@ -326,22 +334,18 @@ class TurnMachine:
         return [*judged, *self._break_silence(now), *self._maybe_hand_over(now)]
 
     def _break_silence(self, now: float) -> list[Action]:
-        silent = not (self._floor.is_playing or self._caller.is_speaking or self.is_held)
+        silent = not (self.floor.is_playing or self._caller.is_speaking or self.is_held or self._is_machine)
         ours = self._tools > 0 or self._attempts.is_planned or self.phase is Phase.THINKING or self._awaited
         idle = self._is_on_air and self.phase is Phase.LISTENING and not self._keys.waiting
         match self._silence.tick(now, silent=silent, ours=ours, idle=idle):
             case PlayLocal() as filler:
                 return [filler]
             case Verbatim() as prompt:
-                return self._respond(prompt, now)
+                return self._respond(self._language.of(prompt), now)
             case Why() as why:
                 return self.end_politely(why, now)
             case None:
                 return []
-
-    def is_dead(self, response: str) -> bool:
-        """Whether a response was interrupted: what still arrives of it is dropped."""
-        return self._floor.is_dead(response)
 
     def _respond(self, wish: Wish, now: float) -> list[Action]:
         self._quiet_since = now
@@ -355,7 +359,7 @@ class TurnMachine:
 
     def _answer(self, now: float) -> list[Action]:
         """Ask for the answer that the caller is owed, of a model that does not answer by itself."""
-        if self._end.is_near or self._flushing:
+        if self._end.is_near or self._flushing or self._is_machine:
             return []
         match self._caller.due(now):
             case Ask.ANSWER:
@@ -369,17 +373,17 @@ class TurnMachine:
         """After a response or its audio ended: back to listening, if nothing else goes on."""
         if self._caller.is_parked:
             self.phase = Phase.PARKED
-        elif self._floor.is_playing:
+        elif self.floor.is_playing:
             self.phase = Phase.SPEAKING
-        elif self._floor.active is not None or self._tools or self._awaited or self._caller.answer_is_due:
+        elif self.floor.active is not None or self._tools or self._awaited or self._caller.answer_is_due:
             self.phase = Phase.THINKING
         else:
             self.phase = Phase.LISTENING
 
     def _step_end(self, now: float) -> list[Action]:
         """Go on with the polite end, if the call has come to that."""
-        answer_due, goodbye = self.phase is Phase.THINKING, self._rules.last_words(self._end.why)
-        match self._end.next(speaking=self._floor.is_busy, answer_due=answer_due, tools=self._tools > 0, now=now):
+        goodbye, due = self._language.of(self._rules.last_words(self._end.why)), self.phase is Phase.THINKING
+        match self._end.next(speaking=self.floor.is_busy, answer_due=due, tools=self._tools > 0, now=now):
             case Step.ASK:
                 return self._respond(goodbye, now)
             case Step.CUT_AND_ASK:

@@ -9,7 +9,7 @@ from services.ai_session.actions import Why
 from services.ai_session.backends.port import Capabilities
 from services.ai_session.history import GoOn
 from services.ai_session.interruption import BackChannels, Interruption
-from services.ai_session.phrases import Phrases, Wish
+from services.ai_session.phrases import Phrases, Verbatim, Wish
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,8 @@ class TurnRules:
     back_channels: tuple[str, ...] = ()
     idle: Idle = field(default_factory=Idle)
     fillers: Fillers = field(default_factory=Fillers)
+    languages: tuple[str, ...] = ("de",)
+    message: str | None = None  # for an answering machine; None: hang up
 
     @classmethod
     def of(cls, agent: AgentConfig) -> TurnRules:
@@ -42,6 +44,8 @@ class TurnRules:
             back_channels=turns.back_channels,
             idle=agent.idle,
             fillers=agent.fillers,
+            languages=agent.languages,
+            message=agent.answering_machine.message if agent.answering_machine.then == "leave_message" else None,
         )
 
     def first_words(self, go_on: GoOn) -> Wish:
@@ -59,7 +63,9 @@ class TurnRules:
                 return None
 
     def last_words(self, why: Why | None) -> Wish:
-        """What a call ends with for this reason."""
+        """What a call ends with for this reason; None: nothing, or what the agent says by itself."""
+        if why is Why.MACHINE:
+            return Verbatim(self.message) if self.message else None
         return self.phrases.goodbye_to_nobody if why is Why.IDLE else self.phrases.goodbye
 
     def interruption(self, can: Capabilities) -> Interruption | None:

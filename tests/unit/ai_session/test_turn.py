@@ -394,7 +394,7 @@ def test_audio_of_an_interrupted_response_is_refused_also_after_its_end():
     turn.on_playout(Flushed((part(heard=4000),)), 1.6)
     turn.on_backend(ResponseEnded("r", "cancelled", "turn_detected", ("a",)), 1.65)
     assert not turn.accepts("r", "a", 1.7)
-    assert turn.is_dead("r")
+    assert turn.floor.is_dead("r")
     assert turn.phase is Phase.LISTENING
     assert turn.on_backend(ResponseEnded("r", "cancelled", "", ("a", "b")), 1.8) == []
 
@@ -403,7 +403,7 @@ def test_audio_after_the_end_of_a_completed_response_is_refused_but_its_text_is_
     turn, _ = speaking()
     turn.on_backend(ResponseEnded("r", "completed", "", ("a",)), 1.65)
     assert not turn.accepts("r", "a", 1.7)
-    assert not turn.is_dead("r")
+    assert not turn.floor.is_dead("r")
 
 
 def test_what_is_remembered_of_old_responses_is_bounded():
