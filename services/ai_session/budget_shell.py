@@ -39,6 +39,7 @@ class Budgets:
         self.copy = SpendingCopy(bus)
         self._days = DayBudgets(self._others)
         self._wanted = asyncio.Event()
+        self._is_failing = False  # and that was told
         self.counters: Counter[str] = Counter()
         bus.control_link.on_up.append(self._link_up)
 
@@ -79,10 +80,19 @@ class Budgets:
             try:
                 await self._write()
             except (nats.errors.Error, JetStreamError, OSError) as error:
-                self.counters["write_failed"] += 1
-                log.debug("spending not written yet", problem=str(error) or type(error).__name__)
+                self._failed(error)
                 self._wanted.set()
+            else:
+                self._is_failing = False
             await asyncio.sleep(WRITE_EVERY_S)
+
+    def _failed(self, error: Exception) -> None:
+        """With the bus there it is a fault (a permission, say), told once; without it nobody is surprised."""
+        self.counters["write_failed"] += 1
+        is_news = self._bus.control_link.up_at is not None and not self._is_failing
+        self._is_failing = self._is_failing or is_news
+        tell = log.warning if is_news else log.debug
+        tell("what calls cost could not be written to the bus", problem=str(error) or type(error).__name__)
 
     async def _write(self) -> None:
         due = self._days.due()

@@ -141,7 +141,7 @@ async def reads_verbatim(lab: Lab) -> Verdict:
         done = await _answer(
             socket,
             conversation="none",
-            instructions="Lies den Text wörtlich vor, ohne ein Wort hinzuzufügen oder wegzulassen.",
+            instructions="Sprich den Text wörtlich nach, ohne ein Wort hinzuzufügen oder wegzulassen.",
             input=[{"type": "message", "role": "user", "content": content}],
         )
         said = socket.transcript(done["id"])

@@ -6,8 +6,10 @@ import asyncio
 from collections import defaultdict
 from datetime import date, timedelta
 
+import nats.js.errors
 import pytest
 from hypothesis import given, strategies as st
+from structlog.testing import capture_logs
 
 from libs.audio.tone import tone
 from libs.contracts import subjects
@@ -216,3 +218,30 @@ async def test_every_cent_of_a_call_reaches_its_record_and_the_days_total_howeve
     async with running_worker(server.url) as later:
         spent = await spending_of(later, "cents")
     assert spent[worker.id] == pytest.approx(sum(event.cost_usd for event in used))
+
+
+async def test_a_bucket_that_cannot_be_written_is_told_once_and_costs_no_call(server, monkeypatch):
+    monkeypatch.setattr("services.ai_session.budget_shell.WRITE_EVERY_S", 0.01)
+    async with running_worker(server.url) as worker, gateway(server.url) as client:
+
+        async def refused(*_):
+            raise nats.js.errors.APIError(code=403, description="permissions violation")
+
+        monkeypatch.setattr("services.ai_session.budget_shell.bucket", refused)
+        with capture_logs() as logs:
+            worker.budgets.add("sealed", 0.5)
+            leg = FakeLeg(client, agent("sealed"))
+            await leg.start()
+            assert (await leg.offer(worker.id)).accepted
+            await leg.until_ready()
+            await leg.run(400)
+        assert worker.budgets.counters["write_failed"] > 2
+        assert [entry["log_level"] for entry in logs if "could not be written" in entry["event"]][:2] == [
+            "warning",
+            "debug",
+        ]
+        assert worker.budgets.objection("sealed", 0.5)
+        monkeypatch.undo()
+        await leg.release()
+    async with running_worker(server.url) as later:
+        assert (await spending_of(later, "sealed"))[worker.id] == pytest.approx(0.5)

@@ -42,6 +42,17 @@ async def test_a_call_from_claim_to_its_one_end(server, gateway):
         assert len({event.event_id for event in events}) == 5
 
 
+async def test_offers_tell_the_organisations_budget_as_it_is_published_at_the_moment(server, gateway):
+    async with FakeWorker(server.url) as worker:
+        await gateway.knows(worker)
+        gateway.legs.usd_per_day = {"default": 2.5}.get
+        await gateway.talking()
+        assert (await worker.offers.get()).org_usd_per_day == 2.5
+        gateway.legs.usd_per_day = {}.get
+        await gateway.talking()
+        assert (await worker.offers.get()).org_usd_per_day is None
+
+
 async def test_a_refusing_a_silent_and_a_late_worker_are_passed_over(server, gateway):
     async with (
         FakeWorker(server.url, on_offer=refuse, capacity=40) as refusing,
