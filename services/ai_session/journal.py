@@ -39,14 +39,7 @@ class Journal:
     def put(self, kind: type[E], **fields: Any) -> E:
         """Make an event of this kind and publish it."""
         self._number += 1
-        event = kind(
-            event_id=event_id(self._call, f"wk{self._epoch}", self._number),
-            org=self._org,
-            call=self._call,
-            at=datetime.now(UTC),
-            epoch=self._epoch,
-            **fields,
-        )
+        event = self._make(kind, f"wk{self._epoch}", fields)
         if isinstance(event, CallerSpoke):
             self._spoke_at[event.item] = event.at
         elif isinstance(event, UsageReported) and event.cost_usd:
@@ -54,6 +47,20 @@ class Journal:
         self.events.append(event)  # type: ignore[arg-type]  # every kind put here is one of the union
         self._outbox.put(event)
         return event
+
+    def remember(self, kind: type[E], **fields: Any) -> None:
+        """Keep an event that the gateway publishes: the conversation that a fresh model session is told."""
+        self.events.append(self._make(kind, f"wk{self._epoch}-heard", fields))  # type: ignore[arg-type]  # see put
+
+    def _make(self, kind: type[E], source: str, fields: dict[str, Any]) -> E:
+        return kind(
+            event_id=event_id(self._call, source, self._number),
+            org=self._org,
+            call=self._call,
+            at=datetime.now(UTC),
+            epoch=self._epoch,
+            **fields,
+        )
 
     def spoke_at(self, item: str) -> datetime | None:
         """When the caller's turn began; asked once."""

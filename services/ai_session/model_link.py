@@ -11,6 +11,7 @@ from libs.contracts.events import (
     AgentTurn,
     CallerSpoke,
     CallerTurn,
+    DtmfReceived,
     Event,
     ToolCalled,
     ToolReturned,
@@ -47,7 +48,7 @@ TAIL_S = 2.0  # how long received speech may go on playing before a lost connect
 
 LEAVE_S = 2.0  # for what a connection still owes that was left at a pause
 
-_CONVERSATION = (CallerSpoke, CallerTurn, AgentText, AgentTurn, ToolCalled, ToolReturned)
+_CONVERSATION = (CallerSpoke, CallerTurn, AgentText, AgentTurn, DtmfReceived, ToolCalled, ToolReturned)
 
 
 class Connection:

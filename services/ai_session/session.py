@@ -25,7 +25,7 @@ from libs.contracts.commands import (
     SayNow,
     StateChanged,
 )
-from libs.contracts.events import SessionTrouble
+from libs.contracts.events import DtmfReceived, SessionTrouble
 from libs.contracts.frame import AudioFrame
 from libs.contracts.offer import CallState, Offer
 from libs.contracts.termination import Reason
@@ -377,6 +377,7 @@ class Session:
                 answer = CommandReply(ok=True)
             case DtmfPressed():
                 if self.bridge.state.answered:
+                    self._journal.remember(DtmfReceived, digit=command.digit)
                     self.bridge.do(self.bridge.turn.pressed(command.digit, now), now)
                 answer = CommandReply(ok=True)
             case SayNow() if not self._ready or self._reconnecting or not self.bridge.state.answered:

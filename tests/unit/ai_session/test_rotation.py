@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 
 from libs.audio.tone import tone
+from libs.contracts import subjects
 from libs.contracts.agent import AgentConfig
+from libs.contracts.commands import DtmfPressed
 from services.ai_session import rotation as rotation_module
 from services.ai_session.__main__ import Backends
 from services.ai_session.backends.realtime_link import Endpoint
 from services.ai_session.backends.realtime_spares import SpareConnections
 from services.ai_session.costs import load
+from services.ai_session.phrases import Phrases
 from services.ai_session.rotation import PAUSE_S, Rotation, Step
 from services.ai_session.settings import BUILT_IN_MODELS
 from services.rehearsal.scenario import Scenario
@@ -188,6 +191,18 @@ async def test_three_rotations_lose_neither_context_nor_audio(server, short):
         assert worker.counters["rotations_forced"] == worker.counters["reconnected"] == 0
         reported = {usage.reference for usage in of_kind(record, "usage.reported") if usage.source == "response"}
         assert reported == {response["id"] for truth in truths for response in truth.responses}
+
+
+async def test_keys_that_the_caller_pressed_are_known_to_the_next_session(server, short):
+    async with a_call(server, max_s=2.0) as (worker, leg):
+        await leg.until_ready()
+        await leg.run_until(lambda: len(leg.heard) >= 8000)
+        subject = subjects.control("default", leg.call, "agent")
+        for digit in "42":
+            await leg.nats.request(subject, DtmfPressed(digit=digit).to_json(), timeout=1)
+        await leg.run_until(lambda: worker.counters["rotated"] == 1, limit_s=8)
+        said = [item.text for item in leg.rehearsal.sessions.all()[-1].items()]
+        assert said[1] == Phrases.keys("42")
 
 
 async def test_an_onset_during_the_exchange_is_heard_by_the_next_session(server, short):
