@@ -54,8 +54,8 @@ PER_MS = 8  # samples
 FRAME = 20 * PER_MS
 AUDIBLE = 40  # of 32768: what the codec makes of silence is below
 SAME = 16
-FADED = 0.5  # least correlation with the frame as it was
-LONGEST_GAP_FRAMES = 400  # parked, and taken up again
+FADED = 0.75  # least correlation with the frame as it was
+NEARLY_SILENT = 250  # may be inaudible when it is faded
 SETTLED_S = 0.1  # after an event, until the packets that it tells of have arrived
 ANSWER_TIMEOUT_S = 20.0
 
@@ -221,8 +221,10 @@ def _judge(caller: Caller, name: str, item: dict[str, Any], whole: bytes, before
     silent_after_ms = None
     if carried.last_position is not None:
         over_at = arrived[carried.last_position] + 0.02
-        spoken = [when for when in caller.spoke_at() if over_at - 1 < when <= at]
-        silent_after_ms = (over_at - spoken[0]) * 1000 if spoken and spoken[0] < over_at else None
+        spoken = [when for when in caller.spoke_at() if over_at - 1 < when < over_at]
+        # What was parked before may have gone on; a server's interruption is final.
+        since = (spoken[-1] if caller.mode == "local" else spoken[0]) if spoken else None
+        silent_after_ms = (over_at - since) * 1000 if since is not None else None
     return Interruption(caller.mode, name, silent_after_ms, told_ms, carried.least_ms, carried.most_ms)
 
 
@@ -238,35 +240,39 @@ class _Carried:
 
 
 def _carried(heard: Samples, positions: list[int], whole: Samples) -> _Carried:
-    """How much of a sentence these packets carried. Gaps in between (a pause while parked, a stall) are skipped."""
-    frames = [whole[at : at + FRAME] for at in range(0, len(whole), FRAME)]
-    carried, number, gap = _Carried(), 0, 0
+    """How much of a sentence these packets carried. Gaps in between (a pause while parked, a stall) are skipped.
+
+    Silence on the line may be a pause of the speech or a gap: the next frame that can be heard tells which.
+    """
+    frames = [whole[at : at + FRAME] for at in range(0, len(whole) - FRAME + 1, FRAME)]
+    carried, sure, number = _Carried(), 0, 0
     for position in positions:
         got = heard[position : position + FRAME]
-        if number == len(frames):
+        if len(got) < FRAME:
             break
-        wanted = frames[number]
-        is_same = len(got) == FRAME and int(np.abs(got[: len(wanted)] - wanted).max()) <= SAME
-        is_audible = int(np.abs(got).max(initial=0)) > AUDIBLE
-        if not is_same and is_audible and _is_faded(got, wanted):
-            is_same = True
-        if not is_same:
-            gap += 1
-            if gap > LONGEST_GAP_FRAMES:
-                break
+        if int(np.abs(got).max()) <= AUDIBLE:
+            if number < len(frames) and int(np.abs(frames[number]).max()) <= NEARLY_SILENT:
+                number += 1
             continue
-        number, gap = number + 1, 0
-        if is_audible:
-            carried.least_ms, carried.last_position = 20.0 * number, position
-    carried.most_ms = 20.0 * number
+        found = next((n for n in _likely(sure, number, len(frames)) if _is_same(got, frames[n])), None)
+        if found is not None:
+            sure = number = found + 1
+            carried.last_position = position
+    carried.least_ms, carried.most_ms = 20.0 * sure, 20.0 * number
     return carried
 
 
-def _is_faded(got: Samples, wanted: Samples) -> bool:
-    """The frame falls to silence or rises from it: as loud as it should be at one end, silent at the other."""
-    size = len(wanted)
-    same_sign = float(np.corrcoef(got[:size], wanted)[0, 1]) if np.any(wanted != wanted[0]) else 0.0
-    return same_sign > FADED and int(np.abs(got[:size]).sum()) < int(np.abs(wanted).sum())
+def _likely(sure: int, number: int, total: int) -> Iterable[int]:
+    """The frames that may come next, the likeliest first."""
+    return (n for n in dict.fromkeys((number, *range(number, sure - 1, -1), number + 1)) if n < total)
+
+
+def _is_same(got: Samples, wanted: Samples) -> bool:
+    """The frame as it was, or falling to silence, or rising from it."""
+    if int(np.abs(got - wanted).max()) <= SAME:
+        return True
+    is_softer = int(np.abs(got).sum()) < int(np.abs(wanted).sum())
+    return is_softer and float(np.corrcoef(got, wanted)[0, 1]) > FADED
 
 
 async def measure(
@@ -314,16 +320,18 @@ def report(results: Sequence[Interruption], console: Console) -> bool:
 async def main(arguments: argparse.Namespace) -> bool:
     """All of it."""
     results: list[Interruption] = []
-    times = -(-arguments.interruptions // (arguments.calls * len(MODES)))
+    modes = [arguments.barge_in] if arguments.barge_in else MODES
+    times = -(-arguments.interruptions // (arguments.calls * len(modes)))
     async with talkative_platform() as (running, url):
-        for mode in MODES:
+        for mode in modes:
             results += await measure(running, url, mode, calls=arguments.calls, times=times, seed=arguments.seed)
     return report(results, Console())
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--interruptions", type=int, default=200, help="in all, half of them for each way to decide")
+    parser.add_argument("--interruptions", type=int, default=200, help="in all, as many for each way to decide")
+    parser.add_argument("--barge-in", choices=MODES, help="only this way to decide")
     parser.add_argument("--calls", type=int, default=5, help="at the same time")
     parser.add_argument("--seed", type=int, default=1, help="of the callers' patience")
     sys.exit(0 if asyncio.run(main(parser.parse_args())) else 1)
