@@ -167,9 +167,9 @@ class ModelLink:
             if not settled:
                 await asyncio.sleep(LEAVE_S)
         finally:
+            await before.backend.close()  # some servers tell with their last word what the session cost
             if self._leaving is before:
                 self._leaving = None
-            await before.backend.close()
 
     async def close(self) -> None:
         """Close the connection, if there is one."""

@@ -74,6 +74,7 @@ class LiveEndpoint(Endpoint):
     """Where the Live API is, and the chat model that its sessions delegate to."""
 
     chat_model: str = "gpt-5.6-luna"
+    session_max_s: float = 7200.0
 
     @classmethod
     def beside(cls, realtime: Endpoint, model: str = "gpt-live-1", chat_model: str = "gpt-5.6-luna") -> LiveEndpoint:
@@ -98,7 +99,7 @@ def plan_live(endpoint: LiveEndpoint, offer: Offer) -> BackendPlan:
         UnsupportedAgentError: the agent's document wants what Live cannot do.
     """
     live_config.check(offer.agent)
-    return BackendPlan(CAPABILITIES, lambda emit: LiveBackend(endpoint, offer, emit))
+    return BackendPlan(CAPABILITIES, lambda emit: LiveBackend(endpoint, offer, emit), endpoint.session_max_s)
 
 
 class LiveBackend:
