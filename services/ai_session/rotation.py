@@ -14,6 +14,7 @@ from enum import Enum
 PAUSE_S = 0.5  # longer than the pre-roll that the next session hears again
 WINDOW = (1 / 4, 300.0)  # of the cap, at most so many seconds
 LAST_MOMENT = (1 / 20, 15.0)
+SHORTEST_S = 20.0  # a session that a server is believed to end so soon, if the setting does not say so
 RETRY_S = 10.0  # after a next session that could not be had; at most a tenth of the window
 
 
@@ -40,8 +41,10 @@ class Rotation:
         self._begin(self._max_s, now)
 
     def expires(self, in_s: float, now: float) -> None:
-        """The server told when it ends this session; what cannot be (clocks differ) is not believed."""
-        if 0 < in_s < self._max_s:
+        """The server told when it ends this session. Clocks differ: what would mean a rotation all the time is not
+        believed, and too late an end is met as a loss.
+        """
+        if min(SHORTEST_S, self._max_s / 2) <= in_s < self._max_s:
             self._begin(in_s, now)
 
     def _begin(self, cap_s: float, now: float) -> None:

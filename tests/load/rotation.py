@@ -21,6 +21,7 @@ from libs.contracts.agent import AgentConfig, TurnTaking
 from libs.contracts.config import RouteConfig
 from libs.softphone.call import PhoneCall
 from libs.softphone.phone import Softphone
+from services.ai_session.rotation import SHORTEST_S
 from services.rehearsal.ground_truth import GroundTruth
 from services.rehearsal.scenario import Scenario
 from services.rehearsal.server import Rehearsal
@@ -83,6 +84,8 @@ async def hold_call(session_s: float, call_s: float, *, spares: int = 1) -> Outc
             "OPENAI_API_KEY": "rehearsal",
             "WORKER_SPARE_SESSIONS": str(spares),
         }
+        if session_s < SHORTEST_S:  # the server's word alone is not believed
+            worker["SESSION_MAX_S"] = str(session_s)
         async with (
             platform(documents=[agent, route], worker_environment=worker) as running,
             await Softphone.open() as phone,

@@ -119,23 +119,27 @@ class SpareConnections:
 
     async def run(self) -> None:
         """Keep connections until cancelled or closed."""
-        loop = asyncio.get_running_loop()
         try:
             while not self._closed:
-                self._changed.clear()
-                self._forget_lost(loop.time())
-                for action in self._spares.step(loop.time()):
-                    match action:
-                        case Open(model):
-                            await self._open(model)
-                        case Drop(number):
-                            self._connections.pop(number)[0].disconnect()
-                next_at = self._spares.next_at(loop.time())
-                with suppress(TimeoutError):
-                    async with asyncio.timeout_at(next_at):
-                        await self._changed.wait()
+                await self._step()
+        except Exception:  # the top of a task: calls go on without spares
+            log.exception("no spare sessions are kept any more")
         finally:
             self.close()
+
+    async def _step(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._changed.clear()
+        self._forget_lost(loop.time())
+        for action in self._spares.step(loop.time()):
+            match action:
+                case Open(model):
+                    await self._open(model)
+                case Drop(number):
+                    self._connections.pop(number)[0].disconnect()
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(self._spares.next_at(loop.time())):
+                await self._changed.wait()
 
     def close(self) -> None:
         """Close all, keep none: the worker drains."""
