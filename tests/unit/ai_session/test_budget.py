@@ -31,6 +31,7 @@ from services.rehearsal.server import Rehearsal
 from services.rehearsal.settings import RehearsalSettings
 from services.rehearsal.speech import Speech
 from tests.support.fake_leg import FakeLeg
+from tests.support.nats import nats_server
 from tests.unit.ai_session.conftest import ended, gateway, running_worker
 
 DAY = date(2026, 11, 21)
@@ -245,3 +246,21 @@ async def test_a_bucket_that_cannot_be_written_is_told_once_and_costs_no_call(se
         await leg.release()
     async with running_worker(server.url) as later:
         assert (await spending_of(later, "sealed"))[worker.id] == pytest.approx(0.5)
+
+
+async def test_what_is_spent_while_the_bus_is_away_is_written_when_it_is_back():
+    org = "outage"
+    async with nats_server() as server, running_worker(server.url) as worker:
+        worker.budgets.add(org, 0.5)
+        await until(worker, lambda: worker.budgets.counters["written"])
+        server.kill()
+        worker.budgets.add(org, 0.25)
+        assert worker.budgets.objection(org, 0.75)  # our own spending is known all the same
+        await server.start()
+        heard = asyncio.Event()
+        worker.budgets.copy.on_change.append(heard.set)
+        async with asyncio.timeout(20):
+            while worker.budgets.copy.spent_today(org) < 0.75:
+                await heard.wait()
+                heard.clear()
+        assert await spending_of(worker, org) == {worker.id: pytest.approx(0.75)}
