@@ -55,12 +55,16 @@ test-pyvoip: setup  ## the conformance suite over SIP_STACK=pyvoip; its GPLv3 pa
 	  -r requirements/pyvoip.lock
 	@.venv-pyvoip/bin/python -m pytest -q -n 4 tests/conformance
 
+.PHONY: test-live
+test-live: setup  ## tries our assumptions on the real API: needs keys, says what it will cost and asks first
+	@$(BIN)/python -m tests.live $(ARGS)
+
 .PHONY: check
 check: lint types test  ## what has to hold before a commit
 
 .PHONY: demo
-demo: setup  ## a caller orders by phone, everything local, no key needed (under 90 s)
-	@$(BIN)/callbus demo $(ARGS)
+demo: setup  ## a caller orders by phone, everything local, no key needed (under 90 s); BACKEND=pipeline or live
+	@$(BIN)/callbus demo $(if $(BACKEND),--backend $(BACKEND)) $(ARGS)
 
 .PHONY: up
 up: setup  ## all services, staying up; any softphone can call sip:bestellung@HOST
@@ -81,7 +85,7 @@ docs: setup  ## write again what is generated: subjects, settings
 
 .PHONY: lock
 lock: setup  ## resolve requirements.lock and the locks per service anew
-	@for group in dev sip-gateway twilio-gateway browser-gateway pyvoip ai-session catalog-tools transcript-store rehearsal cli; do \
+	@for group in dev sip-gateway twilio-gateway browser-gateway pyvoip ai-session catalog-tools transcript-store recorder rehearsal cli; do \
 	  out=requirements/$$group.lock; [ $$group = dev ] && out=requirements.lock; \
 	  $(BIN)/uv pip compile pyproject.toml --group $$group --universal --python-version 3.11 --generate-hashes \
 	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet --output-file $$out || exit 1; \

@@ -180,19 +180,10 @@ async def check_agent(client: Client, options: CallOptions) -> None:
             f"the document of agent {options.agent!r} cannot be read: `callbus apply` it again", ExitCode.NO_AGENT
         )
     try:
-        changed = options.changes.applied_to(agent)
+        options.changes.applied_to(agent)
     except ValueError as error:
         why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise CliError(f"agent {options.agent!r} cannot be changed so: {why}") from error
-    if problem := not_built(changed.recording):
-        raise CliError(problem, ExitCode.NO_AGENT)
-
-
-def not_built(recording: str | None) -> str | None:
-    """Why this cannot be had yet, in the gateway's words, which refuses it likewise."""
-    if recording not in {None, "off"}:
-        return "this version of callbus has no recorder: call with recording 'off'"
-    return None
 
 
 async def originate(client: Client, options: CallOptions) -> OriginateReply:
@@ -361,8 +352,6 @@ def changes_of(  # noqa: PLR0913  one parameter per option
     Raises:
         CliError: it cannot be had yet, or is not valid.
     """
-    if problem := not_built("on" if recording else None):
-        raise CliError(problem, ExitCode.USAGE)
     wanted: dict[str, Any] = {
         "backend": backend,
         "model": model,
@@ -371,6 +360,7 @@ def changes_of(  # noqa: PLR0913  one parameter per option
         "silence_ms": silence_ms,
         "threshold": threshold,
         "prefix_padding_ms": prefix_padding_ms,
+        "recording": "on" if recording else None,
     }
     try:
         return AgentChanges.model_validate(wanted)

@@ -19,6 +19,7 @@ from libs.contracts.commands import (
     HangUp,
     Hold,
     Mute,
+    Record,
     Say,
     SendDtmf,
     Transfer,
@@ -54,7 +55,8 @@ def call(  # noqa: PLR0913  one parameter per option
         int | None, typer.Option(metavar="MS", min=100, max=10_000, help="Silence that ends a turn, in ms")
     ] = None,
     vad_threshold: Annotated[
-        float | None, typer.Option(metavar="X", min=0, max=1, help="How loud speech must be, 0 to 1")
+        float | None,
+        typer.Option(metavar="X", min=-96, max=1, help="Where speech begins: 0 to 1; dBFS with the pipeline"),
     ] = None,
     prefix_padding: Annotated[
         int | None, typer.Option(metavar="MS", min=0, max=2000, help="Audio kept before speech begins, in ms")
@@ -188,6 +190,16 @@ def mute(call: Call = None, bus: Nats = None) -> None:
 def unmute(call: Call = None, bus: Nats = None) -> None:
     """Let the agent be heard again."""
     _send(bus, call, Mute(muted=False), "the agent is heard again")
+
+
+@live_app.command(rich_help_panel=LIVE_CALL, epilog="Examples: callbus record · callbus record last --off")
+def record(
+    call: Call = None,
+    off: Annotated[bool, typer.Option("--off", help="Stop the recording")] = False,
+    bus: Nats = None,
+) -> None:
+    """Record the call from now on; `callbus play` has it when the call has ended. Tell those who are recorded."""
+    _send(bus, call, Record(on=not off), "no longer recorded" if off else "recorded from now on")
 
 
 @live_app.command(

@@ -227,12 +227,31 @@ def conversations(
 
 @app.command(rich_help_panel=CALLS, epilog="Examples: callbus show last · callbus show 01JC… --json")
 def show(
-    call: Annotated[str, typer.Argument(help="A call id, or `last`")] = "last", bus: Nats = None, as_json: Json = False
+    call: Annotated[str, typer.Argument(help="A call id, or `last`")] = "last",
+    failed: Annotated[bool, typer.Option("--failed", help="With `last`: the last call that failed")] = False,
+    bus: Nats = None,
+    as_json: Json = False,
 ) -> None:
-    """Show a stored conversation: turns, tool calls, outcome, cost."""
+    """Show a stored conversation: turns, tool calls, outcome, cost; of a failed one, why."""
     from cli.queries import show_conversation
 
-    run(show_conversation(console, settings(), bus, call, as_json))
+    run(show_conversation(console, settings(), bus, call, as_json, failed=failed))
+
+
+@app.command(rich_help_panel=CALLS, epilog="Examples: callbus play last · callbus play 01JC… --out call.wav")
+def play(
+    call: Annotated[str, typer.Argument(help="A call id, or `last`")] = "last",
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a WAV file instead of playing it")] = None,
+    bus: Nats = None,
+    as_json: Json = False,
+) -> None:
+    """Hear the recording of a call: the caller left, what they heard right."""
+    from cli.play import PlayOptions, play as play_call
+    from cli.queries import print_json
+
+    found = run(play_call(console, settings(), bus, call, PlayOptions(out, as_json)))
+    if found is not None:
+        print_json(found)
 
 
 @app.command(rich_help_panel=CALLS, epilog="Examples: callbus orders · callbus orders --csv > orders.csv")

@@ -15,7 +15,7 @@ REHEARSAL_KEY = "rehearsal"  # the stand-in accepts any key; clients insist on o
 REHEARSAL_SCENARIO = "bestellung"
 NATS_PORT = 4222
 BROWSER_PORT = 8090
-NATS_USERS = ("gateway", "browser", "worker", "tools", "store", "local")  # as in deploy/nats/nats.conf
+NATS_USERS = ("gateway", "browser", "worker", "tools", "store", "recorder", "local")  # as in deploy/nats/nats.conf
 # Whoever ends `up` wants it to end: calls get a moment, not the ten minutes of a rolling update.
 GATEWAY_DRAIN_S = "2"
 WORKER_DRAIN_S = "1"
@@ -106,6 +106,8 @@ def plan(options: Options) -> Plan:
     ):
         url = options.database_urls.get(variable) or f"sqlite:///{options.var / file}"
         services.append(_service(name, common(user) | {variable: url}, phase=2))
+    recorder = {"RECORDER_SPOOL": str(options.var / "recordings"), "OBJECT_STORE_URL": str(options.var / "objects")}
+    services.append(_service("recorder", recorder | common("recorder"), phase=1))
     for number in range(1, options.workers + 1):
         services.append(_service("ai_session", common("worker") | worker_env, phase=1, label=f"ai_session-{number}"))
     sip = {

@@ -185,11 +185,11 @@ def _cell(row: dict[str, Any], name: str) -> str:
 
 
 async def show_conversation(
-    console: Console, settings: CliSettings, nats: str | None, call: str, as_json: bool
+    console: Console, settings: CliSettings, nats: str | None, call: str, as_json: bool, *, failed: bool = False
 ) -> None:
     """`callbus show`."""
     async with connected(bus_address(nats, settings)) as client:
-        found = await query(client, TRANSCRIPT_STORE, "get", call=call)
+        found = await query(client, TRANSCRIPT_STORE, "get", call=call, failed=failed or None)
     if as_json:
         return print_json(found)
     return print_conversation(console, found)

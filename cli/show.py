@@ -7,6 +7,9 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from cli.remedies import REMEDIES
+from libs.contracts.termination import Reason
+
 _ROLES = {"caller": ("Caller  ", "bold cyan"), "agent": ("Agent   ", "bold green")}
 
 
@@ -19,6 +22,10 @@ def print_conversation(console: Console, answer: dict[str, Any]) -> None:
     console.print(f"[bold]{conversation['call']}[/bold]  {head}", soft_wrap=True)
     for line in conversation_lines(answer):
         console.print(line, soft_wrap=True)
+    if why := _why(conversation):
+        console.print(why, style="red", soft_wrap=True, markup=False)
+    for part in answer.get("recordings", ()):
+        console.print(f"recorded {part['duration_ms'] / 1000:.1f} s: callbus play {conversation['call']}", style="dim")
 
 
 def conversation_lines(answer: dict[str, Any]) -> list[Text]:
@@ -46,6 +53,18 @@ def _money(usage: list[dict[str, Any]]) -> str:
         more = f", {unknown} of them without a price" if known and unknown else ""
         parts.append(f"{source} {model} {shown} ({len(costs)}{more})")
     return " · ".join(parts)
+
+
+def _why(conversation: dict[str, Any]) -> str:
+    """Why a call failed, and what to do about it."""
+    try:
+        reason = Reason(str(conversation.get("reason")))
+    except ValueError:
+        return ""
+    if reason not in REMEDIES:
+        return ""
+    detail = f": {conversation['detail']}" if conversation.get("detail") else ""
+    return f"failed ({reason.value}){detail}\nwhat to do: {REMEDIES[reason]}"
 
 
 _FACTS = (

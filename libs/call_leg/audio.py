@@ -16,6 +16,7 @@ from libs.contracts.events import MediaStatistics
 from libs.contracts.frame import AudioFrame, Codec, Flag, FrameError, pack, unpack
 
 FLUSHED, CONCEALED = Flag.FLUSHED.value, Flag.CONCEALED.value  # plain integers: enum arithmetic is slow
+NOBODY = "none"  # stands for the worker in audio subjects while nobody owns the call
 Publish = Callable[[str, bytes], bool]
 
 
@@ -43,6 +44,11 @@ class CallAudio:
         self._instead = b""  # of the agent's words
         self._when_quiet: Callable[[], object] | None = None
         self._quiet_after: int | None = None
+        self.is_overheard = False  # somebody taps or records: what the caller hears goes on the bus, too
+        self._unowned_subject = subjects.audio(org, gw, NOBODY, call, "up")
+        self._out_subject = subjects.audio(org, gw, NOBODY, call, "out")
+        self._out_seq = 0
+        self._out_timestamp = 0
         self.published = 0
         self.unpublished = 0
         self.malformed = 0
@@ -57,12 +63,14 @@ class CallAudio:
         self._subject = subjects.audio(self._org, self._gw, wk, self._call, "up")
         self._seq = self._timestamp = 0
         self._instead, self._when_quiet = b"", None
+        self._rename_out()
         self.playout.begin_epoch(epoch, pacing)
         self.uplink.start(now)
 
     def stop(self) -> None:
         """Nobody owns the call: nothing goes up, and what the last owner sent is not played any more."""
         self.wk = None
+        self._rename_out()
         self._instead, self._when_quiet = b"", None
         self.uplink.stop()
         self.playout.begin_epoch(-1)
@@ -73,6 +81,15 @@ class CallAudio:
         """20 ms from the caller, in order. Dropped (counted) when nobody owns the call or too much comes."""
         if self.uplink.admit(now):
             self._send(pcm, flags)
+        elif self.is_overheard and self.wk is None:
+            self._publish_overheard(self._unowned_subject, pcm)
+
+    def _publish_overheard(self, subject: str, pcm: bytes) -> None:
+        frame = AudioFrame(self._codec, 0, self._epoch, self._out_seq, self._out_timestamp, pcm, self.playout.played)
+        self._publish(subject, pack(frame))
+
+    def _rename_out(self) -> None:
+        self._out_subject = subjects.audio(self._org, self._gw, self.wk or NOBODY, self._call, "out")
 
     def _send(self, pcm: bytes, flags: int) -> None:
         playout = self.playout
@@ -110,6 +127,14 @@ class CallAudio:
 
     def tick(self) -> bytes | None:
         """The next 20 ms for the caller, or None for silence."""
+        pcm = self._next()
+        if self.is_overheard:
+            self._out_seq += 1  # one frame a tick, empty for silence
+            self._out_timestamp += self.frame_samples
+            self._publish_overheard(self._out_subject, pcm or b"")
+        return pcm
+
+    def _next(self) -> bytes | None:
         pcm = self.playout.pop()
         instead = self._instead  # of the last frame, too
         if self._when_quiet is not None:

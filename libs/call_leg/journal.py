@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 from libs.call_leg import actions as do
 from libs.call_leg.leg import Leg
@@ -91,6 +92,11 @@ class CallJournal:
     def muted(self, action: do.SetMuted) -> None:
         """The agent is silenced, or heard again."""
         self._put(events.CallMuted, muted=action.muted)
+
+    def recording(self, state: Literal["started", "stopped", "lost"], by: str) -> None:
+        """A recorder is there, gone, or not wanted any more."""
+        self._put(events.CallRecording, state=state, by=by)
+        log.info("recording", state=state, by=by)
 
     def sent_digits(self, action: do.SendDigits) -> None:
         """We pressed keys."""

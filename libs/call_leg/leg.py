@@ -52,6 +52,7 @@ from libs.contracts.commands import (
     HangUp,
     Hold,
     LegCommand,
+    Listen,
     Mute,
     Ready,
     Record,
@@ -332,7 +333,7 @@ class Leg:
                 return self._decide(command, now)
             case Transfer() | SendDtmf() | Hold() | Say() | TakeOver():
                 return self._in_call(command, now)
-            case Describe() | Record():  # the shell tells what it sees; a recording was refused above
+            case Describe() | Record() | Listen():  # the shell does these
                 return _DONE, []
             case _:
                 assert_never(command)

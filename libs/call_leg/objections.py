@@ -48,7 +48,7 @@ def objection(leg: Leg, command: LegCommand) -> str | None:
         case Accept() | Decline() if leg.phase is not Phase.WAITING:
             return f"the call does not wait for a person's word; it is {leg.phase}"
         case Record():
-            return "this version of callbus has no recorder: calls are not recorded"
+            return _record(leg)
         case _:
             return None
 
@@ -69,6 +69,14 @@ def _in_call(leg: Leg, command: InCall) -> str | None:
             return "the other side is on hold: take it back first"
         case _:
             return None
+
+
+def _record(leg: Leg) -> str | None:
+    if leg.answered_at is None:
+        return "the call is not answered yet: there is nothing to record"
+    if leg.phase is Phase.BRIDGED:
+        return f"the call was transferred to {leg.transfer.target}: its audio does not come here any more"
+    return None
 
 
 def _say(leg: Leg) -> str | None:

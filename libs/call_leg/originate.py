@@ -163,9 +163,6 @@ class Originations:
             agent = request.changes.applied_to(agent)
         except ValidationError as error:
             raise NotAllowedError(Reason.UNKNOWN_AGENT, f"the changes do not fit: {_first(error)}") from None
-        if agent.recording != "off":
-            sentence = "this version of callbus has no recorder: call with recording 'off'"
-            raise NotAllowedError(Reason.UNKNOWN_AGENT, sentence)
         return agent
 
     def _way(self, org: str, request: Originate) -> tuple[str, str]:

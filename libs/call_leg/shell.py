@@ -9,12 +9,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import nats.errors
-from nats.aio.msg import Msg
 
 from libs.audio.tone import waiting_tone
 from libs.call_leg import actions as do
 from libs.call_leg.agent_line import AgentLine
 from libs.call_leg.announcement import Announcement
+from libs.call_leg.audience import Audience
+from libs.call_leg.command_desk import CommandDesk
 from libs.call_leg.context import LegContext
 from libs.call_leg.journal import CallJournal
 from libs.call_leg.leg import Leg, LegConfig
@@ -22,22 +23,11 @@ from libs.call_leg.phase import Phase
 from libs.call_leg.ports import Entrance, NewCall, TransferTarget
 from libs.call_leg.roster import Gone
 from libs.call_leg.state import description, entry_of, resume_of, session_state
-from libs.contracts import subjects, wire
-from libs.contracts.commands import (
-    Command,
-    CommandReply,
-    Describe,
-    DtmfPressed,
-    Hold,
-    LegCommand,
-    SayNow,
-    SendDtmf,
-    StateChanged,
-    TakeOver,
-    Transfer,
-)
+from libs.contracts import subjects
+from libs.contracts.commands import Command, CommandReply, DtmfPressed, LegCommand, SayNow, StateChanged
 from libs.contracts.heartbeat import CallEntry
 from libs.contracts.offer import CallState, Offer, OfferReply, Release
+from libs.contracts.recording import RecordRequest
 from libs.contracts.termination import Reason, Termination
 from libs.runtime.log import get_logger
 
@@ -75,12 +65,13 @@ class LegShell:
         self._timer: asyncio.TimerHandle | None = None
         self._todo: deque[do.Action] = deque()
         self._is_performing = False
-        self._decoder = wire.leg_command_decoder()
+        self._commands = CommandDesk(self)
         self._pacing: Any = "paced"
         self._offered_at = datetime.now(UTC)
         self._codec: str = new.state.codec
         self._is_starting_transfer = False
         self._line = AgentLine(context.bus, subjects.control(new.org, new.call, "agent"))
+        self.audience = Audience(context.bus, self.audio, self._journal, self._record_request, self._tell_state)
         self._announcement = Announcement(self.audio, self._ask_to_announce, self._announced)
 
     # -- life -----------------------------------------------------------------------------------------------
@@ -93,16 +84,16 @@ class LegShell:
         """Serve the call until it has ended; then everything that belongs to it is closed."""
         new = self.new
         subscription = await self._bus.control.subscribe(
-            subjects.control(new.org, new.call, "leg"), cb=self._on_command
+            subjects.control(new.org, new.call, "leg"), cb=self._commands.received
         )
         try:
             async with asyncio.TaskGroup() as self._tasks:
-                self._line.tasks = self._tasks
+                self._line.tasks = self.audience.tasks = self._tasks
                 if self.leg.phase is Phase.NEW:  # the caller may have gone while we subscribed
                     self.perform(self.leg.start(self._loop.time()))
                 await self._ended.wait()
         finally:
-            self._tasks = self._line.tasks = None
+            self._tasks = self._line.tasks = self.audience.tasks = None
             if self._timer is not None:
                 self._timer.cancel()
             if not self._bus.control.is_closed:
@@ -184,33 +175,6 @@ class LegShell:
         """The caller's side put the call on hold, or took it back."""
         self.perform(self.leg.remote_held(held))
 
-    async def _on_command(self, msg: Msg) -> None:
-        command = self._decoder.decode(msg.data)
-        if command is None:
-            reply = CommandReply(ok=False, error=f"command {wire.kind_of(msg.data)!r} was not understood")
-        else:
-            reply = self._obey(command)
-            if not reply.ok:
-                log.info("command refused", command=command.kind, why=reply.error)
-        if msg.reply:
-            await msg.respond(reply.to_json())
-
-    def _obey(self, command: LegCommand) -> CommandReply:
-        if isinstance(command, Transfer | SendDtmf | Hold):
-            objection = self.entrance.objection(command)
-            if objection is not None:
-                return CommandReply(ok=False, error=objection)
-        reply, todo = self.leg.command(command, self._loop.time())
-        self.perform(todo)
-        if reply.ok and isinstance(command, Describe):
-            media, now = self.entrance.statistics(), self._loop.time()
-            details = description(self.new, self.leg, self._gw, self._codec, media, now)
-            return CommandReply(ok=True, details=details)
-        if reply.ok and isinstance(command, TakeOver):
-            line = {"gw": self._gw, "codec": self._codec, "rate_hz": self.new.state.rate_hz}
-            return CommandReply(ok=True, details=reply.details | line)
-        return reply
-
     # -- actions --------------------------------------------------------------------------------------------------
 
     def perform(self, todo: list[do.Action]) -> None:
@@ -281,6 +245,7 @@ class LegShell:
 
     def _end_media(self, _: do.EndMedia) -> None:
         self.audio.stop()
+        self.audience.end()
 
     def _set_filler(self, action: do.SetFiller) -> None:
         self.audio.set_filler(waiting_tone(self.new.state.rate_hz) if action.on else b"")
@@ -295,6 +260,7 @@ class LegShell:
 
     def _publish_answered(self, action: do.PublishAnswered) -> None:
         self._journal.answered(action, self.leg)
+        self.audience.begin(record=self.new.agent.recording != "off")
 
     def _start_transfer(self, action: do.StartTransfer) -> None:
         self._is_starting_transfer = True
@@ -357,7 +323,30 @@ class LegShell:
         return entry_of(self.new, self.leg, self._gw, self._offered_at)
 
     def _state(self) -> CallState:
-        return session_state(self.new, self.leg, self._codec)
+        return session_state(self.new, self.leg, self._codec, self.audience)
+
+    def details(self) -> dict[str, Any]:
+        """What `describe` tells."""
+        media, now = self.entrance.statistics(), self._loop.time()
+        return description(self.new, self.leg, self._gw, self._codec, media, now) | {
+            "recording": self.audience.is_recording
+        }
+
+    def line(self) -> dict[str, Any]:
+        """What whoever hears or takes over the call must know of its audio."""
+        return {"gw": self._gw, "codec": self._codec, "rate_hz": self.new.state.rate_hz}
+
+    def obey(self, command: LegCommand) -> CommandReply:
+        """Let the leg do it, or say why not."""
+        reply, todo = self.leg.command(command, self._loop.time())
+        self.perform(todo)
+        return reply
+
+    def _record_request(self) -> RecordRequest:
+        new, answered_at = self.new, self.audience.answered_at or datetime.now(UTC)
+        return RecordRequest(
+            call=new.call, org=new.org, gw=self._gw, rate_hz=new.state.rate_hz, answered_at=answered_at
+        )
 
     def _tell(self, command: Command) -> None:
         if self.leg.wk is not None:

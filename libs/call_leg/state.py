@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from libs.call_leg.audience import Audience
 from libs.call_leg.leg import Leg
 from libs.call_leg.ports import NewCall
 from libs.contracts.events import MediaStatistics
@@ -12,13 +13,15 @@ from libs.contracts.heartbeat import CallEntry
 from libs.contracts.offer import CallState, Resume
 
 
-def session_state(new: NewCall, leg: Leg, codec: str) -> CallState:
+def session_state(new: NewCall, leg: Leg, codec: str, audience: Audience) -> CallState:
     """What travels in the offer and in `state_changed`."""
     now = {
         "codec": codec,
         "answered": leg.is_answered,
         "held": leg.held or leg.held_by_us,
         "muted": leg.muted,
+        "recording": audience.is_recording,
+        "watched": audience.is_watched,
         "transfer": leg.transfer.state,
     }
     return new.state.model_copy(update=now)

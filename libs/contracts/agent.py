@@ -166,7 +166,8 @@ class AgentConfig(Message):
     answering_machine: AnsweringMachine = AnsweringMachine()
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
     max_output_tokens: Annotated[int, Field(ge=1, le=4096)] = 2048
-    recording: Literal["off", "announce", "on"] = "off"
+    recording: Literal["off", "announce", "on"] = "off"  # announce: the agent says so before its greeting
+    recording_notice: str = "Dieses Gespräch wird aufgezeichnet."
     budget: Budget = Budget()
     limits: Limits = Limits()
     backend_options: dict[str, Any] = {}

@@ -101,6 +101,20 @@ class Record(Command):
     on: bool
 
 
+class Listen(Command):
+    """Hear the call for `lease_s` seconds more: while anybody listens, the gateway publishes `out` frames.
+
+    A tap, or the recorder that was asked to record (`libs.contracts.recording`). The reply's details are `rate_hz`,
+    `phase` and `recording`; a recorder goes on as long as that is true. Listening starts after `by` has subscribed to
+    the call's audio.
+    """
+
+    kind: Literal["listen"] = "listen"
+    by: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    is_recorder: bool = False
+    lease_s: float = Field(10.0, gt=0, le=60)
+
+
 class TakeOver(Command):
     """A person takes the call from the agent.
 
@@ -143,6 +157,7 @@ LegCommand = Annotated[
     | Hold
     | Say
     | Record
+    | Listen
     | TakeOver
     | Accept
     | Decline

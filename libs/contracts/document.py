@@ -23,6 +23,8 @@ PUBLISHERS: dict[type[events.CallEvent], str] = {
     events.CallTransfer: GATEWAY,
     events.CallTakenOver: GATEWAY,
     events.CallMuted: GATEWAY,
+    events.CallRecording: GATEWAY,
+    events.RecordingStored: "recorder",
     events.DtmfReceived: GATEWAY,
     events.DtmfSent: GATEWAY,
     events.SipTraced: "gateway (SIP)",

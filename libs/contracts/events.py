@@ -129,6 +129,31 @@ class CallMuted(CallEvent):
     muted: bool
 
 
+class CallRecording(CallEvent):
+    """The recording of the call begins, ends, or is interrupted because its recorder is gone.
+
+    After `lost` another recorder is sought, and `started` follows when there is one; what it makes is a further part.
+    """
+
+    kind: Literal["call.recording"] = "call.recording"
+    state: Literal["started", "stopped", "lost"]
+    by: str = ""  # the recorder
+    detail: str = ""
+
+
+class RecordingStored(CallEvent):
+    """A part of the recording can be had: stereo WAV, the caller left, what the caller heard right."""
+
+    kind: Literal["recording.stored"] = "recording.stored"
+    key: str  # in the object store
+    part: str  # unique within the call
+    started_at: AwareDatetime
+    duration_ms: float
+    rate_hz: int
+    size_bytes: int
+    is_complete: bool = True  # False: its recorder died, the last second may be missing
+
+
 class DtmfReceived(CallEvent):
     """The caller pressed a key (RFC 4733 or SIP INFO)."""
 
@@ -364,6 +389,8 @@ Event = Annotated[
     | CallTransfer
     | CallTakenOver
     | CallMuted
+    | CallRecording
+    | RecordingStored
     | DtmfReceived
     | DtmfSent
     | SipTraced

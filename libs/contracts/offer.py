@@ -18,6 +18,7 @@ class CallState(Message):
     held: bool = False
     muted: bool = False
     recording: bool = False
+    watched: bool = False  # somebody follows the call live: partial transcripts are wanted
     transfer: Literal["none", "pending", "done", "failed"] = "none"
 
 

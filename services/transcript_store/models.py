@@ -138,6 +138,22 @@ class Latency(Table):
     tools_ms: Mapped[float]
 
 
+class Recording(Table):
+    """A part of the call's recording; the recorder owns the audio."""
+
+    __tablename__ = "recordings"
+
+    call: Mapped[str] = mapped_column(primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True)
+    part: Mapped[str]
+    key: Mapped[str]
+    started_at: Mapped[datetime]
+    duration_ms: Mapped[float]
+    rate_hz: Mapped[int]
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    is_complete: Mapped[bool]
+
+
 class OrderReference(Table):
     """An order that came of the call; catalog_tools owns the order itself."""
 

@@ -27,6 +27,7 @@ from libs.contracts.events import (
     Event,
     LatencyMeasured,
     OrderPlaced,
+    RecordingStored,
     ToolCalled,
     ToolReturned,
     UsageReported,
@@ -51,11 +52,12 @@ class Projection:
     usage: tuple[Row, ...] = ()
     latencies: tuple[Row, ...] = ()
     orders: tuple[Row, ...] = ()
+    recordings: tuple[Row, ...] = ()
 
     @property
     def details(self) -> tuple[tuple[Row, ...], ...]:
         """All rows but the conversation's, one tuple for each table."""
-        return (self.turns, self.tool_calls, self.usage, self.latencies, self.orders)
+        return (self.turns, self.tool_calls, self.usage, self.latencies, self.orders, self.recordings)
 
 
 @dataclass(slots=True)
@@ -104,6 +106,7 @@ def project(events: Iterable[Event]) -> Projection:
         tool_calls=_numbered(call, _tool_calls(call)),
         usage=_numbered(call, usage),
         latencies=_numbered(call, [_latency(event) for event in call.all(LatencyMeasured)]),
+        recordings=_numbered(call, _recordings(call)),
         orders=_numbered(call, list({e.order_id: _order(e) for e in call.all(OrderPlaced)}.values())),
     )
 
@@ -328,6 +331,12 @@ def _usage(event: UsageReported) -> Row:
 def _latency(event: LatencyMeasured) -> Row:
     delays = {"stopped_to_first_delta_ms", "stopped_to_first_frame_ms", "stopped_to_heard_ms", "tools_ms"}
     return event.model_dump(include={"at", "epoch", "response"} | delays)
+
+
+def _recordings(call: _Call) -> list[Row]:
+    fields = {"part", "key", "started_at", "duration_ms", "rate_hz", "size_bytes", "is_complete"}
+    parts = {event.part: event for event in call.all(RecordingStored)}
+    return [event.model_dump(include=fields) for event in sorted(parts.values(), key=lambda event: event.started_at)]
 
 
 def _order(event: OrderPlaced) -> Row:

@@ -19,9 +19,18 @@ from sqlalchemy import Select, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from libs.contracts.rpc import RpcRequest
-from libs.contracts.termination import Outcome
+from libs.contracts.termination import RESULT_OF, Outcome, Reason, Result
 from libs.runtime.database import reading
-from services.transcript_store.models import Conversation, Latency, OrderReference, Table, ToolCall, Turn, Usage
+from services.transcript_store.models import (
+    Conversation,
+    Latency,
+    OrderReference,
+    Recording,
+    Table,
+    ToolCall,
+    Turn,
+    Usage,
+)
 from services.transcript_store.projection import fold
 from services.transcript_store.store import Store
 
@@ -29,6 +38,16 @@ LAST = "last"
 HIDDEN = {"folded", "position"}
 MOST_CONVERSATIONS = 500  # at once: with room for long details in a message of 1 MB
 MOST_MATCHES = 5  # turns shown per conversation found
+
+
+_THEIR_CHOICE = {
+    Reason.CALLER_CANCELLED,
+    Reason.CALLEE_BUSY,
+    Reason.CALLEE_NO_ANSWER,
+    Reason.CALLEE_DECLINED,
+    Reason.OPERATOR_DECLINED,
+}
+FAILURES = tuple(r for r in Reason if RESULT_OF[r] is not Result.SUCCESS and r not in _THEIR_CHOICE)
 
 
 class QueryError(ValueError):
@@ -48,6 +67,13 @@ class GetQuery(BaseModel):
     """Parameters of `get` and `delete`."""
 
     call: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+    failed: bool = False  # with `last`: the last one whose end was nobody's wish
+
+
+def _nothing(wanted: GetQuery) -> str:
+    if wanted.call != LAST:
+        return f"no call {wanted.call}"
+    return "no call has failed" if wanted.failed else "there is no conversation yet"
 
 
 class SearchQuery(BaseModel):
@@ -98,11 +124,20 @@ class Queries:
         query = _newest(request.org).limit(1)
         if wanted.call != LAST:
             query = query.where(Conversation.call == wanted.call)
+        elif wanted.failed:
+            failed = Conversation.reason.in_(reason.value for reason in FAILURES)
+            query = query.where(failed)
         async with reading(self._sessions) as session:
             found = (await session.scalars(query)).one_or_none()
             if found is None:
-                raise QueryError("there is no conversation yet" if wanted.call == LAST else f"no call {wanted.call}")
-            tables = {"turns": Turn, "tool_calls": ToolCall, "usage": Usage, "latencies": Latency}
+                raise QueryError(_nothing(wanted))
+            tables = {
+                "turns": Turn,
+                "tool_calls": ToolCall,
+                "usage": Usage,
+                "latencies": Latency,
+                "recordings": Recording,
+            }
             details = {name: await _rows(session, table, found.call) for name, table in tables.items()}
             orders = await _rows(session, OrderReference, found.call)
         return {"conversation": _document(found), **details, "orders": orders}

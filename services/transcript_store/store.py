@@ -25,6 +25,7 @@ from services.transcript_store.models import (
     DeletedCall,
     Latency,
     OrderReference,
+    Recording,
     StoredEvent,
     ToolCall,
     Turn,
@@ -33,7 +34,7 @@ from services.transcript_store.models import (
 from services.transcript_store.projection import Projection, Row, project
 
 CONVERSATIONS, EVENTS, DELETED = (cast(FromTable, t.__table__) for t in (Conversation, StoredEvent, DeletedCall))
-DETAILS = tuple(cast(FromTable, t.__table__) for t in (Turn, ToolCall, Usage, Latency, OrderReference))
+DETAILS = tuple(cast(FromTable, t.__table__) for t in (Turn, ToolCall, Usage, Latency, OrderReference, Recording))
 OF_A_CALL = (*DETAILS, EVENTS, CONVERSATIONS)
 UPDATE_CONVERSATION = (
     update(CONVERSATIONS)

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-NATS_USERS = ("gateway", "browser", "worker", "tools", "store", "local")
+NATS_USERS = ("gateway", "browser", "worker", "tools", "store", "recorder", "local")
 CONFIG = Path(__file__).resolve().parents[2] / "deploy" / "nats" / "nats.conf"
 
 

@@ -214,6 +214,7 @@ async def platform(
     agent: Callable[[str], AbstractAsyncContextManager[object]] | None = None,
     catalog: bool = False,
     store: bool = False,
+    recorder: bool = False,
     rehearsal: bool = False,
     browser: bool = False,
     environment: Mapping[str, str] | None = None,
@@ -228,7 +229,7 @@ async def platform(
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="callbus-")))
         sip_port = free_port(transport="udp")
-        optional = {"catalog_tools": catalog, "transcript_store": store}
+        optional = {"catalog_tools": catalog, "transcript_store": store, "recorder": recorder}
         planned = plan(
             Options(
                 var=directory,

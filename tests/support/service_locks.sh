@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
-for service in sip_gateway browser_gateway twilio_gateway ai_session catalog_tools transcript_store rehearsal; do
+for service in sip_gateway browser_gateway twilio_gateway ai_session catalog_tools transcript_store recorder rehearsal; do
   python3 -m venv --without-pip "$root/$service"
   .venv/bin/uv pip sync --quiet --python "$root/$service/bin/python" --require-hashes "requirements/${service//_/-}.lock"
   "$root/$service/bin/python" -c "import services.$service.__main__" && echo "ok  $service"

@@ -15,7 +15,6 @@ from libs.contracts.commands import (
     HandOver,
     HangUp,
     Hold,
-    Record,
     Say,
     SendDtmf,
     TakeOver,
@@ -204,7 +203,6 @@ async def test_what_the_entrance_cannot_do_changes_nothing(server, gateway):
             caller.objects[command.kind] = f"no {command.kind} here"
             reply = await gateway.command(shell, command)
             assert (reply.ok, reply.error) == (False, f"no {command.kind} here")
-        assert not (await gateway.command(shell, Record(on=True))).ok
         assert caller.log == ["answer"]
         assert (shell.leg.transfer.state, shell.leg.held_by_us) == ("none", False)
 

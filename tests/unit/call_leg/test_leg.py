@@ -530,10 +530,11 @@ def test_an_operators_commands_need_no_epoch_even_while_nobody_owns_the_call(wor
     assert reason_of(call.command(HangUp())[1]) is Reason.OPERATOR_HUNG_UP
 
 
-def test_what_this_gateway_cannot_do_is_refused_with_a_sentence():
-    reply, actions = Call().talking().command(Record(on=True))
+def test_nothing_is_recorded_before_the_answer():
+    reply, actions = Call().command(Record(on=True))
     assert (reply.ok, actions) == (False, [])
-    assert "recorder" in reply.error
+    assert "not answered" in reply.error
+    assert Call().talking().command(Record(on=True))[0].ok
 
 
 def test_mute_survives_a_failover():

@@ -109,7 +109,6 @@ async def test_a_refused_request_may_be_repeated(bench):
         ({"to": "0900 1234567"}, Reason.NUMBER_NOT_ALLOWED, "special-rate"),
         ({"to": "hallo"}, Reason.NUMBER_INVALID, "hallo"),
         ({"trunk": "other"}, Reason.TRUNK_FAILED, "main"),
-        ({"changes": AgentChanges(recording="on")}, Reason.UNKNOWN_AGENT, "recorder"),
     ],
 )
 async def test_what_cannot_be_placed_is_told_in_a_sentence_and_recorded(gateway, bench, fields, reason, word):

@@ -246,7 +246,6 @@ async def test_from_the_shell_json_is_events_alone_and_the_code_goes_out() -> No
         (["030x"], 13, "'030x' is no phone number"),
         (["030", "--from", "me"], 13, "--from 'me' is no phone number"),
         (["030", "--backend", "pipe"], 2, "backend"),
-        (["030", "--save-recordings"], 2, "this version of callbus has no recorder"),
         (["030", "--vad-threshold", "1.5"], 2, "less than or equal to 1"),
         (["030", "--silence-duration", "50"], 2, "greater than or equal to 100"),
         (["030", "--system-message", "@/nowhere.md"], 1, "/nowhere.md cannot be read: No such file"),

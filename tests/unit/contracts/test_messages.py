@@ -20,6 +20,7 @@ from libs.contracts import (
     heartbeat,
     offer,
     originate,
+    recording,
     rpc,
     spending,
     tool,
@@ -48,6 +49,7 @@ fallbacks = (
 BY_NAME = {  # fields with rules that their type does not tell
     "at": moments,
     "until": moments,
+    "answered_at": moments,
     "by": tokens,
     "details": st.dictionaries(words, json_values, max_size=2),
     "request_id": tokens,
@@ -142,6 +144,7 @@ def models(cls):
         return terminations
     rules = {name: rule for name, rule in BY_NAME.items() if (cls, name) != (events.CallHeld, "by")}
     rules |= {"agent": tokens} if cls is config.RouteConfig else {}
+    rules |= {"started_at": moments} if cls is events.RecordingStored else {}
     if cls is not config.RouteConfig:
         rules = {name: rule for name, rule in rules.items() if name not in ("match", "trunk", "entrance", "hours")}
     if cls is external_tools.HttpTool:  # its placeholders must be parameters
@@ -168,7 +171,8 @@ EVENTS, LEG, AGENT, CONFIG = map(
 PLAIN = (
     commands.CommandReply, heartbeat.WorkerHeartbeat, heartbeat.GatewayHeartbeat, heartbeat.CallEntry, offer.CallState,
     offer.Resume, offer.Offer, offer.OfferReply, offer.Release, rpc.RpcRequest, rpc.RpcReply, tool.ToolRequest,
-    tool.ToolReply, tool.ToolDescription, originate.Originate, originate.OriginateReply, spending.DaySpending,
+    tool.ToolReply, tool.ToolDescription, originate.Originate, originate.OriginateReply, recording.RecordRequest,
+    recording.RecordReply, spending.DaySpending,
 )  # fmt: skip
 DECODERS = (
     (EVENTS, wire.event_decoder),

@@ -29,6 +29,7 @@ MAY_PUBLISH = {
     "worker": {"dn", "leg", "tool", "ended", "placed", "turn"},
     "tools": {"placed"},
     "store": {"ended", "calls"},
+    "recorder": {"leg"},
     "local": set(SUBJECTS),
 }
 MAY_SUBSCRIBE = {
@@ -37,6 +38,7 @@ MAY_SUBSCRIBE = {
     "worker": {"up", "agent"},
     "tools": {"tool"},
     "store": set(),
+    "recorder": {"up", "dn", "ended"},
     "local": set(SUBJECTS),
 }
 

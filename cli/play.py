@@ -1,0 +1,104 @@
+"""`callbus play`: the recording of a stored call, to the loudspeaker or into a file."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nats.aio.client import Client
+from rich.console import Console
+
+from cli.bus import bus_address, connected, query
+from cli.errors import CliError
+from cli.settings import CliSettings
+from libs.audio.wav import Wav, read_wav, write_wav
+
+RECORDER = "recorder"
+TRANSCRIPT_STORE = "transcript_store"
+PLAYERS = (
+    ("pw-play",),
+    ("paplay",),
+    ("aplay", "-q"),
+    ("afplay",),
+    ("ffplay", "-nodisp", "-autoexit", "-loglevel", "error"),
+    ("sox", "-q", "{}", "-d"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PlayOptions:
+    """What `callbus play` does with the audio."""
+
+    out: Path | None = None  # None: play it
+    as_json: bool = False  # where it is, instead
+
+
+async def play(console: Console, settings: CliSettings, nats: str | None, wanted: str, options: PlayOptions) -> Any:
+    """Fetch every part of a call's recording and play it, or write it to `out`.
+
+    Returns what `--json` prints, else None.
+
+    Raises:
+        CliError: there is no recording, or nothing here can play it.
+    """
+    async with connected(bus_address(nats, settings)) as client:
+        answer = await query(client, TRANSCRIPT_STORE, "get", call=wanted)
+        call, parts = answer["conversation"]["call"], answer["recordings"]
+        if not parts:
+            raise CliError(_why_none(call, answer["conversation"]))
+        if options.as_json:
+            return parts
+        wavs = [read_wav(await _fetch(client, part["key"])) for part in parts]
+    whole = _joined(wavs)
+    seconds = whole.duration_ms / 1000
+    if options.out is not None:
+        options.out.write_bytes(write_wav(whole.pcm, whole.rate_hz, whole.channels))
+        console.print(f"{options.out}: {seconds:.1f} s, the caller left, what they heard right")
+        return None
+    player = _player()
+    with tempfile.NamedTemporaryFile(suffix=".wav") as file:
+        file.write(write_wav(whole.pcm, whole.rate_hz, whole.channels))
+        file.flush()
+        console.print(f"{call}: {seconds:.1f} s, the caller left, what they heard right (Ctrl-C ends it)")
+        argv = [part.replace("{}", file.name) for part in player]
+        process = await asyncio.create_subprocess_exec(*argv, *([] if "{}" in player else [file.name]))
+        if await process.wait():
+            raise CliError(f"{player[0]} could not play it; write it to a file with --out FILE")
+    return None
+
+
+def _why_none(call: str, conversation: dict[str, Any]) -> str:
+    if conversation.get("ended_at") is None:
+        return f"call {call} is still going on: its recording can be had when it has ended"
+    return f"call {call} was not recorded: set `recording: on` in its agent, or `callbus record` while it lasts"
+
+
+async def _fetch(client: Client, key: str) -> bytes:
+    pieces, offset = [], 0
+    while True:
+        answer = await query(client, RECORDER, "read", key=key, offset=offset)
+        piece = base64.b64decode(answer["base64"])
+        pieces.append(piece)
+        if answer["next"] is None:
+            return b"".join(pieces)
+        offset = int(answer["next"])
+
+
+def _joined(wavs: list[Wav]) -> Wav:
+    """Parts one after the other; the time between two of them is not in it."""
+    if any((wav.rate_hz, wav.channels) != (wavs[0].rate_hz, wavs[0].channels) for wav in wavs):
+        raise CliError("the parts of this recording have different rates: `--json` tells where each one is")
+    return Wav(b"".join(wav.pcm for wav in wavs), wavs[0].rate_hz, wavs[0].channels)
+
+
+def _player() -> tuple[str, ...]:
+    for player in PLAYERS:
+        if shutil.which(player[0]):
+            return player
+    names = ", ".join(player[0] for player in PLAYERS)
+    raise CliError(f"nothing here can play audio ({names}): write the recording to a file with --out FILE")

@@ -1,0 +1,135 @@
+"""Recordings on the local disk until the object store has them: WAV files that can be played at any moment.
+
+A recorder that is killed leaves its file with a header that is at most `HEADER_EVERY_S` old; the rest of the audio
+stands behind it. The file is locked while its recorder lives, so that the next start, or another recorder that shares
+the folder, finds what was left.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO, Self
+
+from libs.audio.wav import wav_header
+
+HEADER_BYTES = 44
+HEADER_EVERY_S = 0.5
+CHANNELS = 2
+_SAMPLE_BYTES = 2 * CHANNELS
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What a file is a recording of; it stands beside it as JSON."""
+
+    org: str
+    call: str
+    part: str
+    rate_hz: int
+    started_at: str  # ISO 8601
+
+    @property
+    def key(self) -> str:
+        """Where it goes in the object store."""
+        day = datetime.fromisoformat(self.started_at).strftime("%Y/%m/%d")
+        return f"recordings/{self.org}/{day}/{self.call}/{self.part}.wav"
+
+
+class Spooled:
+    """One file that is being written, and locked until `close`."""
+
+    def __init__(self, path: Path, label: Label, file: BinaryIO) -> None:
+        self.path, self.label = path, label
+        self._file = file
+        self._pending: list[bytes] = []
+        self.data_bytes = 0
+        self._header_bytes = 0  # what the header says
+
+    @classmethod
+    def create(cls, folder: Path, label: Label) -> Self:
+        """Begin a file.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{label.call}.{label.part}.wav"
+        file = path.open("xb", buffering=0)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file.write(wav_header(label.rate_hz, CHANNELS, 0))
+        _label_path(path).write_text(json.dumps(asdict(label)), "utf-8")
+        return cls(path, label, file)
+
+    def add(self, stereo: bytes) -> None:
+        """Take audio; it is on the disk after the next `flush`."""
+        self._pending.append(stereo)
+
+    def flush(self) -> None:
+        """Write what was taken, and the header that tells of it."""
+        if self._pending:
+            data = b"".join(self._pending)
+            self._pending.clear()
+            self._file.write(data)
+            self.data_bytes += len(data)
+        if self._header_bytes != self.data_bytes:
+            os.pwrite(self._file.fileno(), wav_header(self.label.rate_hz, CHANNELS, self.data_bytes), 0)
+            self._header_bytes = self.data_bytes
+
+    @property
+    def duration_ms(self) -> float:
+        """Length of what is on the disk."""
+        return self.data_bytes / _SAMPLE_BYTES / self.label.rate_hz * 1000
+
+    def close(self) -> None:
+        """Write the rest and give the lock back; the file stays."""
+        if not self._file.closed:
+            self.flush()
+            self._file.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A file whose recorder is gone."""
+
+    path: Path
+    label: Label
+    duration_ms: float
+    size_bytes: int
+
+
+def left_behind(folder: Path) -> Iterator[Left]:
+    """Files that nobody writes any more; each with a header that tells its true length."""
+    for path in sorted(folder.glob("*.wav")):
+        try:
+            with path.open("r+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                label = Label(**json.loads(_label_path(path).read_text("utf-8")))
+                yield _mended(path, label, file)
+        except (BlockingIOError, FileNotFoundError):  # another recorder has it
+            continue
+        except (ValueError, TypeError):  # its label is not readable: for a person to look at
+            continue
+
+
+def _mended(path: Path, label: Label, file: BinaryIO) -> Left:
+    size = max(0, path.stat().st_size - HEADER_BYTES)
+    whole = size - size % _SAMPLE_BYTES
+    os.pwrite(file.fileno(), wav_header(label.rate_hz, CHANNELS, whole), 0)
+    os.ftruncate(file.fileno(), HEADER_BYTES + whole)
+    return Left(path, label, whole / _SAMPLE_BYTES / label.rate_hz * 1000, HEADER_BYTES + whole)
+
+
+def remove(path: Path) -> None:
+    """The object store has it."""
+    path.unlink(missing_ok=True)
+    _label_path(path).unlink(missing_ok=True)
+
+
+def _label_path(path: Path) -> Path:
+    return path.with_suffix(".json")

@@ -1,0 +1,130 @@
+"""A recorded call: who said what stands in its channel, and a killed recorder costs less than a second."""
+
+import asyncio
+import signal
+
+import numpy as np
+import pytest
+import pytest_asyncio
+
+from libs.audio.compare import best_correlation
+from libs.audio.wav import read_wav
+from libs.contracts import subjects
+from libs.contracts.agent import AgentConfig
+from libs.contracts.commands import CommandReply, Listen, Record
+from libs.contracts.config import RouteConfig
+from libs.contracts.events import CallAnswered, CallRecording, RecordingStored
+from libs.softphone.phone import Softphone
+from tests.e2e.test_echo_fidelity import the_speech
+from tests.support.platform import platform
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+MELODY = [[f"tone:{hz}:700" for hz in (440, 660, 550, 880)], ["silence:20"]]
+AGENT = AgentConfig(
+    name="recorded", backend="scripted", recording="on",
+    turn_taking={"interruptible": False}, backend_options={"mode": "talk", "say": MELODY}, greeting="...",
+)  # fmt: skip
+SILENT = AGENT.model_copy(update={"name": "silent", "recording": "off"})
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running():
+    routes = [RouteConfig(name=agent.name, match=(agent.name,), agent=agent.name) for agent in (AGENT, SILENT)]
+    async with platform(documents=[AGENT, SILENT, *routes], recorder=True, store=True) as started:
+        yield started
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def feed(running):
+    async with running.events() as following:
+        yield following
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def phone(running):
+    async with await Softphone.open() as opened:
+        yield opened
+
+
+async def place(running, feed, phone, user):
+    """A call that is answered, and its id."""
+    number = len(feed.of(CallAnswered)) + 1
+    call = await phone.call(running.sip_uri(user))
+    return call, (await feed.wait_for(CallAnswered, number))[-1].call
+
+
+def channels(running, stored):
+    wav = read_wav((running.directory / "objects" / stored.key).read_bytes())
+    assert wav.channels == 2
+    samples = np.frombuffer(wav.pcm, "<i2").reshape(-1, 2)
+    return samples[:, 0].tobytes(), samples[:, 1].tobytes()
+
+
+async def tell(running, call, command):
+    reply = await running.client.request(subjects.control("default", call, "leg"), command.to_json(), timeout=2)
+    return CommandReply.model_validate_json(reply.data)
+
+
+async def test_the_caller_is_left_the_agent_right_and_each_is_whole(running, feed, phone):
+    call, _ = await place(running, feed, phone, "recorded")
+    await asyncio.sleep(3.2)
+    await call.play(the_speech()).wait()
+    await call.hang_up()
+    [stored] = await feed.wait_for(RecordingStored, 1)
+    left, right = channels(running, stored)
+    assert stored.is_complete
+    assert best_correlation(the_speech(), left)[0] > 0.99
+    assert best_correlation(bytes(call.heard), right)[0] > 0.98
+    a, b = (np.frombuffer(side, "<i2").astype(float) for side in (left, right))
+    assert abs(np.corrcoef(a, b)[0, 1]) < 0.1
+    assert [each.state for each in feed.of(CallRecording, stored.call)] == ["started", "stopped"]
+
+
+async def test_a_killed_recorder_leaves_what_it_heard_and_the_next_one_goes_on(running, feed, phone):
+    call, mine = await place(running, feed, phone, "recorded")
+    playing = call.play(the_speech())
+    await feed.wait_where(CallRecording, lambda event: event.call == mine and event.state == "started")
+    began = asyncio.get_running_loop().time()
+    await asyncio.sleep(2.5)
+    running.signal("recorder", signal.SIGKILL)
+    lasted_s = asyncio.get_running_loop().time() - began
+    [spooled] = (running.directory / "recordings").glob(f"{mine}*.wav")
+    assert read_wav(spooled.read_bytes()).duration_ms / 1000 > lasted_s - 1
+    await running.start("recorder")
+    await playing.wait()
+    await call.hang_up()
+    parts = []
+    async with asyncio.timeout(20):
+        while len(parts) < 2:
+            parts = feed.of(RecordingStored, mine)
+            await asyncio.sleep(0.05)
+    assert sorted(part.is_complete for part in parts) == [False, True]
+    states = [event.state for event in feed.of(CallRecording, mine)]
+    assert states == ["started", "lost", "started", "stopped"]
+
+
+async def test_a_call_is_recorded_by_command_and_not_before(running, feed, phone):
+    call, mine = await place(running, feed, phone, "silent")
+    assert (await tell(running, mine, Record(on=True))).ok
+    await feed.wait_where(CallRecording, lambda event: event.call == mine and event.state == "started")
+    await asyncio.sleep(0.5)
+    assert (await tell(running, mine, Record(on=False))).ok
+    stored = await feed.wait_where(RecordingStored, lambda event: event.call == mine)
+    assert 200 < stored.duration_ms < 3000
+    await call.hang_up()
+
+
+async def test_whoever_listens_hears_what_the_caller_hears_while_the_lease_lives(running, feed, phone):
+    call, mine = await place(running, feed, phone, "silent")
+    heard = await running.client.subscribe(subjects.audio("default", "*", "*", mine, "out"))
+    reply = await tell(running, mine, Listen(by="tap", lease_s=0.5))
+    assert reply.ok
+    assert (reply.details["rate_hz"], reply.details["recording"]) == (8000, False)
+    await heard.next_msg(timeout=1)
+    await asyncio.sleep(1.0)
+    count = heard.pending_msgs
+    assert 20 <= count <= 32
+    await asyncio.sleep(0.3)
+    assert heard.pending_msgs == count
+    await call.hang_up()
