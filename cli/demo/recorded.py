@@ -1,20 +1,39 @@
-"""What the model said according to the rehearsal's records, found for each of the agent's turns. Pure."""
+"""What the model said according to the rehearsal's records, found for each of the agent's turns."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from cli.demo.checks import Said
+import aiohttp
+
+from cli.demo.checks import RATE_HZ, Said
+from libs.audio.resample import Resampler
+from libs.audio.wav import read_wav
+from libs.contracts.agent import Backend
 from libs.contracts.events import AgentTurn
+
+SPEECH_HZ = 24_000
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """One item of a model's session."""
+    """One item of a model's session, or one piece of text that was turned into speech."""
 
     item: str
     said: Said
+
+
+async def recorded_turns(rehearsal_url: str, backend: Backend, turns: Sequence[AgentTurn]) -> dict[str, Said]:
+    """What was said in each of these turns, by the turn's item."""
+    async with aiohttp.ClientSession(rehearsal_url) as client:
+        match backend:
+            case "pipeline":
+                return by_words(turns, await _spoken(client))
+            case "live":
+                return by_words(turns, await _items(client))
+            case _:
+                return by_name(turns, await _items(client))
 
 
 def by_name(turns: Iterable[AgentTurn], recorded: Sequence[Recorded]) -> dict[str, Said]:
@@ -24,33 +43,47 @@ def by_name(turns: Iterable[AgentTurn], recorded: Sequence[Recorded]) -> dict[st
 
 
 def by_words(turns: Iterable[AgentTurn], recorded: Sequence[Recorded]) -> dict[str, Said]:
-    """Of one that names nothing: the next items whose words, put together, are the turn's."""
+    """Of one that has none: the next items whose words, put together, are the turn's or its beginning."""
     found: dict[str, Said] = {}
     left = list(recorded)
     for turn in turns:
-        for start in range(len(left)):
-            taken = _matching(turn.text, left[start:])
-            if taken:
-                found[turn.item] = _together(left[start : start + taken])
-                del left[start : start + taken]
-                break
+        start = next((at for at, one in enumerate(left) if one.said.text and turn.text.startswith(one.said.text)), None)
+        if start is None:
+            continue
+        words, end = left[start].said.text, start + 1
+        while end < len(left) and turn.text.startswith(f"{words} {left[end].said.text}"):
+            words, end = f"{words} {left[end].said.text}", end + 1
+        # Between two items there are pauses of any length: only the first one has a known place in time.
+        found[turn.item] = Said(words, left[start].said.audio)
+        del left[start:end]
     return found
 
 
-def _matching(text: str, recorded: Sequence[Recorded]) -> int:
-    """How many items from the first on make up this text; 0 if they do not."""
-    words = ""
-    for count, one in enumerate(recorded, 1):
-        words = f"{words} {one.said.text}".strip()
-        if words == text:
-            return count
-        if not text.startswith(words):
-            return 0
-    return 0
+async def _items(client: aiohttp.ClientSession) -> list[Recorded]:
+    """All that the models of all sessions said."""
+    async with client.get("/rehearsal/sessions") as response:
+        sessions = (await response.json())["sessions"]
+    recorded: list[Recorded] = []
+    for session in sessions:
+        for item in session["items"]:
+            if not item["audio_ms"] or item["role"] != "assistant":
+                continue
+            async with client.get(f"/rehearsal/sessions/{session['id']}/items/{item['id']}.wav") as response:
+                audio = read_wav(await response.read()).pcm
+            recorded.append(Recorded(item["id"], Said(item["text"] or "", audio, item["truncated_at_ms"])))
+    return recorded
 
 
-def _together(items: Sequence[Recorded]) -> Said:
-    if len(items) == 1:
-        return items[0].said
-    # Between two items the model breathes for as long as it likes: only the first one has a known place in time.
-    return Said(" ".join(one.said.text for one in items), items[0].said.audio)
+async def _spoken(client: aiohttp.ClientSession) -> list[Recorded]:
+    """All that was turned into speech. The audio is not kept: the same request gives the same again."""
+    async with client.get("/rehearsal/requests", params={"endpoint": "speech"}) as response:
+        requests = (await response.json())["requests"]
+    recorded: list[Recorded] = []
+    for request in requests:
+        body = {"model": request["model"], "response_format": "pcm"} | {
+            name: value for name, value in request["asked"].items() if value is not None
+        }
+        async with client.post("/v1/audio/speech", json=body, headers={"Authorization": "Bearer demo"}) as response:
+            audio = Resampler(SPEECH_HZ, RATE_HZ).process(await response.read())
+        recorded.append(Recorded(request["id"], Said(str(body.get("input", "")).strip(), audio)))
+    return recorded

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 from nats.aio.client import Client
 from rich.console import Console
 
@@ -21,9 +20,8 @@ from cli import checkout
 from cli.bus import connected, query
 from cli.demo.call_log import CallLog
 from cli.demo.caller import Caller, Clip, read_clips
-from cli.demo.checks import Check, Evidence, Said, conversation_checks, takeover_checks
+from cli.demo.checks import Check, Evidence, conversation_checks, takeover_checks
 from cli.demo.configs import configs
-from cli.demo.recorded import Recorded, by_name, by_words
 from cli.demo.script import ORDER, STEPS
 from cli.demo.trouble import WorkerTrouble, worker_names
 from cli.errors import CliError
@@ -34,7 +32,7 @@ from cli.settings import private_environment
 from cli.show import print_conversation
 from cli.supervisor import Supervisor
 from cli.up import start_all
-from libs.audio.wav import read_wav, write_wav
+from libs.audio.wav import write_wav
 from libs.contracts.agent import Backend
 from libs.contracts.events import AgentTurn
 
@@ -134,7 +132,8 @@ class _Demo:
         (self._var / "heard.wav").write_bytes(write_wav(heard, 8000))
         conversation = await self._stored(client)
         orders = (await query(client, CATALOG_TOOLS, "orders", limit=10))["orders"]
-        items = await self._items(chosen.rehearsal_url or "")
+        turns = [event for event in self._log.events if isinstance(event, AgentTurn) and event.heard_ms]
+        items = await recorded_turns(chosen.rehearsal_url or "", self._options.backend, turns)
         self._show(conversation, orders)
         evidence = Evidence(self._log.events, conversation, orders, heard, items)
         checks = conversation_checks(evidence, [self._clips[step.clip].text for step in STEPS], ORDER)
@@ -156,22 +155,6 @@ class _Demo:
                 if loop.time() > deadline_at:
                     raise
             await asyncio.sleep(0.2)
-
-    async def _items(self, rehearsal_url: str) -> dict[str, Said]:
-        """What the model said and believes, from the rehearsal's records, for each of the agent's turns."""
-        turns = [event for event in self._log.events if isinstance(event, AgentTurn) and event.heard_ms]
-        recorded: list[Recorded] = []
-        async with aiohttp.ClientSession(rehearsal_url) as client:
-            async with client.get("/rehearsal/sessions") as response:
-                sessions = (await response.json())["sessions"]
-            for session in sessions:
-                for item in session["items"]:
-                    if not item["audio_ms"] or item["role"] != "assistant":
-                        continue
-                    async with client.get(f"/rehearsal/sessions/{session['id']}/items/{item['id']}.wav") as response:
-                        audio = read_wav(await response.read()).pcm
-                    recorded.append(Recorded(item["id"], Said(item["text"] or "", audio, item["truncated_at_ms"])))
-        return by_name(turns, recorded) if self._options.backend == "realtime" else by_words(turns, recorded)
 
     def _show(self, conversation: dict[str, Any], orders: list[dict[str, Any]]) -> None:
         self._console.rule("stored conversation", align="left")
