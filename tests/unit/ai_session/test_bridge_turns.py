@@ -148,7 +148,10 @@ STEPS = st.lists(
         st.tuples(st.just("run"), st.integers(1, 40)),
         st.tuples(st.sampled_from(["starts", "stops", "discarded", "ends"]), st.just(0)),
         st.tuples(st.just("words"), st.sampled_from([0, 1])),
+        st.tuples(st.just("sound"), st.integers(0, 15)),
+        st.tuples(st.just("sound"), st.integers(0, 15)),
     ),
+    min_size=5,
     max_size=50,
 )
 
@@ -187,6 +190,13 @@ def test_the_model_believes_what_the_ear_heard_whatever_the_caller_does(steps): 
             case "discarded" if speaking is not None:
                 line.emit(SpeechDiscarded(speaking))
                 speaking = None
+            case "sound" if speaking is None:
+                turn += 1
+                line.emit(SpeechStarted(f"c{turn}"))
+                line.run(count % 4)
+                line.emit(SpeechStopped(f"c{turn}"))
+                line.run(count // 4)
+                line.emit(CallerTranscript(f"c{turn}", "Moment bitte" if count % 2 else "mhm"))
             case "words" if stopped:
                 line.emit(CallerTranscript(stopped.pop(0), "Moment bitte" if count else "mhm"))
     if open_response is not None:
