@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonschema import Draft202012Validator, SchemaError  # type: ignore[import-untyped]
 from pydantic import ValidationError
 
 from cli.yaml_text import Loader, YamlProblem, construct, documents
@@ -160,8 +161,18 @@ class _Document:
             return
         if isinstance(document, AgentConfig):
             self._refuse_what_is_not_built(document)
+        if isinstance(document, HttpTool):
+            self._check_parameters(document)
         if not self._bad:
             self._place(document)
+
+    def _check_parameters(self, tool: HttpTool) -> None:
+        """Parameters that are no JSON Schema would refuse every call."""
+        try:
+            Draft202012Validator.check_schema(tool.parameters)
+        except SchemaError as error:
+            where = ".".join(("tool", "parameters", *map(str, error.absolute_path)))
+            self._problem(_node_at(self._node, ("parameters",)), f"{where}: {error.message[:200]}")
 
     def _refuse_what_is_not_built(self, agent: AgentConfig) -> None:
         """An agent whose recording nobody would make."""

@@ -9,9 +9,11 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import nats.errors
 from nats import micro
 from nats.micro.request import Request
 from nats.micro.service import EndpointConfig, Service, ServiceConfig
@@ -57,9 +59,10 @@ class ToolEndpoints:
 
     async def stop(self) -> None:
         """Take them off the bus; requests already taken are still answered."""
-        if self._service is not None:
-            await self._service.stop()
-            self._service = None
+        service, self._service = self._service, None
+        if service is not None:
+            with suppress(nats.errors.Error):  # a closed connection offers nothing any more
+                await service.stop()
 
     def _endpoint(self, tool: OfferedTool) -> EndpointConfig:
         async def handle(request: Request) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import suppress
+
+import nats.errors
 
 from libs.contracts.external_tools import HttpTool, McpTools
 from libs.contracts.tool import ToolReply, ToolRequest
@@ -13,11 +14,14 @@ from libs.plugins.endpoints import OfferedTool, ToolEndpoints
 from libs.runtime.bus import Bus
 from libs.runtime.config_copy import ConfigCopy
 from libs.runtime.log import get_logger
+from libs.runtime.tasks import stop_if_cancelled
 from services.catalog_tools.guard import Guard
 from services.catalog_tools.http_tool import HttpToolClient, describe
 from services.catalog_tools.mcp_server import McpServer
 
 log = get_logger()
+
+RETRY_S = 1.0
 
 Document = HttpTool | McpTools
 
@@ -46,8 +50,7 @@ class DeclaredTools:
         for key, (document, task) in list(self._offered.items()):
             if wanted.get(key) != document:
                 task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+                await asyncio.wait({task})  # raises nothing of the task's, and our own cancellation is not lost
                 del self._offered[key]
         for key, document in wanted.items():
             if key in self._offered:
@@ -55,19 +58,30 @@ class DeclaredTools:
             if isinstance(document, HttpTool) and document.name in self._taken:
                 log.error("a declared tool has the name of another one and is not offered", tool=document.name)
                 continue
-            work = (
-                self._http_tool(document, http, tasks) if isinstance(document, HttpTool) else self._mcp(document, tasks)
-            )
-            self._offered[key] = document, tasks.create_task(work, name=key)
+            self._offered[key] = document, tasks.create_task(self._serve(document, http, tasks), name=key)
+
+    async def _serve(self, document: Document, http: HttpToolClient, tasks: asyncio.TaskGroup) -> None:
+        """Until cancelled; the bus may be away for a while."""
+        while True:
+            try:
+                if isinstance(document, HttpTool):
+                    await self._http_tool(document, http, tasks)
+                else:
+                    await self._mcp(document, tasks)
+            except (nats.errors.Error, OSError) as error:
+                log.warning("a declared tool could not be offered, trying again", key=document.key, problem=str(error))
+            stop_if_cancelled()
+            await asyncio.sleep(RETRY_S)
 
     async def _http_tool(self, document: HttpTool, http: HttpToolClient, tasks: asyncio.TaskGroup) -> None:
         async def answer(request: ToolRequest) -> ToolReply:
             return await http.answer(document, request)
 
         endpoints = ToolEndpoints(self._bus, tasks, self.counters)
-        await endpoints.start("declared_tool", document.name, [OfferedTool(describe(document), answer, document.org)])
-        log.info("a declared tool is offered", tool=document.name, org=document.org)
+        offered = OfferedTool(describe(document), answer, document.org)
         try:
+            await endpoints.start("declared_tool", document.name, [offered])
+            log.info("a declared tool is offered", tool=document.name, org=document.org)
             await asyncio.get_running_loop().create_future()  # until the document changes
         finally:
             await endpoints.stop()

@@ -22,6 +22,7 @@ from libs.contracts.tool import ToolDescription, ToolReply, ToolRequest
 from libs.plugins.endpoints import OfferedTool
 from libs.plugins.outcome import failed, reply_of
 from libs.runtime.log import get_logger
+from libs.runtime.tasks import stop_if_cancelled
 from services.catalog_tools.guard import Guard
 from services.catalog_tools.http_request import MissingSecretError
 
@@ -62,6 +63,7 @@ class McpServer:
                 log.warning("an MCP server is not available", server=self._document.name, problem=_first(error))
             finally:
                 self._client = None
+            stop_if_cancelled()  # closing a transport may turn a cancellation into an error of its own
             pause_s = FIRST_PAUSE_S if self._listed is not None else min(2 * pause_s, LONGEST_PAUSE_S)
             await self._offer([])
             await asyncio.sleep(pause_s)

@@ -95,3 +95,13 @@ def test_the_example_documents_are_valid():
     reading = read_files([EXAMPLES / "tools.yaml"])
     assert reading.problems == []
     assert sorted(reading.placed) == ["mcp.default.crm", "tool.default.delivery_date"]
+
+
+def test_parameters_that_are_no_json_schema_are_refused_with_their_line(tmp_path):
+    file = tmp_path / "tool.yaml"
+    file.write_text(
+        "kind: tool\nname: x\ndescription: d\nurl: https://x.example/\n"
+        "parameters:\n  type: object\n  properties: {a: {type: strnig}}\n"
+    )
+    [problem] = read_files([file]).problems
+    assert str(problem).startswith(f"{file}:5: tool.parameters.properties.a.type: 'strnig' is not valid")
