@@ -108,6 +108,7 @@ def plan(options: Options) -> Plan:
         services.append(_service(name, common(user) | {variable: url}, phase=2))
     recorder = {"RECORDER_SPOOL": str(options.var / "recordings"), "OBJECT_STORE_URL": str(options.var / "objects")}
     services.append(_service("recorder", recorder | common("recorder"), phase=1))
+    worker_env.setdefault("OBJECT_STORE_URL", recorder["OBJECT_STORE_URL"])
     for number in range(1, options.workers + 1):
         services.append(_service("ai_session", common("worker") | worker_env, phase=1, label=f"ai_session-{number}"))
     sip = {

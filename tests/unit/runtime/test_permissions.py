@@ -21,12 +21,13 @@ SUBJECTS = {
     "gone": "v1.sys.gone",
     "config": "$KV.config.agent.default.x",
     "calls": "$KV.calls.C",
+    "spend": "$KV.spend.default.2026-11-21.wk-1",
     "others_inbox": "_INBOX_operator.1",
 }
 MAY_PUBLISH = {
     "gateway": {"up", "agent", "ended", "placed", "turn", "calls"},
     "browser": {"up", "dn", "agent", "leg", "ended", "placed", "turn", "calls"},
-    "worker": {"dn", "leg", "tool", "ended", "placed", "turn"},
+    "worker": {"dn", "leg", "tool", "ended", "placed", "turn", "spend"},
     "tools": {"placed"},
     "store": {"ended", "calls"},
     "recorder": {"leg"},
