@@ -22,6 +22,7 @@ from cli.demo.call_log import CallLog
 from cli.demo.caller import Caller, Clip, read_clips
 from cli.demo.checks import Check, Evidence, conversation_checks, takeover_checks
 from cli.demo.configs import configs
+from cli.demo.recorded import recorded_turns
 from cli.demo.script import ORDER, STEPS
 from cli.demo.trouble import WorkerTrouble, worker_names
 from cli.errors import CliError
