@@ -136,9 +136,13 @@ def short(monkeypatch):
 
 
 @asynccontextmanager
-async def a_call(server, *, limit_s=3600.0, max_s=3600.0, spares=0):
+async def a_call(server, *, limit_s=3600.0, max_s=3600.0, spares=0, transcription_delay_ms=20):
     settings = RehearsalSettings(
-        default_scenario="unit", first_byte_ms=10, transcription_delay_ms=20, speed=20, session_limit_s=limit_s
+        default_scenario="unit",
+        first_byte_ms=10,
+        transcription_delay_ms=transcription_delay_ms,
+        speed=20,
+        session_limit_s=limit_s,
     )
     async with Rehearsal.start(settings, scenarios=[SCENARIO], speech=Speech()) as rehearsal:
         models = load(Path(BUILT_IN_MODELS))
@@ -253,6 +257,24 @@ async def test_a_caller_who_begins_to_speak_stays_on_the_present_session(server,
         await turn_of(leg, 1)
         record = await events_of(worker, leg)
         assert [turn.text for turn in of_kind(record, "agent.turn")] == ["Guten Tag.", *ANSWERS[:2]]
+
+
+async def test_what_the_left_session_still_owes_is_waited_for(server, short):
+    async with a_call(server, max_s=4.0, transcription_delay_ms=2500) as (worker, leg):
+        await leg.until_ready()
+        await leg.run_until(lambda: len(leg.heard) >= 8000)
+        await leg.run(1000, tick_s=0.02)
+        await turn_of(leg, 0)
+        await leg.run_until(lambda: worker.counters["rotated"] == 1)
+        record = await events_of(worker, leg)
+        assert of_kind(record, "caller.turn") == []
+        session = worker._sessions[leg.call]
+        await leg.run_until(lambda: any(event.kind == "caller.turn" for event in session._journal.events))
+        await leg.run_until(lambda: session._model._leaving is None)
+        (turn,) = of_kind(await events_of(worker, leg), "caller.turn")
+        assert turn.text == "Nummer 0."
+        usage = of_kind(await events_of(worker, leg), "usage.reported")
+        assert [event.source for event in usage].count("transcription") == 1
 
 
 async def test_without_a_pause_the_next_session_goes_on_where_the_agent_was_cut_off(server, short, monkeypatch):
