@@ -40,7 +40,7 @@ async def sessions(tmp_path: Path) -> AsyncIterator[async_sessionmaker[AsyncSess
             for call in "ab":
                 caller = Caller("default", call, epoch=1)
                 await add(session, caller, PIPE, 1)
-                await submit(session, caller, None, None, NOW)
+                await submit(session, caller, 1, None, None, NOW)
         yield sessions
 
 
