@@ -54,6 +54,8 @@ class HttpToolClient:
         except TimeoutError:
             self._counters["http_too_late"] += 1
             return failed(f"The tool {tool.name} did not answer in time.")
+        except aiohttp.InvalidURL:  # its text would repeat the query, and a secret in it
+            return self._failed(tool, "the URL is not valid")
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return self._failed(tool, str(error) or type(error).__name__)
         if len(data) > MOST_BODY_BYTES:
