@@ -10,6 +10,7 @@ from pathlib import Path
 import nats.errors
 from nats.aio.msg import Msg
 
+from libs.audio.stereo import StereoTrack
 from libs.contracts import subjects
 from libs.contracts.commands import CommandReply, Listen
 from libs.contracts.frame import FrameError, unpack
@@ -17,7 +18,6 @@ from libs.contracts.recording import RecordRequest
 from libs.runtime.bus import Bus
 from libs.runtime.log import get_logger
 from services.recorder.spool import HEADER_EVERY_S, Label, Spooled
-from services.recorder.track import StereoTrack
 
 log = get_logger()
 

@@ -5,9 +5,9 @@ import random
 import numpy as np
 import pytest
 
+from libs.audio.stereo import StereoTrack
 from libs.call_leg.audio import CallAudio
 from libs.contracts.frame import AudioFrame, Codec, Flag, pack, unpack
-from services.recorder.track import StereoTrack
 
 FRAME = 160
 
