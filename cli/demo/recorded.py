@@ -29,7 +29,7 @@ async def recorded_turns(rehearsal_url: str, backend: Backend, turns: Sequence[A
     async with aiohttp.ClientSession(rehearsal_url) as client:
         match backend:
             case "pipeline":
-                return by_words(turns, await _spoken(client))
+                return by_pieces(turns, await _spoken(client))
             case "live":
                 return by_words(turns, await _items(client))
             case _:
@@ -56,6 +56,21 @@ def by_words(turns: Iterable[AgentTurn], recorded: Sequence[Recorded]) -> dict[s
         # Between two items there are pauses of any length: only the first one has a known place in time.
         found[turn.item] = Said(words, left[start].said.audio)
         del left[start:end]
+    return found
+
+
+def by_pieces(turns: Iterable[AgentTurn], recorded: Sequence[Recorded]) -> dict[str, Said]:
+    """Of one that speaks piece by piece, and keeps what it has rendered: a piece may be an old one."""
+    audio = {one.said.text: one.said.audio for one in recorded}
+    longest_first = sorted(filter(None, audio), key=len, reverse=True)
+    found: dict[str, Said] = {}
+    for turn in turns:
+        rest, first = turn.text, b""
+        while piece := next((piece for piece in longest_first if rest.startswith(piece)), None):
+            first = first or audio[piece]
+            rest = rest[len(piece) :].lstrip()
+        if first:
+            found[turn.item] = Said(turn.text[: len(turn.text) - len(rest)].rstrip(), first)
     return found
 
 
