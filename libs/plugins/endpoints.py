@@ -30,7 +30,6 @@ log = get_logger()
 
 VERSION = "1.0.0"
 ANSWER_MARGIN_S = 0.05  # a reply needs a moment to arrive before the deadline
-TOO_LATE = "That took too long; please try again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +97,7 @@ class ToolEndpoints:
                 return await tool.answer(asked)
         except TimeoutError:
             self._counters["too_late"] += 1
-            return failed(TOO_LATE)
+            return failed(f"The tool {name} did not answer in time; its result is unknown.")
         except Exception:  # top of a tool call: a defect in one must not end the others
             self._counters["defect"] += 1
             log.exception("tool failed")
