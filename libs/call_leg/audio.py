@@ -12,8 +12,8 @@ from libs.audio.fade import fade_in, fade_out
 from libs.call_leg.playout import Pacing, Playout
 from libs.call_leg.uplink import Uplink
 from libs.contracts import subjects
-from libs.contracts.events import MediaStatistics
 from libs.contracts.frame import AudioFrame, Codec, Flag, FrameError, pack, unpack
+from libs.contracts.media import MediaStatistics
 
 FLUSHED, CONCEALED = Flag.FLUSHED.value, Flag.CONCEALED.value  # plain integers: enum arithmetic is slow
 NOBODY = "none"  # stands for the worker in audio subjects while nobody owns the call

@@ -9,7 +9,7 @@ from typing import Literal
 from libs.call_leg import actions as do
 from libs.call_leg.leg import Leg
 from libs.call_leg.ports import NewCall
-from libs.contracts import events
+from libs.contracts import events, media
 from libs.runtime.log import get_logger
 from libs.runtime.outbox import EventOutbox
 
@@ -110,7 +110,7 @@ class CallJournal:
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
-    def ended(self, action: do.PublishEnded, media: events.MediaStatistics) -> None:
+    def ended(self, action: do.PublishEnded, media: media.MediaStatistics) -> None:
         """The one end; only the first of several counts (R7)."""
         end = action.termination
         ended = self._event(events.CallEnded, termination=end, duration_ms=action.duration_s * 1000,

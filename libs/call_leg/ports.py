@@ -22,7 +22,7 @@ from libs.call_leg.audio import CallAudio
 from libs.contracts.agent import AgentConfig
 from libs.contracts.commands import LegCommand, Transfer
 from libs.contracts.config import Fallback
-from libs.contracts.events import MediaStatistics
+from libs.contracts.media import MediaStatistics
 from libs.contracts.offer import CallState
 from libs.contracts.termination import Termination
 

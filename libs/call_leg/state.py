@@ -8,8 +8,8 @@ from typing import Any
 from libs.call_leg.audience import Audience
 from libs.call_leg.leg import Leg
 from libs.call_leg.ports import NewCall
-from libs.contracts.events import MediaStatistics
 from libs.contracts.heartbeat import CallEntry
+from libs.contracts.media import MediaStatistics
 from libs.contracts.offer import CallState, Resume
 
 

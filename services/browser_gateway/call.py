@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from libs.call_leg.audio import CallAudio
 from libs.contracts.commands import Hold, LegCommand, Transfer
 from libs.contracts.config import Fallback
-from libs.contracts.events import MediaStatistics
+from libs.contracts.media import MediaStatistics
 from libs.contracts.termination import Reason, Termination
 from libs.runtime.log import get_logger
 from services.browser_gateway.announcement import message_of

@@ -11,7 +11,7 @@ from libs.audio.dtmf import DtmfError
 from libs.audio.resample import Resampler
 from libs.contracts.commands import LegCommand, Transfer
 from libs.contracts.config import Fallback
-from libs.contracts.events import MediaStatistics
+from libs.contracts.media import MediaStatistics
 from libs.contracts.termination import Reason, Termination
 from libs.runtime.log import get_logger
 from libs.sip import events as sip

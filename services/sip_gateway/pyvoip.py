@@ -25,8 +25,8 @@ from libs.call_leg.originate import Originations, Placement
 from libs.call_leg.ports import NewCall
 from libs.contracts.commands import LegCommand, SendDtmf, Transfer
 from libs.contracts.config import Fallback
-from libs.contracts.events import MediaStatistics
 from libs.contracts.ids import new_call_id
+from libs.contracts.media import MediaStatistics
 from libs.contracts.offer import CallState
 from libs.contracts.termination import Reason, Termination
 from libs.runtime.log import get_logger

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from libs.contracts.events import MediaStatistics
+from libs.contracts.media import MediaStatistics
 from libs.runtime.metrics import histogram
 
 # Jitter of a good network is below 5 ms, and our jitter buffer is for 60; a delay of 150 ms each way is what

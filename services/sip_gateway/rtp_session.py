@@ -17,7 +17,7 @@ from libs.audio.rtp import RtpError, RtpPacket
 from libs.audio.srtp import Unauthentic
 from libs.audio.tone import waiting_tone
 from libs.call_leg.audio import CallAudio
-from libs.contracts.events import MediaStatistics
+from libs.contracts.media import MediaStatistics
 from services.sip_gateway.quality import observe
 from services.sip_gateway.rtp_bridge import BridgeQueue, loop_of
 from services.sip_gateway.rtp_crypto import MediaKeys

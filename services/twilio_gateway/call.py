@@ -20,7 +20,7 @@ from libs.call_leg.audio import CallAudio
 from libs.call_leg.shell import LegShell
 from libs.contracts.commands import LegCommand, Transfer
 from libs.contracts.config import Fallback
-from libs.contracts.events import MediaStatistics
+from libs.contracts.media import MediaStatistics
 from libs.contracts.termination import Reason, Termination
 from services.twilio_gateway import media_stream as stream
 from services.twilio_gateway.heard import HeardPlayout

@@ -19,7 +19,7 @@ from libs.audio.g711 import Law
 from libs.audio.rtp import pack_header
 from libs.audio.tone import tone
 from libs.audio.wav import read_wav
-from libs.contracts.events import MediaStatistics
+from libs.contracts.media import MediaStatistics
 from libs.softphone.phone import CallOptions, PhoneCall, RtpStart, Softphone
 from libs.softphone.ticker import shared_ticker
 from tests.support.platform import ECHO_AGENT, ECHO_ROUTE, Platform, platform

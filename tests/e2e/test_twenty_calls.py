@@ -11,7 +11,8 @@ from typing import Any
 from tenacity import AsyncRetrying, retry_if_result, stop_after_delay, wait_fixed
 
 from libs.audio.tone import tone
-from libs.contracts.events import CallEnded, MediaStatistics
+from libs.contracts.events import CallEnded
+from libs.contracts.media import MediaStatistics
 from libs.softphone.phone import CallOptions, PhoneCall, Softphone
 from libs.softphone.ticker import shared_ticker
 from tests.load.udp_echo import udp_echo

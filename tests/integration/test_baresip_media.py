@@ -11,7 +11,7 @@ import pytest
 from libs.audio import rtcp
 from libs.audio.compare import best_correlation
 from libs.audio.tone import tone
-from libs.contracts.events import MediaStatistics
+from libs.contracts.media import MediaStatistics
 from libs.sip.sdes import MASTER_BYTES, SrtpPolicy
 from libs.sip.sdp import LocalMedia
 from services.sip_gateway.ticker import Ticker

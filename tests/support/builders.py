@@ -26,7 +26,6 @@ from libs.contracts.events import (
     CallOffered,
     Event,
     LatencyMeasured,
-    MediaStatistics,
     OrderLine,
     OrderPlaced,
     ToolCalled,
@@ -35,6 +34,7 @@ from libs.contracts.events import (
     WorkerLost,
     event_id,
 )
+from libs.contracts.media import MediaStatistics
 from libs.contracts.termination import Reason, Termination
 from libs.runtime.outbox import EventOutbox
 

@@ -15,8 +15,8 @@ from libs.contracts import subjects, wire
 from libs.contracts.agent import AgentConfig
 from libs.contracts.commands import CommandReply
 from libs.contracts.config import Fallback
-from libs.contracts.events import MediaStatistics
 from libs.contracts.ids import new_call_id, new_process_id
+from libs.contracts.media import MediaStatistics
 from libs.contracts.offer import CallState
 from libs.contracts.termination import Reason, Termination
 from libs.runtime.bus import Bus

@@ -15,7 +15,7 @@ from cli.settings import CliSettings
 from cli.trace import Trace, TraceOptions, media_lines, sip_messages, trace_call
 from libs.contracts import events as ev
 from libs.contracts.commands import CommandReply
-from libs.contracts.events import MediaStatistics
+from libs.contracts.media import MediaStatistics
 from libs.contracts.termination import Reason
 from libs.runtime.streams import provision
 from tests.support.nats import nats_server

@@ -18,6 +18,7 @@ from libs.contracts import (
     events,
     external_tools,
     heartbeat,
+    media,
     offer,
     originate,
     recording,
@@ -198,7 +199,7 @@ def test_no_message_was_forgotten_here():
     nested |= {agent.Fillers, agent.AnsweringMachine, agent.McpServer, config.Fallback, config.OpeningHours}
     nested |= {transfers.Transfers, transfers.TransferTarget, external_tools.ToolResponse}
     nested |= {
-        events.MediaStatistics,
+        media.MediaStatistics,
         events.OrderLine,
         Message,
         events.CallEvent,

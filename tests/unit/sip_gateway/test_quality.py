@@ -3,7 +3,7 @@
 from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from libs.contracts.events import MediaStatistics
+from libs.contracts.media import MediaStatistics
 from services.sip_gateway.quality import observe
 from tests.unit.sip_gateway.media import SPEECH, Line, packet
 

@@ -6,7 +6,7 @@ import pytest
 
 from libs.audio.rtcp import Goodbye, ReceiverReport, RtcpReporter, SenderReport, SourceDescription, is_rtcp, parse
 from libs.audio.rtp import RtpPacket
-from libs.contracts.events import MediaStatistics
+from libs.contracts.media import MediaStatistics
 from tests.unit.sip_gateway.media import PCMU, Line, everything, packet
 
 
