@@ -2,7 +2,7 @@
 
 The chat model writes, pieces of its text go to the voice as soon as they can be spoken, and their audio goes on in
 order: the caller hears the beginning before the end is written. Tools that the model calls are asked for when it has
-finished writing, without waiting for the voice. When the model breaks off, what it had written is still spoken.
+finished writing, without waiting for the voice. When the model breaks off in the middle, it is asked for the rest.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from services.ai_session.backends.port import (
     TextDelta,
     TextEnded,
     ToolRequested,
+    Trouble,
     UsageCounted,
 )
 from services.ai_session.backends.sentences import Sentences
@@ -33,6 +34,11 @@ from services.ai_session.voices.port import Voice
 
 CHARACTERS_PER_TOKEN = 4  # of text whose usage no server has told
 LONGEST_VERBATIM = 1000  # characters that the voice gets in one piece, as they were rendered ahead
+
+_GO_ON = (
+    "Your last message was cut off while you wrote it, and the caller hears it as it stands. Go on exactly behind its "
+    "last word; repeat nothing and do not mention it."
+)
 
 
 @dataclass(slots=True)
@@ -66,6 +72,7 @@ class PipelineResponse:
         stages = parts.stages
         self._speech = Speech(parts.voice, stages.models, self, lambda s: stages.times.note("first_speech", s))
         self._said: list[str] = []
+        self._broke_off = False  # the model failed in the middle of writing
 
     @property
     def items(self) -> tuple[str, ...]:
@@ -94,32 +101,46 @@ class PipelineResponse:
         self._speech.finish()
 
     async def _answer(self, request: ChatRequest) -> None:
+        """Ask, and once more when the model breaks off: for the rest, if something was given to the voice already."""
+        handed: list[str] = []
+        failure = await self._ask(request, handed)
+        if failure is not None and failure.retry and self._broke_off:
+            self._parts.emit(Trouble(failure.code, str(failure)))
+            failure = await self._ask(_rest_of(request, " ".join(handed)) if handed else request, handed)
+        if failure is not None:
+            self._fail(failure)
+
+    async def _ask(self, request: ChatRequest, handed: list[str]) -> StageError | None:
+        """One request; whole pieces of its answer go to the voice and into `handed`. What went wrong, if anything."""
         stages, reply, sentences = self._parts.stages, ChatReply(), Sentences()
         loop = asyncio.get_running_loop()
         asked_at, is_first = loop.time(), True
+
+        def say(pieces: list[str]) -> None:
+            handed.extend(pieces)
+            for piece in pieces:
+                self._speech.say(piece)
 
         def on_text(text: str) -> None:
             nonlocal is_first
             if is_first:
                 is_first = False
                 stages.times.note("first_token", loop.time() - asked_at)
-            for piece in sentences.push(text):
-                self._speech.say(piece)
+            say(sentences.push(text))
 
         try:
             written = await stages.chat_model.answer(request, reply, on_text)
         except StageError as failure:
-            self._fail(failure)
-        else:
-            on_text(written.text)
-            self.outcome = Outcome(written.status, written.detail)
-            if written.calls:
-                self._call_tools(written.calls)
+            self._broke_off = reply.has_begun
+            return failure
         finally:
             if reply.has_begun or reply.usage:
                 self._parts.emit(self._usage(request, reply))
-        for piece in sentences.end():
-            self._speech.say(piece)
+        say([*sentences.push(written.text), *sentences.end()])
+        self.outcome = Outcome(written.status, written.detail)
+        if written.calls:
+            self._call_tools(written.calls)
+        return None
 
     def _call_tools(self, calls: tuple[CallWritten, ...]) -> None:
         """Under names of our own: servers repeat theirs from answer to answer, or send none; one template wants nine
@@ -162,6 +183,15 @@ class PipelineResponse:
     def speech_cost(self, usage: UsageCounted) -> None:
         """See `SpeechSink`."""
         self._parts.emit(replace(usage, reference=self.name))
+
+
+def _rest_of(request: ChatRequest, said: str) -> ChatRequest:
+    """The same request for what is still to be said."""
+    first, *others = request.messages
+    if first["role"] != "system":
+        first, others = {"role": "system", "content": ""}, list(request.messages)
+    told = {**first, "content": f"{first['content']}\n\n{_GO_ON}".strip()}
+    return replace(request, messages=[told, *others, {"role": "assistant", "content": said}])
 
 
 def _pieces(text: str) -> list[str]:

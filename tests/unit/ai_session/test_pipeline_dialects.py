@@ -156,6 +156,44 @@ async def test_comments_and_thoughts_are_not_spoken():
         assert caller.text() == "Ja, gern."
 
 
+async def test_a_model_that_breaks_off_is_asked_for_the_rest():
+    server = Server()
+    server.answers = [
+        [chunk({"content": "Zehn Bögen sind notiert. Noch et"}), "data: {"],
+        [chunk({"content": "Noch etwas?"}), chunk({}, "stop")],
+    ]
+    async with a_call_to(server, model="vllm") as caller:
+        assert (await answered(caller)).status == "completed"
+        assert caller.text() == "Zehn Bögen sind notiert. Noch etwas?"
+        system, said = server.bodies[1]["messages"]
+        assert system["content"].startswith("Be kind.\n\nYour last message was cut off")
+        assert said == {"role": "assistant", "content": "Zehn Bögen sind notiert."}
+        assert [trouble.code for trouble in caller.of(port.Trouble)] == ["malformed"]
+
+
+async def test_a_model_that_breaks_off_before_a_whole_piece_is_asked_again():
+    server = Server()
+    server.answers = [
+        [chunk({"content": "Zehn Bö"}), "data: {"],
+        [chunk({"content": "Zehn Bögen."}), chunk({}, "stop")],
+    ]
+    async with a_call_to(server, model="vllm") as caller:
+        assert (await answered(caller)).status == "completed"
+        assert caller.text() == "Zehn Bögen."
+        assert server.bodies[0]["messages"] == server.bodies[1]["messages"]
+
+
+async def test_a_model_that_breaks_off_twice_has_failed_and_what_it_wrote_is_spoken():
+    server = Server()
+    server.answers = [
+        [chunk({"content": "Eins ist da. Zwei"}), "data: {"],
+        [chunk({"content": "Zwei ist da. Dr"}), "data: {"],
+    ]
+    async with a_call_to(server, model="vllm") as caller:
+        assert (await answered(caller)).status == "failed"
+        assert caller.text() == "Eins ist da. Zwei ist da."
+
+
 async def test_a_local_transcription_is_asked_only_for_what_it_knows():
     server = Server()
     async with a_call_to(server, transcription={"model": "whisper-large-v3", "keywords": ("Bogen",)}) as caller:
