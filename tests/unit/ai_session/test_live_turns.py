@@ -122,7 +122,7 @@ def test_the_callers_words_belong_to_the_turn_in_whose_time_they_fall():
 
 def test_words_without_a_sound_make_a_turn_and_a_sound_without_words_is_none():
     script = Script()
-    (began,) = script.heard("Ja.", 500)
+    began, *_ = script.heard("Ja.", 500)
     assert kinds(script.run(1.0)) == [SpeechStopped, CallerTranscript]
     assert isinstance(began, SpeechStarted)
     script.run(0.4, caller=True)
