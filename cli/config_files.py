@@ -159,8 +159,6 @@ class _Document:
             for detail in error.errors(include_url=False, include_context=False, include_input=False):
                 self._explain(str(kind), detail["loc"], detail["type"], detail["msg"])
             return
-        if isinstance(document, AgentConfig):
-            self._refuse_what_is_not_built(document)
         if isinstance(document, HttpTool):
             self._check_parameters(document)
         if not self._bad:
@@ -173,12 +171,6 @@ class _Document:
         except SchemaError as error:
             where = ".".join(("tool", "parameters", *map(str, error.absolute_path)))
             self._problem(_node_at(self._node, ("parameters",)), f"{where}: {error.message[:200]}")
-
-    def _refuse_what_is_not_built(self, agent: AgentConfig) -> None:
-        """An agent whose recording nobody would make."""
-        if agent.recording != "off":
-            text = f"{agent.recording!r} needs the recorder service, which this version does not have; use off"
-            self._problem(_node_at(self._node, ("recording",)), f"agent.recording: {text}")
 
     def _place(self, document: Document) -> None:
         key, line = document.key, _line(self._node)

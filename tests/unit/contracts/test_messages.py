@@ -288,7 +288,7 @@ def test_messages_are_frozen():
 
 ENDINGS = {
     Result.SUCCESS: "caller_hung_up callee_hung_up agent_hung_up operator_hung_up max_duration transferred "
-    "fallback_played",
+    "fallback_played answering_machine caller_silent",
     Result.CLIENT: "caller_cancelled no_common_codec malformed_offer no_ack rtp_timeout callee_busy callee_no_answer "
     "callee_declined number_invalid number_not_allowed not_authenticated operator_declined not_accepted outside_hours",
     Result.SERVER: "no_route unknown_agent no_worker at_capacity too_many_attempts budget_spent draining not_ready "
