@@ -38,6 +38,7 @@ from services.ai_session.bridge import Bridge, Escalation
 from services.ai_session.history import Conversation, GoOn
 from services.ai_session.journal import Journal
 from services.ai_session.leg_link import LegLink
+from services.ai_session.live_text import LiveTranscript
 from services.ai_session.model_link import ModelLink
 from services.ai_session.outstanding import Outstanding
 from services.ai_session.renewal import Renewal
@@ -83,6 +84,7 @@ class Session:
             self._escalate,
             around.limits.of(offer.agent.model or offer.agent.backend),
         )
+        self._live = LiveTranscript(offer, around.bus.send_frame)
         self._caller = ToolCaller(offer, around.bus, around.tools)
         self._leg = LegLink(offer, around.bus)
         self._model = ModelLink(offer, plan, around.tools, self.bridge, self._on_event)
@@ -270,6 +272,7 @@ class Session:
         try:
             self._outstanding.note(event)
             self._server_tools.note(event, self._loop.time())
+            self._live.note(event, watched=self.bridge.state.watched)
             if self._settlement.is_running:
                 self._settlement.take(event, self._loop.time())
             else:

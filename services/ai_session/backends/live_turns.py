@@ -26,6 +26,7 @@ from services.ai_session.backends.port import (
     AudioDelta,
     AudioEnded,
     BackendEvent,
+    CallerTextDelta,
     CallerTranscript,
     ResponseEnded,
     ResponseStarted,
@@ -130,6 +131,7 @@ class LiveTurns:
             turn.by_words = True
         turn.words += words
         turn.words_at = now
+        out.append(CallerTextDelta(turn.item, words))
         return out
 
     def _begin_turn(self, begins_ms: float) -> SpeechStarted:

@@ -66,6 +66,14 @@ class SpeechDiscarded:
 
 
 @dataclass(frozen=True, slots=True)
+class CallerTextDelta:
+    """Words of a turn as they are recognised, before its final transcript; for those who watch, nothing else."""
+
+    item: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class CallerTranscript:
     """The final transcript of a turn; `failed` when the provider gave none."""
 
@@ -216,6 +224,7 @@ BackendEvent = (
     SpeechStarted
     | SpeechStopped
     | SpeechDiscarded
+    | CallerTextDelta
     | CallerTranscript
     | ResponseStarted
     | AudioDelta

@@ -18,6 +18,7 @@ from services.ai_session.backends.port import (
     AudioDelta,
     AudioEnded,
     BackendEvent,
+    CallerTextDelta,
     CallerTranscript,
     LimitUsedUp,
     ResponseEnded,
@@ -55,6 +56,7 @@ class _Text(_Part):
 class _Item(msgspec.Struct):
     item_id: str = ""
     transcript: str | None = None
+    delta: str | None = None
     usage: Any = None
     error: Any = None
     languages: Any = None
@@ -216,6 +218,9 @@ class RealtimeEvents:
     def _stopped(self, event: _Item) -> list[WireEvent]:
         return [SpeechStopped(event.item_id)]
 
+    def _transcribing(self, event: _Item) -> list[WireEvent]:
+        return [CallerTextDelta(event.item_id, event.delta)] if event.delta else []
+
     def _transcribed(self, event: _Item) -> list[WireEvent]:
         usage = event.usage if isinstance(event.usage, dict) else {}
         seconds = usage.get("seconds")
@@ -329,6 +334,7 @@ _READERS: dict[str, _Reader[Any]] = {
     "response.output_audio_transcript.done": _Reader(_Text, RealtimeEvents._text_done),
     "input_audio_buffer.speech_started": _Reader(_Item, RealtimeEvents._started),
     "input_audio_buffer.speech_stopped": _Reader(_Item, RealtimeEvents._stopped),
+    f"{_TRANSCRIPTION}.delta": _Reader(_Item, RealtimeEvents._transcribing),
     f"{_TRANSCRIPTION}.completed": _Reader(_Item, RealtimeEvents._transcribed),
     f"{_TRANSCRIPTION}.failed": _Reader(_Item, RealtimeEvents._not_transcribed),
     "response.created": _Reader(_ResponseEvent, RealtimeEvents._created),
@@ -352,7 +358,6 @@ _IGNORED = frozenset(
         "conversation.item.truncated",
         "conversation.item.deleted",
         "conversation.item.retrieved",
-        f"{_TRANSCRIPTION}.delta",
         f"{_TRANSCRIPTION}.segment",
         "input_audio_buffer.committed",
         "input_audio_buffer.cleared",
