@@ -107,7 +107,7 @@ class Interruption:
     def stopped(self, turn: str, now: float) -> Verdict:
         """A held turn is over."""
         held = self._held[turn]
-        held.spoken_ms = (now - held.started_at) * 1000 - self._silence_ms
+        held.spoken_ms = max(0.0, (now - held.started_at) * 1000 - self._silence_ms)
         if held.spoken_ms >= self._sure_ms:
             return self._interrupted()
         held.judge_at = now + VERDICT_S

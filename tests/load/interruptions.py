@@ -23,7 +23,7 @@ import tempfile
 import time
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ import yaml
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from tenacity import RetryError
 
 from cli.checkout import ROOT
 from libs.audio.g711 import Law
@@ -57,7 +58,7 @@ SAME = 16
 FADED = 0.75  # least correlation with the frame as it was
 NEARLY_SILENT = 250  # may be inaudible when it is faded
 SETTLED_S = 0.1  # after an event, until the packets that it tells of have arrived
-ANSWER_TIMEOUT_S = 20.0
+PATIENCE_S = 8.0
 
 SCENARIO = {
     "name": "talkative",
@@ -155,7 +156,8 @@ class Caller:
         """Interrupt so many times."""
         self.phone_call = call = await phone.call(running.sip_uri(self.mode), from_user=self._number)
         for _ in range(times):
-            await call.wait_for_speech(timeout_s=ANSWER_TIMEOUT_S)
+            with suppress(TimeoutError):  # the agent may wait for words by now
+                await call.wait_for_speech(timeout_s=PATIENCE_S)
             await asyncio.sleep(self._chance.uniform(0.1, 2.5))  # the caller's patience
             await self._cut_in(call)
         self.over_at = time.time()  # what the end of the call cuts off is no interruption
@@ -166,7 +168,10 @@ class Caller:
         length = 2 * PER_MS * round(self._chance.uniform(700, 1800))
         before = {turn.event_id for turn in self.turns()}
         said = call.play(clip[:length])
-        await self._feed.wait_where(AgentTurn, lambda turn: self._is_cut(turn) and turn.event_id not in before)
+        with suppress(RetryError):  # it was too short to be speech, or the agent had just ended
+            await self._feed.wait_where(
+                AgentTurn, lambda turn: self._is_cut(turn) and turn.event_id not in before, PATIENCE_S
+            )
         await said.wait()
 
     def _is_cut(self, turn: AgentTurn) -> bool:

@@ -27,6 +27,7 @@ from services.ai_session.backends.port import (
 from services.ai_session.bridge import Bridge
 from services.ai_session.history import CalledTool, GoOn, rebuild
 from services.ai_session.journal import Journal
+from services.ai_session.turn import Phase
 from tests.unit.ai_session.test_bridge import Line, pcm
 
 LOCAL = Capabilities(server_interrupts=False, answers=False)
@@ -208,4 +209,6 @@ def test_the_model_believes_what_the_ear_heard_whatever_the_caller_does(steps): 
     for value, count in received.items():
         assert abs(line.told(f"i{value}", count) - line.played[value]) < 8, (value, line.asked)
     assert not line.bridge.playout.busy
+    assert line.bridge.turn.phase is not Phase.PARKED
+    assert None in line.asked or not any(said.text == "Moment bitte" for said in line.of_kind("caller.turn"))
     assert line.bridge.turn.spoken.remembered_items <= 1

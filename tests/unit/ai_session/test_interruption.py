@@ -268,3 +268,11 @@ def test_back_channels_are_compared_by_words_alone():
     assert not sounds.are_all_of("genau")
     assert not sounds.are_all_of("ja genau nicht")
     assert not BackChannels(()).are_all_of("mhm")
+
+
+def test_a_turn_that_was_shorter_than_the_silence_after_it_is_answered_all_the_same():
+    for capabilities in (BY_WORDS, BY_SOUND):
+        turn = speaking(capabilities)
+        sound(turn, "c", 2.0, 2.3)
+        assert said(turn, "c", "Stopp", 2.6) == [FlushPlayout(), CancelResponse("r")]
+        assert turn.on_playout(Flushed((part(8000),)), 2.7)[-1] == ANSWER
