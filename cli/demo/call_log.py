@@ -12,18 +12,18 @@ from rich.console import Console
 from cli.errors import CliError
 from cli.render import EventLines
 from cli.tap import ALL, events
-from libs.contracts.events import Event
+from libs.contracts.events import CallOffered, Event
 from libs.contracts.wire import event_decoder
 
 E = TypeVar("E", bound=Event)
 
 
 class CallLog:
-    """Events of the one call there is. `follow` is a task of the demo."""
+    """Events of one call: the first that begins after `follow` does, which is a task of the demo."""
 
     def __init__(self, console: Console) -> None:
         self.events: list[Event] = []
-        self._console = console
+        self.console = console
         self._lines = EventLines()
         self._arrived = asyncio.Condition()
 
@@ -32,13 +32,17 @@ class CallLog:
         decoder = event_decoder()
         async for message in events(client, ALL):
             event = decoder.decode(message.data)
-            if event is None:
+            if event is None or not self._is_ours(event):
                 continue
             async with self._arrived:
                 self.events.append(event)
                 self._arrived.notify_all()
             if (line := self._lines.line(event)) is not None:
-                self._console.print(line, soft_wrap=True)
+                self.console.print(line, soft_wrap=True)
+
+    def _is_ours(self, event: Event) -> bool:
+        """On a bus with other calls, the first event of ours is the one that offers it."""
+        return event.call == self.events[0].call if self.events else isinstance(event, CallOffered)
 
     async def wait_for(
         self, kind: type[E], after: int = 0, timeout_s: float = 15.0, where: Callable[[E], bool] = lambda _: True

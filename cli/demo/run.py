@@ -11,31 +11,25 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nats.aio.client import Client
 from rich.console import Console
 
 from cli import checkout
-from cli.bus import connected, query
+from cli.bus import connected
 from cli.demo.call_log import CallLog
-from cli.demo.caller import Caller, Clip, read_clips
-from cli.demo.checks import Check, Evidence, conversation_checks, takeover_checks
+from cli.demo.caller import Clip, read_clips
+from cli.demo.checks import takeover_checks
 from cli.demo.configs import configs
-from cli.demo.recorded import recorded_turns
-from cli.demo.script import ORDER, STEPS
+from cli.demo.conversation import Place, converse, verdict
 from cli.demo.trouble import WorkerTrouble, worker_names
 from cli.errors import CliError
 from cli.ports import free_port
 from cli.programs import Options, Plan, plan
-from cli.queries import CATALOG_TOOLS, TRANSCRIPT_STORE
 from cli.settings import private_environment
-from cli.show import print_conversation
 from cli.supervisor import Supervisor
 from cli.up import start_all
-from libs.audio.wav import write_wav
 from libs.contracts.agent import Backend
-from libs.contracts.events import AgentTurn
 
 TIME_LIMIT_S = 150.0  # a demo that hangs must end, too; a good one takes about 60
 STORED_TIMEOUT_S = 10.0
@@ -129,53 +123,11 @@ class _Demo:
         workers = [program for program in chosen.services if program.name.startswith("ai_session")]
         trouble = WorkerTrouble(client, supervisor, await worker_names(workers), self._log, self._console)
         strike = trouble.kill if self._options.kill_worker else trouble.freeze if self._options.freeze_worker else None
-        heard = await Caller(self._log, self._clips, strike).run(sip_port)
-        (self._var / "heard.wav").write_bytes(write_wav(heard, 8000))
-        conversation = await self._stored(client)
-        orders = (await query(client, CATALOG_TOOLS, "orders", limit=10))["orders"]
-        turns = [event for event in self._log.events if isinstance(event, AgentTurn) and event.heard_ms]
-        items = await recorded_turns(chosen.rehearsal_url or "", self._options.backend, turns)
-        self._show(conversation, orders)
-        evidence = Evidence(self._log.events, conversation, orders, heard, items)
-        checks = conversation_checks(evidence, [self._clips[step.clip].text for step in STEPS], ORDER)
+        place = Place(sip_port, chosen.rehearsal_url or "", backend=self._options.backend)
+        checks = await converse(client, place, self._log, self._clips, strike, self._var / "heard.wav")
         if strike is not None:
             checks += takeover_checks(self._log.events)
-        return self._verdict(checks)
-
-    async def _stored(self, client: Client) -> dict[str, Any]:
-        """The conversation, once the store has closed it."""
-        loop = asyncio.get_running_loop()
-        deadline_at = loop.time() + STORED_TIMEOUT_S
-        call = self._log.events[-1].call
-        while True:
-            try:
-                found: dict[str, Any] = await query(client, TRANSCRIPT_STORE, "get", call=call)
-                if found["conversation"]["ended_at"] or loop.time() > deadline_at:
-                    return found
-            except CliError:  # not there yet
-                if loop.time() > deadline_at:
-                    raise
-            await asyncio.sleep(0.2)
-
-    def _show(self, conversation: dict[str, Any], orders: list[dict[str, Any]]) -> None:
-        self._console.rule("stored conversation", align="left")
-        print_conversation(self._console, conversation)
-        for order in orders:
-            self._console.rule(f"stored order {order['number']}", align="left")
-            for line in order["lines"]:
-                amount = f"{line['quantity']:4} × {line['article_number']}  {line['name']}"
-                self._console.print(f"{amount:60} {line['line_total_eur']:>9} €")
-            self._console.print(f"{'':60} {order['total_eur']:>9} €", style="bold")
-
-    def _verdict(self, checks: list[Check]) -> bool:
-        self._console.rule("checked", align="left")
-        for check in checks:
-            mark = "[green]✔[/green]" if check.passed else "[red]✘[/red]"
-            self._console.print(f" {mark} {check.text}", end="")
-            self._console.print(f"  {check.detail}" if check.detail else "", style="dim", markup=False, soft_wrap=True)
-        passed = all(check.passed for check in checks)
-        self._console.print("everything holds" if passed else "not everything holds", style="bold")
-        return passed
+        return verdict(self._console, checks)
 
     def _tell(self, text: str) -> None:
         self._console.print(f"              {text}", style="red", soft_wrap=True)
