@@ -1,6 +1,6 @@
 """Every subject of the bus, built and parsed here and nowhere else.
 
-The grammar stands in docs/architecture.md; `SUBJECTS` below is what docs/subjects.md is generated from.
+The grammar stands in docs/architecture.md; `SUBJECTS` below is what docs/bus.md is generated from.
 Builders check each token once: the media connection publishes without validation.
 """
 
