@@ -14,6 +14,7 @@ from typing import Literal
 from nats.aio.msg import Msg
 from pydantic import ValidationError
 
+from libs.call_leg import instruments
 from libs.call_leg.context import LegContext
 from libs.call_leg.journal import SOURCE
 from libs.call_leg.kv_copy import CallsCopy
@@ -24,10 +25,10 @@ from libs.call_leg.shell import LegShell
 from libs.contracts import events, subjects
 from libs.contracts.heartbeat import CallEntry, GatewayHeartbeat, WorkerHeartbeat
 from libs.contracts.ids import new_call_id
+from libs.contracts.media import MediaStatistics
 from libs.contracts.termination import Reason, Termination
 from libs.runtime.bus import Bus
 from libs.runtime.log import bound, get_logger
-from libs.runtime.metrics import export_counters, export_gauge
 from libs.runtime.outbox import EventOutbox
 
 log = get_logger()
@@ -35,6 +36,7 @@ log = get_logger()
 HEARTBEAT_S = 0.1
 LIST_EVERY = 10
 END_S = 2.0
+SENT_AT = "Sent-At"  # a header of our heartbeats, for ourselves: seconds on the event loop's clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +87,18 @@ class CallLegs:
         await self._bus.control.subscribe(subjects.GONE, cb=self._on_gone)
         await self._bus.control.subscribe(subjects.gateway_heartbeat(self.gw), cb=self._on_echo)
         await self._bus.subscribed()
-        export_gauge("callbus_calls", "Calls that this gateway owns", lambda: len(self._calls))
-        export_gauge("callbus_workers", "AI workers that this gateway believes alive", lambda: len(self.roster))
-        export_counters(
-            "callbus_roster", "Workers joined, gone, silent; own stalls", "what", lambda: self.roster.counters
-        )
-        export_counters("callbus_leg", "Call protocol oddities", "what", lambda: self.counters)
+        instruments.CALLS.read_from(self._by_state)
+        instruments.WORKERS.read_from(lambda: len(self.roster))
+        instruments.ROSTER.read_from(lambda: self.roster.counters)
+        instruments.REJECTED.read_from(lambda: self.counters)
+
+    def _by_state(self) -> Counter[tuple[str, str, str]]:
+        shells = self._calls.values()
+        return Counter((shell.new.direction, shell.new.entrance, shell.leg.phase.value) for shell in shells)
+
+    def media(self) -> Iterator[MediaStatistics]:
+        """The audio of each call until now."""
+        return (shell.entrance.statistics() for shell in self._calls.values())
 
     def _link_up(self) -> None:
         self.roster.link_up(asyncio.get_running_loop().time())
@@ -111,7 +119,8 @@ class CallLegs:
             beat = GatewayHeartbeat(gw=self.gw, calls=len(self._calls), capacity=self._capacity,
                                     draining=self.draining, call_list=tuple(self._calls) if full else None)  # fmt: skip
             if self._bus.control.is_connected:
-                await self._bus.control.publish(subject, beat.to_json())
+                headers = {SENT_AT: repr(loop.time())}  # its echo tells how long the bus takes
+                await self._bus.control.publish(subject, beat.to_json(), headers=headers)
             beats += 1
             due = self._beat_due_at = due + HEARTBEAT_S
             await asyncio.sleep(due - loop.time())
@@ -155,6 +164,7 @@ class CallLegs:
         ended = events.CallEnded(
             event_id=events.event_id(call, SOURCE, 2), org=org, call=call, at=now, termination=attempt.termination
         )
+        instruments.refused(attempt.direction, attempt.entrance, attempt.termination)
         self._context.outbox.put(offered)
         self._context.outbox.put(ended, only_first=True)
 
@@ -216,8 +226,10 @@ class CallLegs:
                 if shell.leg.wk == beat.wk and call not in listed:
                     shell.disowned(beat.wk)
 
-    async def _on_echo(self, _: Msg) -> None:
-        self.roster.echoed(asyncio.get_running_loop().time())
+    async def _on_echo(self, msg: Msg) -> None:
+        now = asyncio.get_running_loop().time()
+        self.roster.echoed(now)
+        instruments.echoed((msg.headers or {}).get(SENT_AT), now)
 
     async def _on_gone(self, msg: Msg) -> None:
         try:

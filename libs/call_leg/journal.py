@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from libs.call_leg import actions as do
+from libs.call_leg.instruments import TAKEN_OVER, TRANSFERS, CallClock
 from libs.call_leg.leg import Leg
 from libs.call_leg.ports import NewCall
 from libs.contracts import events, media
@@ -26,6 +28,7 @@ class CallJournal:
         self._gw = gw
         self._outbox = outbox
         self._count = 0
+        self._clock = CallClock(new.direction, new.entrance, time.monotonic())
 
     def _event(self, kind: Callable[..., events.CallEvent], **fields: object) -> events.CallEvent:
         self._count += 1
@@ -54,19 +57,26 @@ class CallJournal:
         self._put(events.CallClaimed, epoch=action.epoch, wk=action.wk, cause=cause,
                   previous_wk=dead.wk if dead else None,
                   previous_played=leg.played_by_epoch.get(dead.epoch) if dead else None)  # fmt: skip
+        self._clock.claimed(cause, time.monotonic())
         log.info("claimed", wk=action.wk, epoch=action.epoch, cause=cause)
 
     def lost(self, action: do.Lost) -> None:
         """An owner is lost, or gave the call away."""
         self._put(events.WorkerLost, epoch=action.epoch, wk=action.wk, cause=action.cause, played=action.played,
                   detail=action.detail)  # fmt: skip
+        self._clock.lost(action.cause, time.monotonic())
         log.warning("worker lost", wk=action.wk, epoch=action.epoch, cause=action.cause, detail=action.detail)
 
     def taken_over(self, action: do.TakenOver) -> None:
         """A person has the call."""
         self._put(events.CallTakenOver, epoch=action.epoch, by=action.by, previous_wk=action.previous_wk,
                   previous_played=action.previous_played)  # fmt: skip
+        TAKEN_OVER.add()
         log.info("taken over", by=action.by, epoch=action.epoch)
+
+    def heard_again(self) -> None:
+        """The filler is over."""
+        self._clock.heard_again(time.monotonic())
 
     # -- the other side ---------------------------------------------------------------------------------------------
 
@@ -77,6 +87,7 @@ class CallJournal:
     def answered(self, action: do.PublishAnswered, leg: Leg) -> None:
         """By us, or by the callee."""
         self._put(events.CallAnswered, codec=action.codec, rate_hz=action.rate_hz)
+        self._clock.answered(time.monotonic())
         log.info("answered", wk=leg.wk, epoch=leg.epoch)
 
     def pressed(self, digit: str) -> None:
@@ -106,6 +117,7 @@ class CallJournal:
         """A transfer's course."""
         self._put(events.CallTransfer, state=action.state, target=action.target, mode=action.mode,
                   status=action.status, detail=action.detail)  # fmt: skip
+        TRANSFERS.add(action.state, action.mode)
         log.info("transfer", state=action.state, mode=action.mode, status=action.status, detail=action.detail)
 
     # -- the end ------------------------------------------------------------------------------------------------------
@@ -116,6 +128,7 @@ class CallJournal:
         ended = self._event(events.CallEnded, termination=end, duration_ms=action.duration_s * 1000,
                             talk_ms=action.talk_s * 1000, media=media)  # fmt: skip
         self._outbox.put(ended, only_first=True, superseded=self._superseded)
+        self._clock.ended(end.result, end.reason, action.talk_s)
         log.info("ended", result=end.result, reason=end.reason, detail=end.detail,
                  talk_s=round(action.talk_s, 1), media=media.model_dump())  # fmt: skip
 

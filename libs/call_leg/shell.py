@@ -17,6 +17,7 @@ from libs.call_leg.announcement import Announcement
 from libs.call_leg.audience import Audience
 from libs.call_leg.command_desk import CommandDesk
 from libs.call_leg.context import LegContext
+from libs.call_leg.instruments import answered
 from libs.call_leg.journal import CallJournal
 from libs.call_leg.leg import Leg, LegConfig
 from libs.call_leg.phase import Phase
@@ -26,7 +27,7 @@ from libs.call_leg.state import description, entry_of, resume_of, session_state
 from libs.contracts import subjects
 from libs.contracts.commands import Command, CommandReply, DtmfPressed, LegCommand, SayNow, StateChanged
 from libs.contracts.heartbeat import CallEntry
-from libs.contracts.offer import CallState, Offer, OfferReply, Release
+from libs.contracts.offer import CallState, Offer, Release
 from libs.contracts.recording import RecordRequest
 from libs.contracts.termination import Reason, Termination
 from libs.runtime.log import get_logger
@@ -212,8 +213,7 @@ class LegShell:
                       resume=resume_of(leg, self._loop.time()),
                       org_usd_per_day=self._usd_per_day(new.org))  # fmt: skip
         try:
-            data = await self._bus.request(subjects.offer(action.wk), offer.to_json(), action.timeout_s)
-            reply = OfferReply.model_validate_json(data)
+            reply = await answered(self._bus.request(subjects.offer(action.wk), offer.to_json(), action.timeout_s))
         except nats.errors.NoRespondersError:
             todo = leg.offer_failed(action.wk, action.epoch, "nobody listens there", self._loop.time())
         except (nats.errors.Error, ValueError, OSError) as error:
@@ -249,6 +249,8 @@ class LegShell:
 
     def _set_filler(self, action: do.SetFiller) -> None:
         self.audio.set_filler(waiting_tone(self.new.state.rate_hz) if action.on else b"")
+        if not action.on:
+            self._journal.heard_again()
 
     def _set_muted(self, action: do.SetMuted) -> None:
         self.audio.muted = action.muted

@@ -28,12 +28,12 @@ from nats.js.errors import Error as JetStreamError, KeyNotFoundError, KeyWrongLa
 from nats.js.kv import KeyValue
 from pydantic import ValidationError
 
+from libs.call_leg import instruments
 from libs.call_leg.admission import Limits
 from libs.call_leg.slot_document import Ask, OrgPlaces, Presence, SlotDocument, Verdict
 from libs.contracts import subjects
 from libs.runtime.bus import Bus
 from libs.runtime.log import get_logger
-from libs.runtime.metrics import export_counters, export_gauge
 from libs.runtime.streams import bucket
 from libs.runtime.tasks import stop_if_cancelled
 
@@ -86,8 +86,8 @@ class Slots:
         """Subscribe to the heartbeats of all gateways."""
         await self._bus.control.subscribe(subjects.GATEWAY_HEARTBEATS, cb=self._on_heartbeat)
         self._bus.control_link.on_up.append(self._link_up)
-        export_counters("callbus_slots", "Places taken, refused, counted locally", "what", lambda: self.counters)
-        export_gauge("callbus_slots_held", "Places that this gateway holds", self.held)
+        instruments.SLOTS.read_from(lambda: self.counters)
+        instruments.SLOTS_HELD.read_from(self.held)
 
     def held(self) -> int:
         """Places that calls of this gateway hold, of all organisations."""

@@ -19,6 +19,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, MemoryStore, S3Store
 
+from libs.object_store.instruments import REQUESTS
 from libs.object_store.writer import AbandonedError, ObjectWriter
 
 if TYPE_CHECKING:
@@ -81,11 +82,11 @@ class ObjectStore:
             case "memory":
                 return cls(MemoryStore(), url)
             case "s3" if parts.netloc:
-                with _told(url, "cannot be opened"):
+                with _told(url, "cannot be opened", "open"):
                     return cls(_s3_store(parts.netloc, parts.path.strip("/"), s3 or S3Options()), url)
             case "file" | "" if not (scheme and parts.netloc) and url:
                 directory = Path(unquote(parts.path) if scheme else url).absolute()
-                with _told(url, "cannot be opened as a directory"):
+                with _told(url, "cannot be opened as a directory", "open"):
                     return cls(LocalStore(directory, mkdir=True), url)
         raise ObjectStoreError(f"object store {url!r}: use a directory, file:///DIR, s3://BUCKET/PREFIX or memory://")
 
@@ -95,7 +96,7 @@ class ObjectStore:
         Raises:
             ObjectStoreError: it was not stored.
         """
-        with _told(self.url, f"{path!r} was not stored"):
+        with _told(self.url, f"{path!r} was not stored", "put"):
             await obstore.put_async(self._store, _checked(path), data, attributes=self._attributes(content_type))
 
     async def get(self, path: str) -> bytes:
@@ -105,7 +106,7 @@ class ObjectStore:
             ObjectNotFoundError: there is none.
             ObjectStoreError: it could not be read.
         """
-        with _told(self.url, f"{path!r} was not read"):
+        with _told(self.url, f"{path!r} was not read", "get"):
             result = await obstore.get_async(self._store, _checked(path))
             return bytes(await result.bytes_async())
 
@@ -116,7 +117,7 @@ class ObjectStore:
             ObjectNotFoundError: there is none.
             ObjectStoreError: the store did not tell.
         """
-        with _told(self.url, f"{path!r} was not looked up"):
+        with _told(self.url, f"{path!r} was not looked up", "head"):
             return _info(await obstore.head_async(self._store, _checked(path)))
 
     async def exists(self, path: str) -> bool:
@@ -138,7 +139,7 @@ class ObjectStore:
             ObjectStoreError: it may still be there.
         """
         try:
-            with _told(self.url, f"{path!r} was not deleted"):
+            with _told(self.url, f"{path!r} was not deleted", "delete"):
                 await obstore.delete_async(self._store, _checked(path))
         except ObjectNotFoundError:
             return
@@ -149,7 +150,7 @@ class ObjectStore:
         Raises:
             ObjectStoreError: the list broke off.
         """
-        with _told(self.url, f"{prefix or '/'!r} was not listed"):
+        with _told(self.url, f"{prefix or '/'!r} was not listed", "list"):
             async for batch in obstore.list(self._store, prefix.strip("/") or None):
                 for meta in batch:
                     yield _info(meta)
@@ -180,7 +181,7 @@ class ObjectStore:
     async def _upload(self, writer: ObjectWriter, path: str, content_type: str) -> None:
         """The far end of a writer; a failure is the writer's to tell, so that the block's own error is not lost."""
         try:
-            with _told(self.url, f"{path!r} was not stored"):
+            with _told(self.url, f"{path!r} was not stored", "write"):
                 await obstore.put_async(
                     self._store,
                     path,
@@ -238,12 +239,17 @@ def _info(meta: ObjectMeta) -> ObjectInfo:
 
 
 @contextmanager
-def _told(url: str, what: str) -> Iterator[None]:
-    """Whatever the store's client raises, in one sentence. Its own texts go on with a dump for its developers."""
+def _told(url: str, what: str, operation: str) -> Iterator[None]:
+    """Whatever the store's client raises, in one sentence, and counted. Its own texts go on with a dump."""
+    outcome = "failed"
     try:
         yield
+        outcome = "done"
     except FileNotFoundError:
+        outcome = "absent"
         raise ObjectNotFoundError(f"object store {url}: {what}: there is no such object") from None
     except (BaseError, OSError, ValueError, NotImplementedError) as error:
         why = str(error).split("\n", 1)[0].strip().rstrip(".") or type(error).__name__
         raise ObjectStoreError(f"object store {url}: {what}: {why}") from None
+    finally:
+        REQUESTS.add(operation, outcome)

@@ -9,10 +9,10 @@ import sys
 from functools import partial
 
 from libs.plugins.host import PluginHost
+from libs.plugins.instruments import CALLS
 from libs.plugins.loading import load
 from libs.plugins.settings import Settings
 from libs.runtime.log import get_logger
-from libs.runtime.metrics import export_counters
 from libs.runtime.service import Service, run
 
 log = get_logger()
@@ -29,7 +29,7 @@ def serve(names: list[str], nats_url: str | None = None) -> int:
         if not loaded.plugins:
             raise ConnectionError("there is no plug-in to serve")
         host = PluginHost(service.bus, loaded.plugins)
-        export_counters("callbus_plugin_calls", "Calls of plug-ins by end", "end", lambda: host.counters)
+        CALLS.read_from(lambda: host.counters)
         service.is_up()
         await host.run(service.stopping)
 

@@ -64,6 +64,7 @@ class Bus:
         self.media_link = Link()
         self.control_link = Link()
         self.counters: Counter[str] = Counter()
+        self.ping_s: float | None = None  # over the media link to the server and back, as measured last
 
     @classmethod
     async def connect(cls, url: str, process_id: str, *, wait_s: float = 10.0) -> Self:

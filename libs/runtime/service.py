@@ -23,10 +23,10 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import SettingsError
 
 from libs.contracts.ids import new_process_id
+from libs.runtime import instruments
 from libs.runtime.bus import Bus
 from libs.runtime.health import HealthServer
 from libs.runtime.log import configure_logging, get_logger
-from libs.runtime.metrics import export_counters, export_gauges
 from libs.runtime.outbox import EventOutbox
 from libs.runtime.settings import ServiceSettings
 from libs.runtime.streams import provision
@@ -119,6 +119,7 @@ async def _run(name: str, role: str, settings: S, main: Callable[[Service, S], A
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, service.stopping.set)
     publishing = asyncio.create_task(outbox.run(), name="outbox")  # outlives main: events are flushed after it
+    watching = [asyncio.create_task(work) for work in (instruments.watch_loop(), instruments.watch_bus(bus))]
     try:
         if streams:
             await provision(bus.js)
@@ -127,7 +128,8 @@ async def _run(name: str, role: str, settings: S, main: Callable[[Service, S], A
         await main(service, settings)
         await outbox.flush(FLUSH_TIMEOUT_S)
     finally:
-        publishing.cancel()
+        for task in (publishing, *watching):
+            task.cancel()
         await health.stop()
         await bus.close()
         log.info("stopped", id=process_id)
@@ -138,12 +140,4 @@ def _describe(service: Service) -> None:
     service.health.checks["bus"] = lambda: (
         None if bus.media_link.up_at is not None and bus.control_link.up_at is not None else "no link to NATS"
     )
-    links = {"media": bus.media_link, "control": bus.control_link}
-    export_gauges(
-        "callbus_bus_link_up",
-        "1 while the link is up",
-        "link",
-        lambda: {k: float(v.up_at is not None) for k, v in links.items()},
-    )
-    export_counters("callbus_bus_errors", "Errors reported by the NATS client", "kind", lambda: bus.counters)
-    export_counters("callbus_events", "Events published, retried, superseded", "kind", lambda: service.outbox.counters)
+    instruments.export(service.name, bus, service.outbox)

@@ -6,11 +6,12 @@ import asyncio
 import sys
 
 from libs.call_leg.gateway import CallLegs
+from libs.call_leg.instruments import MediaTotals
 from libs.runtime.config_copy import ConfigCopy
 from libs.runtime.log import get_logger
-from libs.runtime.metrics import export_counters, export_gauge
 from libs.runtime.service import Service, run
 from services.browser_gateway.gateway import BrowserGateway
+from services.browser_gateway.instruments import TAKEN, WEB
 from services.browser_gateway.settings import Settings
 from services.browser_gateway.web import PageServer
 
@@ -27,13 +28,9 @@ async def main(service: Service, settings: Settings) -> None:
     server = PageServer(settings, gateway, config)
     await legs.start()
     await gateway.admission.start()
-    export_counters("callbus_browser", "Pages, calls, take-overs, tokens and refusals", "what",
-                    lambda: gateway.counters + server.counters + gateway.tokens.counters)  # fmt: skip
-    export_counters("callbus_media", "Frames of ended calls; see MediaStatistics", "what", lambda: gateway.media)
-    export_gauge("callbus_taken_calls", "Calls that a person has taken over here", lambda: len(gateway.taken))
-    export_gauge(
-        "callbus_ticker_worst_lateness_seconds", "Latest tick since the start", lambda: gateway.ticker.worst_lateness_s
-    )
+    WEB.read_from(lambda: gateway.counters + server.counters + gateway.tokens.counters)
+    TAKEN.read_from(lambda: len(gateway.taken))
+    MediaTotals(lambda: gateway.media, legs.media).export()
     service.health.checks["workers"] = lambda: None if len(legs.roster) else "no AI worker is alive"
     service.health.checks["config"] = lambda: None if config.loaded.is_set() else "configuration not read yet"
     async with asyncio.TaskGroup() as tasks:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 from libs.object_store.store import ObjectStore, ObjectStoreError
-from libs.runtime.metrics import export_counters, export_gauge
 from libs.runtime.service import Service, run
+from services.recorder import instruments
 from services.recorder.recorder import Recorder
 from services.recorder.settings import Settings
 
@@ -18,8 +18,7 @@ async def main(service: Service, settings: Settings) -> None:
     except ObjectStoreError as error:
         raise ConnectionError(str(error)) from None
     recorder = Recorder(service.bus, service.outbox, store, settings.recorder_spool, settings.recorder_capacity)
-    export_counters("callbus_recorder", "What the recorder counted", "kind", lambda: recorder.counters)
-    export_gauge("callbus_recorder_active", "Calls being recorded", lambda: recorder.active)
+    instruments.export(lambda: recorder.counters, lambda: recorder.active)
     await recorder.run(service.stopping, service.is_up)
 
 

@@ -6,11 +6,12 @@ import asyncio
 import sys
 
 from libs.call_leg.gateway import CallLegs
+from libs.call_leg.instruments import ORIGINATIONS, MediaTotals
 from libs.runtime.config_copy import ConfigCopy
 from libs.runtime.log import get_logger
-from libs.runtime.metrics import export_counters, export_gauge
 from libs.runtime.service import Service, run
 from services.sip_gateway.gateway import SipGateway
+from services.sip_gateway.instruments import SIP, TRACE
 from services.sip_gateway.pyvoip_service import serve_pyvoip
 from services.sip_gateway.settings import Settings
 
@@ -30,15 +31,10 @@ async def main(service: Service, settings: Settings) -> None:
     gateway = SipGateway(settings, service.bus, legs, config, service.outbox)
     transport, ticker = gateway.transport, gateway.ticker
     await legs.start()
-    export_counters("callbus_sip", "SIP datagrams, calls and refusals", "what",
-                    lambda: transport.counters + gateway.counters)  # fmt: skip
-    export_counters("callbus_media", "Packets and frames of ended calls; see MediaStatistics", "what",
-                    lambda: gateway.media)  # fmt: skip
-    export_gauge(
-        "callbus_ticker_worst_lateness_seconds", "Latest slot since the start", lambda: ticker.worst_lateness_s
-    )
-    export_counters("callbus_originate", "Calls asked for on the bus", "what", lambda: gateway.originations.counters)
-    export_counters("callbus_trace", "SIP messages for traces", "what", lambda: gateway.trace.counters)
+    SIP.read_from(lambda: transport.counters + gateway.counters)
+    TRACE.read_from(lambda: gateway.trace.counters)
+    ORIGINATIONS.read_from(lambda: gateway.originations.counters)
+    MediaTotals(lambda: gateway.media, legs.media).export()
     service.health.checks["workers"] = lambda: None if len(legs.roster) else "no AI worker is alive"
     service.health.checks["config"] = lambda: None if config.loaded.is_set() else "configuration not read yet"
     async with asyncio.TaskGroup() as tasks:

@@ -9,13 +9,14 @@ from nats.aio.msg import Msg
 
 from libs.call_leg.fences import OutboundFence
 from libs.call_leg.gateway import CallLegs
+from libs.call_leg.instruments import ORIGINATIONS, MediaTotals
 from libs.contracts import subjects
 from libs.contracts.rpc import RpcReply
 from libs.runtime.config_copy import ConfigCopy
 from libs.runtime.log import get_logger
-from libs.runtime.metrics import export_counters, export_gauges
 from libs.runtime.respond import respond
 from libs.runtime.service import Service
+from services.sip_gateway.instruments import SIP, TRUNK_STATE
 from services.sip_gateway.settings import Settings
 from services.sip_gateway.stream import WILDCARDS
 from services.sip_gateway.transport import local_address_towards
@@ -49,8 +50,10 @@ async def serve_pyvoip(service: Service, settings: Settings) -> None:
     config = ConfigCopy(service.bus)
     gateway = PyVoipGateway(account, OutboundFence(trunk.rules), service.bus, legs, config, settings.default_country)
     await legs.start()
-    export_counters("callbus_sip", "SIP calls and refusals", "what", lambda: gateway.counters)
-    export_gauges("callbus_trunk_state", "1 for the trunk's present state", "state", lambda: {gateway.state: 1.0})
+    SIP.read_from(lambda: gateway.counters)
+    TRUNK_STATE.read_from(lambda: {(DEFAULT, gateway.state): 1.0})
+    ORIGINATIONS.read_from(lambda: gateway.originations.counters)
+    MediaTotals(dict, legs.media).export()
     service.health.checks["workers"] = lambda: None if len(legs.roster) else "no AI worker is alive"
 
     async def tell_trunks(message: Msg) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import selectors
 from collections.abc import Callable
 
+from libs.call_leg.instruments import TICKER
 from libs.runtime.log import get_logger
 from services.sip_gateway.rtp_session import RtpSession
 
@@ -33,7 +34,6 @@ class Ticker:
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
         self.slots = 0
-        self.worst_lateness_s = 0.0
 
     def add(self, session: RtpSession) -> None:
         """Serve a call."""
@@ -71,7 +71,7 @@ class Ticker:
     def _slot(self) -> None:
         now = self._loop.time()
         lateness = now - self._due
-        self.worst_lateness_s = max(self.worst_lateness_s, lateness)
+        TICKER.observe(max(0.0, lateness))
         self._on_lateness(lateness, now)
         for key, _ in self._selector.select(0):
             session, read = key.data

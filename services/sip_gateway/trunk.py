@@ -8,11 +8,9 @@ the same: calls go there, and come from there.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Any
 
-from prometheus_client.core import REGISTRY, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
 from libs.call_leg.fences import OutboundFence
@@ -26,8 +24,10 @@ from libs.sip.registration import (
     RegistrationState,
     Unregistered,
 )
+from services.sip_gateway.instruments import TRUNK_STATE
 from services.sip_gateway.resolve import Resolver, split_server
 from services.sip_gateway.transport import Local, SipTransport, local_address_towards
+from services.sip_gateway.trunk_states import TrunkStateName
 from services.sip_gateway.trunks import TrunkConfig, TrunkTable
 
 log = get_logger()
@@ -38,7 +38,6 @@ ROUTE_LOOK_S = 10.0
 GOODBYE_S = 2.0
 
 Address = tuple[str, int]
-TrunkStateName = Literal["registered", "registering", "failed", "unregistered", "unregistering", "ready", "unresolved"]
 
 
 class Trunk:
@@ -216,6 +215,7 @@ class Trunks:
     def __init__(self, table: TrunkTable, transport: SipTransport) -> None:
         self.table = table
         self._transport = transport
+        self._seen: set[tuple[str, str]] = set()  # trunk and state
         resolver = Resolver(transport.family)
         self._by_name = {
             config.name: Trunk(config, table.contact_users.get(config.name, ""), transport, table, resolver)
@@ -260,24 +260,10 @@ class Trunks:
         await asyncio.gather(*(trunk.leave() for trunk in self))
 
     def export(self) -> None:
-        """`callbus_trunk_state{trunk,state}`."""
-        REGISTRY.register(_States(self))
+        """`callbus_trunk_state{trunk,state}`: 1 for the present state of each trunk, 0 for those that it had before."""
+        TRUNK_STATE.read_from(self._states)
 
-
-class _States(Collector):
-    """1 for the present state of each trunk, 0 for the states that it had before."""
-
-    def __init__(self, trunks: Trunks) -> None:
-        self._trunks = trunks
-        self._seen: set[tuple[str, str]] = set()
-
-    def describe(self) -> Iterable[Metric]:
-        return []
-
-    def collect(self) -> Iterable[Metric]:
-        family = GaugeMetricFamily("callbus_trunk_state", "1 for the trunk's present state", labels=["trunk", "state"])
-        self._seen |= {(trunk.config.name, trunk.state) for trunk in self._trunks}
-        for name, state in sorted(self._seen):
-            trunk = self._trunks.named(name)
-            family.add_metric([name, state], float(trunk is not None and trunk.state == state))
-        yield family
+    def _states(self) -> dict[tuple[str, str], float]:
+        present = {(trunk.config.name, trunk.state) for trunk in self}
+        self._seen |= present
+        return {pair: float(pair in present) for pair in sorted(self._seen)}

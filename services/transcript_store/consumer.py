@@ -7,6 +7,7 @@ error or a reconnect the subscription is bound anew: a restarted server has forg
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 
 import nats.errors
@@ -22,6 +23,7 @@ from libs.contracts.wire import event_decoder, kind_of
 from libs.runtime.bus import Bus
 from libs.runtime.log import get_logger
 from libs.runtime.tasks import stop_if_cancelled
+from services.transcript_store import instruments
 from services.transcript_store.store import Received, Store
 
 log = get_logger()
@@ -50,11 +52,20 @@ class Consumer:
         self._failures = 0  # of the database, in a row
         self.counters: Counter[str] = Counter()
         self.pending = 0  # events in the stream that were not delivered yet, as of the last one
+        self._unacknowledged = 0
 
     @property
     def database_works(self) -> bool:
         """Tell whether the last write succeeded."""
         return self._failures == 0
+
+    def export(self) -> None:
+        """Have the metrics read from here."""
+        troubles = ("database_failed", "rebound")
+        instruments.EVENTS.read_from(lambda: {k: n for k, n in self.counters.items() if k not in troubles})
+        instruments.TROUBLES.read_from(lambda: {kind: self.counters[kind] for kind in troubles})
+        instruments.PENDING.read_from(lambda: self.pending)
+        instruments.UNACKNOWLEDGED.read_from(lambda: self._unacknowledged)
 
     def stop(self) -> None:
         """Let `run` return after the batch in hand."""
@@ -104,7 +115,10 @@ class Consumer:
     async def take(self, messages: list[Msg]) -> None:
         """Store a batch and acknowledge it, or have it delivered again."""
         entries: list[Entry] = []
+        self._unacknowledged = len(messages)
         for message in messages:
+            if message.metadata.num_delivered > 1:
+                instruments.REDELIVERIES.add()
             received = self._understood(message)
             if received is None:
                 await message.ack()
@@ -113,6 +127,7 @@ class Consumer:
         self.pending = messages[-1].metadata.num_pending if messages else 0
         if entries:
             await self._write(entries)
+        self._unacknowledged = 0
 
     def _understood(self, message: Msg) -> Received | None:
         event = self._decoder.decode(message.data)
@@ -127,6 +142,7 @@ class Consumer:
         return Received(event, message.data.decode())
 
     async def _write(self, entries: list[Entry]) -> None:
+        began_at = time.monotonic()
         try:
             new = await self._store.write([received for _, received in entries])
         except (OperationalError, InterfaceError, OSError) as problem:
@@ -141,7 +157,10 @@ class Consumer:
             self._failures = 0
             self.counters["stored"] += new
             self.counters["repeated"] += len(entries) - new
+            instruments.WRITE.observe(time.monotonic() - began_at)
+            now = time.time()
             for message, _ in entries:
+                instruments.BEHIND.observe(max(0.0, now - message.metadata.timestamp.timestamp()))
                 await message.ack()
 
     async def _database_failed(self, entries: list[Entry], problem: Exception) -> None:

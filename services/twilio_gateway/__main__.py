@@ -7,12 +7,13 @@ import sys
 
 from libs.call_leg.admission_shell import Admission
 from libs.call_leg.gateway import CallLegs
+from libs.call_leg.instruments import ORIGINATIONS, MediaTotals
 from libs.call_leg.originate import Originations
 from libs.runtime.config_copy import ConfigCopy
 from libs.runtime.log import get_logger
-from libs.runtime.metrics import export_counters, export_gauge
 from libs.runtime.service import Service, run
 from services.twilio_gateway.gateway import TwilioGateway
+from services.twilio_gateway.instruments import STREAM, WEB
 from services.twilio_gateway.rest import TwilioApi
 from services.twilio_gateway.settings import Settings
 from services.twilio_gateway.web import WebServer
@@ -32,16 +33,12 @@ def rest_api(settings: Settings) -> TwilioApi:
     return TwilioApi(settings.twilio_api_base_url, settings.twilio_account_sid, username, password)
 
 
-def export(gateway: TwilioGateway, web: WebServer) -> None:
+def export(gateway: TwilioGateway, web: WebServer, legs: CallLegs, originations: Originations) -> None:
     """The gateway's numbers, for `/metrics`."""
-    export_counters("callbus_twilio", "Webhooks, streams, calls and refusals", "what",
-                    lambda: gateway.counters + web.counters + gateway.streams.counters)  # fmt: skip
-    export_counters("callbus_twilio_stream", "Messages, gaps, marks and clears of ended calls", "what",
-                    lambda: gateway.streamed)  # fmt: skip
-    export_counters("callbus_media", "Frames of ended calls; see MediaStatistics", "what", lambda: gateway.media)
-    export_gauge(
-        "callbus_ticker_worst_lateness_seconds", "Latest slot since the start", lambda: gateway.ticker.worst_lateness_s
-    )
+    WEB.read_from(lambda: gateway.counters + web.counters + gateway.streams.counters)
+    STREAM.read_from(lambda: gateway.streamed)
+    ORIGINATIONS.read_from(lambda: originations.counters)
+    MediaTotals(lambda: gateway.media, legs.media).export()
 
 
 async def main(service: Service, settings: Settings) -> None:
@@ -55,7 +52,7 @@ async def main(service: Service, settings: Settings) -> None:
     web = WebServer(settings, gateway)
     await legs.start()
     await admission.start()
-    export(gateway, web)
+    export(gateway, web, legs, originations)
     service.health.checks["workers"] = lambda: None if len(legs.roster) else "no AI worker is alive"
     service.health.checks["config"] = lambda: None if config.loaded.is_set() else "configuration not read yet"
     async with asyncio.TaskGroup() as tasks:

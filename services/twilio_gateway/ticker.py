@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
+from libs.call_leg.instruments import TICKER
 from libs.runtime.log import get_logger
 
 log = get_logger()
@@ -33,7 +34,6 @@ class Ticker:
         self._on_failure = on_failure
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
-        self.worst_lateness_s = 0.0
 
     def add(self, call: Ticked) -> None:
         """Serve a call."""
@@ -54,7 +54,7 @@ class Ticker:
     def _slot(self) -> None:
         now = self._loop.time()
         lateness_s = now - self._due
-        self.worst_lateness_s = max(self.worst_lateness_s, lateness_s)
+        TICKER.observe(max(0.0, lateness_s))
         self._on_lateness(lateness_s, now)
         for call in tuple(self._calls.values()):
             try:

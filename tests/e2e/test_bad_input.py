@@ -300,7 +300,7 @@ async def test_malformed_sip_is_answered_or_dropped_and_calls_go_on(running: Pla
     await again.hang_up()
     assert "Traceback" not in running.log("sip_gateway")
     assert (
-        await running.metric("sip_gateway", "callbus_sip_total", what="received") > 250
+        await running.metric("sip_gateway", "callbus_sip_events_total", event="received") > 250
     )  # a burst may overrun the socket
     await check_all_is_over(running)
 

@@ -69,19 +69,19 @@ async def totals(running: Platform) -> Counter[str]:
     """Gateway's and worker's totals by what they count, prefixed with the metric's name."""
     found: Counter[str] = Counter()
     for process in ("sip_gateway", "ai_session-1"):
-        for (name, labels), value in (await running.metrics(process)).items():
-            if name in ("callbus_media_total", "callbus_leg_total", "callbus_worker_total"):
-                found[f"{name.split('_')[1]} {labels[0][1]}"] = int(value)
+        for (name, labels), count in (await running.metrics(process)).items():
+            if name in ("callbus_frames_total", "callbus_leg_rejected_total", "callbus_worker_frames_total"):
+                found[" ".join([name.split("_")[1], *(value for _, value in labels)])] = int(count)
     return found
 
 
 def unaccounted(total: Counter[str]) -> tuple[int, int]:
     """Frames between gateway and worker that nobody saw again: up, down."""
-    taken_up = total["worker up"] + total["worker up_unknown_call"] + total["worker up_other_epoch"]
-    taken_down = sum(total[f"media dn_{what}"] for what in ("received", "stale", "fenced", "malformed"))
+    taken_up = sum(total[f"worker up {what}"] for what in ("received", "unknown_call", "other_epoch"))
+    taken_down = sum(total[f"frames down {what}"] for what in ("received", "stale", "fenced", "malformed"))
     return (
-        total["media up_published"] - taken_up,
-        total["worker dn"] - taken_down - total["leg frame_for_unknown_call"],
+        total["frames up published"] - taken_up,
+        total["worker down sent"] - taken_down - total["leg frame_for_unknown_call"],
     )
 
 

@@ -63,7 +63,7 @@ async def test_a_flood_from_strangers_costs_running_calls_no_frames():
         async with scanner(running) as flood:
             flooded, flooded_frames = await lost_frames(running, feed, CALLS)
         sent, answered = flood
-        ignored = await running.metric("sip_gateway", "callbus_sip_total", what="source_not_allowed")
+        ignored = await running.metric("sip_gateway", "callbus_sip_events_total", event="source_not_allowed")
         print(f"lost {quiet} of {frames} without, {flooded} of {flooded_frames} beside {sent} requests")
     assert sent >= 0.9 * RATE * TALK_MS / 1000
     assert answered == 0, "a stranger got an answer"

@@ -61,7 +61,7 @@ TURNS_AGENT = AgentConfig(
     name="turns", backend="scripted", backend_options={"mode": "talk", "silence_ms": 40, "say": ["tone:440:400"]}
 )
 TURNS_ROUTE = RouteConfig(name="turns", match=("turns",), agent="turns")
-DROPS = ("rtp_late", "up_dropped", "dn_stale", "dn_trimmed")
+DROPPED_FRAMES = (("up_dropped", "up", "dropped"), ("dn_stale", "down", "stale"), ("dn_trimmed", "down", "trimmed"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,13 +150,14 @@ async def generate(spec: dict[str, Any], meter: Meter) -> tuple[dict[str, Any], 
 
 async def drops(running: Platform) -> Counter[str]:
     """What gateway and workers dropped so far."""
-    found: Counter[str] = Counter()
-    for (name, labels), value in (await running.metrics("sip_gateway")).items():
-        if name == "callbus_media_total":
-            found[labels[0][1]] = int(value)
+    found = Counter(rtp_late=int(await running.metric("sip_gateway", "callbus_rtp_packets_total", event="late")))
+    for name, direction, event in DROPPED_FRAMES:
+        found[name] = int(await running.metric("sip_gateway", "callbus_frames_total", direction=direction, event=event))
     for worker in running.workers:
-        found["up_dropped"] += int(await running.metric(worker, "callbus_worker_total", kind="up_dropped"))
-    return Counter({what: found[what] for what in DROPS})
+        found["up_dropped"] += int(
+            await running.metric(worker, "callbus_worker_frames_total", direction="up", event="dropped")
+        )
+    return found
 
 
 class Bench:

@@ -117,8 +117,12 @@ class Platform:
         }
 
     async def metric(self, name: str, sample: str, **labels: str) -> float:
-        """One sample, 0 while it does not exist."""
-        return (await self.metrics(name)).get((sample, tuple(sorted(labels.items()))), 0.0)
+        """The sum of a metric's samples that have these labels, 0 while there is none."""
+        return sum(
+            value
+            for (found, has), value in (await self.metrics(name)).items()
+            if found == sample and labels.items() <= dict(has).items()
+        )
 
     async def publish(self, *documents: Document) -> None:
         """Put configuration where gateways and workers follow it."""
