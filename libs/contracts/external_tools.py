@@ -80,8 +80,9 @@ class HttpTool(Message):
     def _object(cls, value: dict[str, Any]) -> dict[str, Any]:
         if value.get("type") != "object" or not isinstance(value.get("properties", {}), dict):
             raise ValueError("is a JSON Schema of type object with properties")
-        if "$ref" in str(value):
-            raise ValueError("has a $ref: write it out, models do not follow it")
+        for reference in ("$ref", "$dynamicRef"):
+            if reference in str(value):
+                raise ValueError(f"has a {reference}: write it out, models do not follow it")
         return value
 
     @model_validator(mode="after")

@@ -21,14 +21,25 @@ def reply_of(name: str, result: object, most_bytes: int) -> ToolReply:
     try:
         if isinstance(result, BaseModel):
             result = result.model_dump(mode="json")
-        _check_shape(result)
-        text = json.dumps(result, ensure_ascii=False, allow_nan=False, default=_plain)
+        text = as_json(result)
         size_bytes = len(text.encode())
-    except (ValueError, TypeError, RecursionError) as error:  # NaN, an object, a lone surrogate
+    except (ValueError, TypeError, RecursionError) as error:
         return failed(f"The tool {name} gave a result that cannot be used ({str(error)[:80]}).")
     if size_bytes > most_bytes:
         return too_large(name, size_bytes, most_bytes)
     return ToolReply(ok=True, output=json.loads(text))
+
+
+def as_json(value: object) -> str:
+    """A value as JSON text that every parser reads.
+
+    Raises:
+        ValueError, TypeError, RecursionError: NaN, an object, half a surrogate pair, too deep, too many values.
+    """
+    _check_shape(value)
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain)
+    text.encode()
+    return text
 
 
 def too_large(name: str, size_bytes: int, most_bytes: int) -> ToolReply:

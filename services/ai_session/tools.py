@@ -19,7 +19,7 @@ from libs.contracts.agent import AgentConfig
 from libs.contracts.ids import check_token
 from libs.contracts.offer import Offer
 from libs.contracts.tool import ToolDescription, ToolReply, ToolRequest
-from libs.plugins.outcome import failed, reply_of, too_large
+from libs.plugins.outcome import as_json, failed, reply_of, too_large
 from libs.runtime.bus import Bus
 from libs.runtime.log import get_logger
 from libs.runtime.tasks import stop_if_cancelled
@@ -235,9 +235,10 @@ def as_prompt(output: Any) -> str:
 
 
 def parse_arguments(text: str) -> dict[str, Any] | None:
-    """The model's arguments; None when they are not a JSON object."""
+    """The model's arguments; None when they are not a JSON object that can be written on the bus again."""
     try:
         arguments = json.loads(text or "{}")
-    except (ValueError, RecursionError):  # the latter when nested thousands of levels deep
+        as_json(arguments)
+    except (ValueError, RecursionError):  # half a surrogate pair, NaN, nested thousands of levels deep
         return None
     return arguments if isinstance(arguments, dict) else None

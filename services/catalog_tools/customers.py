@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from typing import Any
 from urllib.parse import quote
 
@@ -16,6 +17,7 @@ from sqlalchemy import delete, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from libs.call_leg.numbers import normalise
+from services.catalog_tools.http_tool import problem_of
 from services.catalog_tools.importer import MOST_CHARACTERS, MOST_ERRORS, CatalogueError, ImportReport
 from services.catalog_tools.models import Customer
 from services.catalog_tools.spoken import fold
@@ -49,6 +51,8 @@ class CrmError(RuntimeError):
 class Crm:
     """A CRM that tells of a customer by number: `GET url`, where `{number}` is E.164; 404: unknown.
 
+    `{org}` is the agent's organisation: where several share the platform, none may see the customers of another.
+
     The answer is a JSON object, or a list whose first entry counts; `name`, `company`, `customer_number`, `note` are
     passed on, and what else it holds if it is a text or a number.
     """
@@ -56,33 +60,43 @@ class Crm:
     def __init__(self, url: str, token: str | None, timeout_s: float) -> None:
         self._url, self._token, self._timeout_s = url, token, timeout_s
 
-    async def find(self, number: str) -> dict[str, Any] | None:
-        """The customer with this number.
+    async def find(self, org: str, number: str) -> dict[str, Any] | None:
+        """The customer of an organisation with this number.
 
         Raises:
             CrmError: there was no usable answer.
         """
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        url = self._url.replace("{org}", quote(org, safe="")).replace("{number}", quote(number, safe=""))
         timeout = aiohttp.ClientTimeout(total=self._timeout_s)
         try:
-            async with (
-                aiohttp.ClientSession(timeout=timeout) as http,
-                http.get(self._url.replace("{number}", quote(number, safe="")), headers=headers) as response,
-            ):
+            async with aiohttp.ClientSession(timeout=timeout) as http, http.get(url, headers=headers) as response:
                 if response.status == 404:
                     return None
                 if response.status != 200:
                     raise CrmError(f"HTTP status {response.status}")
-                if (response.content_length or 0) > MOST_CRM_BYTES:
-                    raise CrmError("the answer is too large")
-                found = await response.json(content_type=None)
+                found = json.loads(await _bounded(response))
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, RecursionError) as error:
-            raise CrmError(str(error) or type(error).__name__) from None
+            raise CrmError(problem_of(error)) from None
         if isinstance(found, list):
             found = found[0] if found else None
         if not isinstance(found, dict):
             return None
         return {key: value for key, value in found.items() if isinstance(value, str | int | float | bool)} or None
+
+
+async def _bounded(response: aiohttp.ClientResponse) -> bytes:
+    """The body, whether or not its length was told.
+
+    Raises:
+        CrmError: it is too large.
+    """
+    body = bytearray()
+    async for part in response.content.iter_chunked(MOST_CRM_BYTES):
+        body += part
+        if len(body) > MOST_CRM_BYTES:
+            raise CrmError("the answer is too large")
+    return bytes(body)
 
 
 async def find(session: AsyncSession, org: str, number: str) -> dict[str, Any] | None:

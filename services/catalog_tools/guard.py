@@ -15,6 +15,9 @@ from aiohttp import ThreadedResolver
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: a gateway leads on to the IPv4 address in it
+_COMPATIBLE = ipaddress.IPv6Network("::/96")  # RFC 4291 §2.5.5.1, of old
 
 
 class ForbiddenHostError(OSError):
@@ -42,10 +45,9 @@ class Guard:
 
     def allows_address(self, address: str) -> bool:
         """Whether an address is public or listed."""
-        ip = ipaddress.ip_address(address.partition("%")[0])
-        if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-            ip = ip.ipv4_mapped
-        if ip.is_global and not ip.is_multicast:
+        ip = _reached(ipaddress.ip_address(address.partition("%")[0]))
+        is_site_local = isinstance(ip, ipaddress.IPv6Address) and ip.is_site_local  # RFC 3879: still routed by some
+        if ip.is_global and not ip.is_multicast and not is_site_local:
             return True
         return any(ip.version == network.version and ip in network for network in self._networks)
 
@@ -72,6 +74,15 @@ class Guard:
         """
         self.check_literal(url)
         await GuardedResolver(self).resolve(urlsplit(url).hostname or "", 0, socket.AF_UNSPEC)
+
+
+def _reached(ip: IpAddress) -> IpAddress:
+    """The IPv4 address that an IPv6 address stands for, else the address itself."""
+    if isinstance(ip, ipaddress.IPv4Address):
+        return ip
+    if ip in _NAT64 or (ip in _COMPATIBLE and int(ip) > 1):
+        return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+    return ip.ipv4_mapped or ip.sixtofour or ip
 
 
 class GuardedResolver(AbstractResolver):

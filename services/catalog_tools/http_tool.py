@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 import aiohttp
 import jsonschema  # type: ignore[import-untyped]
+from referencing import Registry
+from referencing.exceptions import Unresolvable
 
 from libs.contracts.external_tools import HttpTool
 from libs.contracts.tool import ToolDescription, ToolReply, ToolRequest
@@ -18,6 +20,7 @@ from services.catalog_tools.http_request import HttpCall, MissingSecretError, Re
 log = get_logger()
 
 MOST_BODY_BYTES = 1_000_000  # read, before a pointer picks its part
+_NOTHING_ELSE: Registry[object] = Registry()  # without it a reference in a schema is fetched, also from `file:`
 
 
 class HttpToolClient:
@@ -29,7 +32,10 @@ class HttpToolClient:
 
     async def __aenter__(self) -> HttpToolClient:
         connector = aiohttp.TCPConnector(resolver=GuardedResolver(self._guard), limit=64)
-        self._http = aiohttp.ClientSession(connector=connector, auto_decompress=True, trust_env=False)
+        # Cookies are not kept: the next request may be another caller's, of another organisation.
+        self._http = aiohttp.ClientSession(
+            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=True, trust_env=False
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -39,13 +45,13 @@ class HttpToolClient:
     async def answer(self, tool: HttpTool, request: ToolRequest) -> ToolReply:
         """Carry one call out; every failure is a reply."""
         try:
-            jsonschema.Draft202012Validator(tool.parameters).validate(request.arguments)
+            jsonschema.Draft202012Validator(tool.parameters, registry=_NOTHING_ELSE).validate(request.arguments)
             call = build(tool, request, self._secrets)
             self._guard.check_literal(call.url)
             status, data = await self._send(call, tool.timeout_ms / 1000)
         except jsonschema.ValidationError as error:
             return self._refused(f"{tool.name}: {str(error.message)[:200]}.")
-        except jsonschema.SchemaError:
+        except (jsonschema.SchemaError, Unresolvable):
             return self._failed(tool, "its parameters are no JSON Schema")
         except RequestError as error:
             return self._refused(f"{tool.name}: {error}")
@@ -54,10 +60,8 @@ class HttpToolClient:
         except TimeoutError:
             self._counters["http_too_late"] += 1
             return failed(f"The tool {tool.name} did not answer in time.")
-        except aiohttp.InvalidURL:  # its text would repeat the query, and a secret in it
-            return self._failed(tool, "the URL is not valid")
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            return self._failed(tool, str(error) or type(error).__name__)
+            return self._failed(tool, problem_of(error))
         if len(data) > MOST_BODY_BYTES:
             return too_large(tool.name, len(data), MOST_BODY_BYTES)
         reply = answer_of(tool, status, data)
@@ -94,6 +98,16 @@ class HttpToolClient:
         self._counters["http_failed"] += 1
         log.warning("a declared tool failed", tool=tool.name, problem=problem)
         return failed(f"The tool {tool.name} failed.")
+
+
+def problem_of(error: Exception) -> str:
+    """What failed, for the log; without the URL, whose query may hold a secret or a caller's number."""
+    match error:
+        case aiohttp.InvalidURL():
+            return "the URL is not valid"
+        case aiohttp.ClientResponseError():  # no HTTP, mostly
+            return f"the answer cannot be read (status {error.status})"
+    return str(error) or type(error).__name__
 
 
 def describe(tool: HttpTool) -> ToolDescription:

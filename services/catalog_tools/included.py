@@ -40,7 +40,7 @@ class CustomerLookup(ExternalPlugin[NoParameters]):
         problem = ""
         if self._crm is not None:
             try:
-                if (found := await self._crm.find(context.caller)) is not None:
+                if (found := await self._crm.find(context.org, context.caller)) is not None:
                     return {"found": True, "customer": found}
             except CrmError as error:
                 problem = str(error)

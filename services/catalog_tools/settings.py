@@ -34,7 +34,7 @@ class Settings(ServiceSettings):
         (), description="Private hosts and networks that declared tools may use: crm.local,10.1.0.0/16"
     )
     crm_url: str | None = Field(
-        None, description="Where customer_lookup asks for a number: https://crm.example/customers?phone={number}"
+        None, description="Where customer_lookup asks: https://crm.example/{org}/customers?phone={number}"
     )
     crm_token: SecretStr | None = Field(None, description="Its bearer token")
     crm_timeout_s: Annotated[float, Field(gt=0, le=10)] = Field(

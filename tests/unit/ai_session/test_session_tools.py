@@ -104,5 +104,9 @@ async def test_a_service_that_restarts_is_asked_again(server):
         await description.unsubscribe()
 
 
-def test_arguments_nested_without_end_are_no_arguments():
-    assert parse_arguments("[" * 100_000) is None
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, '{"a":' + "[" * 300 + "]" * 300 + "}", '{"a": "\\ud800"}', '{"a": NaN}', '{"a": 1e999}'],
+)
+def test_arguments_that_could_not_be_written_down_are_no_arguments(text):
+    assert parse_arguments(text) is None

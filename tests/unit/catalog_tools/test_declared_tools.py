@@ -147,7 +147,20 @@ def test_any_other_answer_is_a_sentence(response, status, data):
 
 @pytest.mark.parametrize(
     "host",
-    ["127.0.0.1", "[::1]", "10.1.2.3", "169.254.169.254", "[::ffff:10.0.0.1]", "0.0.0.0", "[fe80::1]", "224.0.0.1"],
+    [
+        "127.0.0.1",
+        "[::1]",
+        "10.1.2.3",
+        "169.254.169.254",
+        "[::ffff:10.0.0.1]",
+        "0.0.0.0",
+        "[fe80::1]",
+        "224.0.0.1",
+        "[64:ff9b::a9fe:a9fe]",
+        "[2002:7f00:1::]",
+        "[::127.0.0.1]",
+        "[fec0::1]",
+    ],
 )
 def test_private_addresses_are_forbidden_unless_listed(host):
     with pytest.raises(ForbiddenHostError):
@@ -205,6 +218,59 @@ async def test_a_declared_request_is_made_and_its_faults_are_sentences():
         for elsewhere in ("http://127.0.0.2/{article}", "http://localhost/{article}", "http://2130706433/{article}"):
             assert not (await http.answer(tool(elsewhere), request(article="1"))).ok
         assert http._counters["http_answered"] == 1
+
+
+async def test_a_cookie_of_one_organisation_s_request_is_not_sent_with_another_s():
+    cookies = []
+
+    async def login(asked):
+        cookies.append(asked.headers.get("Cookie"))
+        answer = web.json_response({})
+        answer.set_cookie("session", asked.query["org"])
+        return answer
+
+    app = web.Application()
+    app.router.add_get("/login", login)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = site._server.sockets[0].getsockname()[1]
+    async with HttpToolClient(Guard(["localhost"]), {}, Counter()) as http:
+        for org in ("ours", "theirs"):
+            shared = tool(f"http://localhost:{port}/login", org=org, query={"org": "{call.org}"})
+            asked = request(article="1").model_copy(update={"org": org})
+            assert (await http.answer(shared, asked)).ok
+    await runner.cleanup()
+    assert cookies == [None, None]
+
+
+async def test_a_server_that_speaks_no_http_brings_no_secret_into_the_log(caplog, capsys):
+    async def answer(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nno header\x00\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, HttpToolClient(LOOPBACK, {"k": "s3cret"}, Counter()) as http:
+        stock = tool(f"http://127.0.0.1:{port}/stock", query={"key": "{secret:k}"})
+        assert (await http.answer(stock, request(article="1"))).error == "The tool stock failed."
+    printed = capsys.readouterr()
+    logged = caplog.text + printed.out + printed.err
+    assert "a declared tool failed" in logged
+    assert "s3cret" not in logged
+
+
+async def test_a_reference_in_the_parameters_fetches_nothing(tmp_path):
+    (tmp_path / "schema.json").write_text('{"enum": ["what the file says"]}')
+    field = {"$dynamicRef": (tmp_path / "schema.json").as_uri()}
+    with pytest.raises(ValidationError, match="dynamicRef"):
+        tool(parameters={"type": "object", "properties": {"article": field}})
+    slipped_through = tool().model_copy(update={"parameters": {"type": "object", "properties": {"article": field}}})
+    async with HttpToolClient(LOOPBACK, {}, Counter()) as http:
+        assert (await http.answer(slipped_through, request(article="1"))).error == "The tool stock failed."
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -15,7 +15,7 @@ from libs.contracts.tool import ToolRequest
 from libs.plugins.runner import PluginRunner
 from services.catalog_tools.app import opened
 from services.catalog_tools.catalog import Catalog
-from services.catalog_tools.customers import Crm, parse
+from services.catalog_tools.customers import Crm, CrmError, parse
 from services.catalog_tools.included import CustomerLookup, TakeMessage
 from services.catalog_tools.queries import Queries
 from tests.support.builders import DATABASES, database_url
@@ -108,6 +108,31 @@ async def test_a_crm_that_answers_nonsense_is_a_sentence(sessions, status):
     async with crm(lambda _: web.Response(text="<html>", status=status)) as service:
         reply = await runner(CustomerLookup(sessions, service)).answer(request("customer_lookup"))
     assert reply.error == "The customers cannot be looked up at the moment."
+
+
+async def test_an_answer_of_the_crm_without_a_length_is_bounded(sessions):
+    async def endless(asked):
+        answer = web.StreamResponse()
+        await answer.prepare(asked)
+        with suppress(OSError):
+            for _ in range(40):
+                await answer.write(b" " * 10_000)
+            await answer.write(b'{"name": "Frau Muster"}')
+        return answer
+
+    app = web.Application()
+    app.router.add_get("/customers/acme", endless)
+    running = web.AppRunner(app)
+    await running.setup()
+    site = web.TCPSite(running, "127.0.0.1", 0)
+    await site.start()
+    service = Crm(
+        f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}/customers/{{org}}?phone={{number}}", None, 2
+    )
+    with pytest.raises(CrmError, match="too large"):
+        await service.find("acme", "+49301234567")
+    assert await service.find("other", "+49301234567") is None  # each organisation has its own customers
+    await running.cleanup()
 
 
 def test_mistakes_of_a_file_are_named_by_line():

@@ -83,10 +83,10 @@ async def test_the_example_crm_tells_who_calls():
     await site.start()
     url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}/customers?phone={{number}}"
     try:
-        assert (await Crm(url, "secret", 1).find("+4930123456"))["company"] == "Beispiel Haustechnik GmbH"
-        assert await Crm(url, "secret", 1).find("+4930999999") is None
+        assert (await Crm(url, "secret", 1).find("default", "+4930123456"))["company"] == "Beispiel Haustechnik GmbH"
+        assert await Crm(url, "secret", 1).find("default", "+4930999999") is None
         with pytest.raises(CrmError, match="401"):
-            await Crm(url, "wrong", 1).find("+4930123456")
+            await Crm(url, "wrong", 1).find("default", "+4930123456")
     finally:
         await runner.cleanup()
 
