@@ -18,6 +18,7 @@ from libs.call_leg.admission import (
     within_budget,
 )
 from libs.call_leg.gateway import RefusedAttempt
+from libs.call_leg.instruments import BUDGET_USED
 from libs.call_leg.slot_document import Verdict
 from libs.call_leg.slots import Slots
 from libs.contracts.termination import Reason, Termination
@@ -44,6 +45,7 @@ class Admission:
         self._slots = Slots(bus, legs.gw, legs.roster.is_sound)
         self._spending = SpendingCopy(bus)
         legs.usd_per_day = self._usd_per_day
+        BUDGET_USED.read_from(self._budgets_used)
 
     async def start(self) -> None:
         """Subscribe; before the first call."""
@@ -95,6 +97,10 @@ class Admission:
     def _usd_per_day(self, org: str) -> float | None:
         published = self._config.organisation(org)
         return None if published is None else published.max_usd_per_day
+
+    def _budgets_used(self) -> dict[str, float]:
+        budgets = {org.name: org.max_usd_per_day for org in self._config.organisations()}
+        return {name: self._spending.spent_today(name) / usd for name, usd in budgets.items() if usd}
 
     def release(self, org: str, call: str) -> None:
         """An admitted call has ended. Never waits and may be called twice; unknown calls are no matter."""

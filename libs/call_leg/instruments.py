@@ -14,10 +14,11 @@ from libs.contracts.media import MediaStatistics
 from libs.contracts.offer import OfferReply
 from libs.contracts.termination import Reason, Result, Termination
 from libs.runtime.instruments import BUS_S
-from libs.runtime.metrics import at_scrape, counter, gauge, histogram, one_of
+from libs.runtime.metrics import at_most, at_scrape, counter, gauge, histogram, one_of
 
 ENTRANCE = one_of("sip", "twilio", "browser")
 DIRECTION = one_of("inbound", "outbound")
+MOST_ORGANISATIONS = 200
 LOSSES = one_of("gone", "silent", "failed", "released", "drain")
 
 # An agent that is late by a second is heard; five seconds of ringing are usual, a minute is the longest.
@@ -97,6 +98,11 @@ SLOTS = counter(
     outcome=one_of("taken", "full", "too_many", "counted_locally", "write_failed", "conflict", "malformed"),
 )
 SLOTS_HELD = gauge("callbus_slots_held", "Places within organisations' limits that this gateway's calls hold")
+BUDGET_USED = gauge(
+    "callbus_budget_used_ratio",
+    "Share of an organisation's budget of this day (UTC) that is spent, as this gateway knows it; 1: no more calls",
+    org=at_most(MOST_ORGANISATIONS, "organisations with a budget"),
+)
 ORIGINATIONS = counter(
     "callbus_originations_total",
     "Calls that were asked for on the bus",

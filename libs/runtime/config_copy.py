@@ -50,6 +50,10 @@ class ConfigCopy:
         found = self._documents.get(f"org.{name}")
         return found if isinstance(found, OrgConfig) else None
 
+    def organisations(self) -> list[OrgConfig]:
+        """All that are published."""
+        return [each for each in self._documents.values() if isinstance(each, OrgConfig)]
+
     def route(self, callee: str, entrance: str = "sip", trunk: str | None = None) -> RouteConfig | None:
         """The route that serves a dialled number or SIP user."""
         return self._routes.find(callee, entrance, trunk)

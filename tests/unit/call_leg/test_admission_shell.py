@@ -7,6 +7,7 @@ import pytest
 from libs.call_leg.admission import Admitted, Arrival, Refused
 from libs.call_leg.admission_shell import Admission
 from libs.call_leg.gateway import CallLegs
+from libs.call_leg.instruments import BUDGET_USED
 from libs.contracts import subjects
 from libs.contracts.agent import AgentConfig
 from libs.contracts.config import Fallback, OrgConfig, RouteConfig
@@ -130,5 +131,6 @@ async def test_what_workers_write_to_the_bus_keeps_calls_of_a_spent_day_out(gate
             await heard.wait()
             heard.clear()
     assert (decided.termination.reason, decided.fallback) == (Reason.BUDGET_SPENT, Fallback(status=486))
+    assert BUDGET_USED.values() == {("thrifty",): 1.0}  # the others have none
     assert (await admission.place("thrifty", "c")).reason is Reason.BUDGET_SPENT
     assert await admission.place("acme", "d") is None
