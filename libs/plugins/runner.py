@@ -18,7 +18,7 @@ from libs.plugins.memory import Answers, Given, Key
 from libs.plugins.outcome import failed, reply_of
 from libs.plugins.plugin import PluginContext, PluginError
 from libs.plugins.schema import read_arguments, sentence
-from libs.plugins.threads import PluginThread, SameLoop, StuckError, in_daemon_thread
+from libs.plugins.threads import CallThreads, PluginThread, SameLoop, StuckError
 from libs.runtime.log import get_logger
 
 log = get_logger()
@@ -36,6 +36,7 @@ class PluginRunner:
         self.description: ToolDescription = plugin.describe()
         self._counters = counters
         self._thread = PluginThread(plugin.name) if in_thread else SameLoop()
+        self._calls = CallThreads(plugin.name)
         self._answers = Answers()
         self._running: dict[Key, tuple[str, asyncio.Task[ToolReply]]] = {}
 
@@ -60,9 +61,13 @@ class PluginRunner:
         name = self.description.name
         try:
             params = read_arguments(self._plugin.parameters, request.arguments)
+            arguments = _fingerprint(params)
         except ValidationError as error:
             return self._counted("refused", failed(sentence(name, error)))
-        key, arguments = (request.org, request.call, request.tool_call_id), _fingerprint(params)
+        except Exception:  # a validator or a type of the plug-in's own
+            log.exception("a plug-in failed at its arguments", tool=name, call=request.call)
+            return self._counted("crashed", failed(f"The tool {name} failed."))
+        key = (request.org, request.call, request.tool_call_id)
         if (running := self._running.get(key)) is not None and running[0] == arguments:
             self._counters["repeated"] += 1
             return await asyncio.shield(running[1])
@@ -116,7 +121,7 @@ class PluginRunner:
             except (SystemExit, KeyboardInterrupt) as error:  # would end the thread's loop
                 raise RuntimeError(f"it tried to end the process: {error!r}") from None
         else:
-            result = await in_daemon_thread(lambda: execute(params, context))
+            result = await self._calls.run(lambda: execute(params, context))
             if inspect.isawaitable(result):
                 result = await result
         return reply_of(self.description.name, result, self._plugin.most_result_bytes)

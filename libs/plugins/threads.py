@@ -2,7 +2,8 @@
 
 Each plug-in has a thread with an event loop of its own. A plug-in that blocks it (`time.sleep`, a synchronous client)
 misses its deadlines, and after `STUCK_AFTER` of them in a row gets a new thread; the old one is left behind, at most
-`MOST_LEFT_BEHIND` times. All threads are daemons: none of them can keep the process from ending.
+`MOST_LEFT_BEHIND` times. A synchronous plug-in has a thread per call, `MOST_CALL_THREADS` at most. All threads are
+daemons: none of them can keep the process from ending.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ T = TypeVar("T")
 
 STUCK_AFTER = 2
 MOST_LEFT_BEHIND = 8
+MOST_CALL_THREADS = 64  # of synchronous plug-ins: twice as many as may be asked for at once
 PING_S = 0.2
 
 
@@ -92,21 +94,36 @@ class SameLoop:
         """Nothing to close."""
 
 
-async def in_daemon_thread(function: Callable[[], T]) -> T:
-    """A synchronous function in a thread of its own, which does not outlive the process."""
-    future: Future[T] = Future()
-    future.set_running_or_notify_cancel()  # nobody can cancel a thread
+class CallThreads:
+    """Synchronous calls of one plug-in, each in a daemon thread. Nobody can end one that hangs: they are counted."""
 
-    def run() -> None:
-        try:
-            future.set_result(function())
-        except Exception as error:  # noqa: BLE001  handed to who waits
-            future.set_exception(RuntimeError(repr(error)) if isinstance(error, StopIteration) else error)
-        except BaseException as error:  # noqa: BLE001  sys.exit() in a plug-in ends no loop
-            future.set_exception(RuntimeError(f"it tried to end the process: {error!r}"))
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._free = threading.BoundedSemaphore(MOST_CALL_THREADS)
 
-    threading.Thread(target=run, name="plugin-call", daemon=True).start()
-    return await asyncio.wrap_future(future)
+    async def run(self, function: Callable[[], T]) -> T:
+        """Run a function in a thread of its own, which does not outlive the process.
+
+        Raises:
+            StuckError: as many as there may be have not returned.
+        """
+        if not self._free.acquire(blocking=False):
+            raise StuckError(f"{MOST_CALL_THREADS} calls of {self._name} have not returned")
+        future: Future[T] = Future()
+        future.set_running_or_notify_cancel()  # nobody can cancel a thread
+
+        def call() -> None:
+            try:
+                future.set_result(function())
+            except Exception as error:  # noqa: BLE001  handed to who waits
+                future.set_exception(RuntimeError(repr(error)) if isinstance(error, StopIteration) else error)
+            except BaseException as error:  # noqa: BLE001  sys.exit() in a plug-in ends no loop
+                future.set_exception(RuntimeError(f"it tried to end the process: {error!r}"))
+            finally:
+                self._free.release()
+
+        threading.Thread(target=call, name=f"plugin-call-{self._name}", daemon=True).start()
+        return await asyncio.wrap_future(future)
 
 
 def _run_forever(loop: asyncio.AbstractEventLoop) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import Counter
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from pydantic import BaseModel, field_validator
 
 from libs.contracts.tool import ToolRequest
+from libs.plugins import ExternalPlugin
 from libs.plugins.runner import PluginRunner
 from tests.unit.plugins import samples
 
@@ -124,3 +127,47 @@ async def test_a_plug_in_that_blocks_gets_another_thread():
         block[0] = False
         assert (await runner.answer(request(tool_call_id="t9"))).output == "well"
         assert runner._thread.left_behind == 1
+
+
+async def test_a_synchronous_plug_in_that_never_returns_does_not_fill_the_process_with_threads(monkeypatch):
+    monkeypatch.setattr("libs.plugins.threads.MOST_CALL_THREADS", 4)
+    go_on = threading.Event()
+
+    class Hanging(ExternalPlugin):
+        name = "hanging"
+        description = "Never returns."
+        timeout_s = 0.05
+
+        def execute(self, params, context):
+            go_on.wait()
+            return "at last"
+
+    async with running(Hanging()) as runner:
+        before = threading.active_count()
+        for n in range(8):
+            assert not (await runner.answer(request("hanging", f"t{n}"))).ok
+        assert threading.active_count() - before <= 4
+        assert runner._counters == {"too_late": 4, "stuck": 4}
+        go_on.set()
+        while threading.active_count() > before:
+            await asyncio.sleep(0.01)
+        assert (await runner.answer(request("hanging", "t9"))).output == "at last"
+
+
+async def test_a_validator_that_crashes_is_a_sentence():
+    class Share(BaseModel):
+        of: int
+
+        @field_validator("of")
+        @classmethod
+        def _share(cls, value):
+            return 100 // value
+
+    class Sharing(samples.Stock):
+        name = "sharing"
+        parameters = Share
+
+    async with running(Sharing()) as runner:
+        reply = await runner.answer(request("sharing", of=0))
+    assert reply.error == "The tool sharing failed."
+    assert runner._counters == {"crashed": 1}
