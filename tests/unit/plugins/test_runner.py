@@ -149,8 +149,9 @@ async def test_a_synchronous_plug_in_that_never_returns_does_not_fill_the_proces
         assert threading.active_count() - before <= 4
         assert runner._counters == {"too_late": 4, "stuck": 4}
         go_on.set()
-        while threading.active_count() > before:
-            await asyncio.sleep(0.01)
+        for thread in threading.enumerate():
+            if thread.name == "plugin-call-hanging":
+                await asyncio.to_thread(thread.join, 5)
         assert (await runner.answer(request("hanging", "t9"))).output == "at last"
 
 
