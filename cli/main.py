@@ -165,28 +165,52 @@ def apply(
     run(apply_files(console, settings(), bus, paths, dry_run))
 
 
-@app.command(rich_help_panel=CALLS, epilog="Examples: callbus calls · callbus calls --json")
-def calls(bus: Nats = None, as_json: Json = False) -> None:
-    """List the calls that are going on."""
-    from cli.queries import list_calls
+@app.command(
+    rich_help_panel=CALLS,
+    epilog="Examples: callbus calls · callbus calls --watch · callbus calls --json | jq .[].caller",
+)
+def calls(
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="A table that stays and follows, until Ctrl-C")] = False,
+    bus: Nats = None,
+    as_json: Json = False,
+) -> None:
+    """List the calls that are going on: who talks with whom, how far, and what was said last."""
+    from cli.calls import list_calls
 
-    run(list_calls(console, settings(), bus, as_json))
+    run(list_calls(console, settings(), bus, as_json, watch=watch))
 
 
 @app.command(
-    rich_help_panel=CALLS, epilog="Examples: callbus tap last · callbus tap all · callbus tap 01JC… --json | jq .kind"
+    rich_help_panel=CALLS,
+    epilog="Examples: callbus tap last · callbus tap all · callbus tap last --wav call.wav · "
+    "callbus tap all --filter tool --filter 'call.*' · callbus tap 01JC… --json | jq .kind",
 )
-def tap(
+def tap(  # noqa: PLR0913, PLR0917  one parameter per option
     call: Annotated[str, typer.Argument(help="A call id, `last`, or `all`")] = "last",
     wait: Annotated[bool, typer.Option("--wait", help="Wait for a call that is not known yet")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Sentences, usage and turn starts as well")] = False,
+    kinds: Annotated[
+        list[str] | None,
+        typer.Option("--filter", metavar="KIND", help="Only these kinds: `call.ended`, `tool`, `caller.*`; repeatable"),
+    ] = None,
+    partials: Annotated[
+        bool | None,
+        typer.Option(
+            "--partials/--no-partials", help="What is being said, before a turn is over; default: on a terminal"
+        ),
+    ] = None,
+    wav: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write what is heard: stereo, the caller left, the agent right")
+    ] = None,
+    play: Annotated[bool, typer.Option("--play", help="Play what is heard, with aplay, paplay, ffplay or sox")] = False,
     bus: Nats = None,
     as_json: Json = False,
 ) -> None:
     """Follow a call: its transcript and events so far, then live until it ends."""
-    from cli.queries import TapOptions, follow
+    from cli.follow import TapOptions, follow
 
-    run(follow(console, settings(), bus, call, TapOptions(wait, verbose, as_json)))
+    options = TapOptions(wait, verbose, as_json, partials, tuple(kinds or ()), wav, play)
+    run(follow(console, settings(), bus, call, options))
 
 
 @app.command(

@@ -1,11 +1,10 @@
-"""The commands that ask a running callbus: calls, tap, conversations, show, orders, apply, catalog."""
+"""The commands that ask a running callbus: conversations, show, orders, apply, catalog."""
 
 from __future__ import annotations
 
 import csv
 import json
 import sys
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,18 +14,12 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.apply import apply, read_config, tool_warnings
-from cli.bus import bus_address, connected, query, worth_waiting
-from cli.commands import WAITING, live_calls
+from cli.bus import bus_address, connected, query
 from cli.config_files import Problem
 from cli.errors import CliError, NotRunning
-from cli.render import EventLines
 from cli.settings import CliSettings
 from cli.show import print_conversation
-from cli.tap import ALL, call_meant, lasting_events, require_known
-from libs.contracts.events import CallEnded
-from libs.contracts.wire import event_decoder
 
-errors = Console(stderr=True, highlight=False)
 CATALOG_TOOLS = "catalog_tools"
 TRANSCRIPT_STORE = "transcript_store"
 
@@ -37,7 +30,20 @@ def print_json(value: Any) -> None:
 
 
 # Ids are copied and numbers compared, so that they are never cut.
-_WHOLE = {"call", "order", "began", "placed", "since", "article", "quantity", "talked", "cost $", "price €", "total €"}
+_WHOLE = {
+    "call",
+    "epoch",
+    "order",
+    "began",
+    "placed",
+    "since",
+    "article",
+    "quantity",
+    "talked",
+    "cost $",
+    "price €",
+    "total €",
+}
 LEAST_CHARACTERS = 4
 WIDEST = 10_000
 
@@ -94,64 +100,6 @@ async def apply_files(console: Console, settings: CliSettings, nats: str | None,
 def _warn(console: Console, warnings: list[Problem]) -> None:
     for warning in sorted(set(warnings)):
         console.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
-
-
-async def list_calls(console: Console, settings: CliSettings, nats: str | None, as_json: bool) -> None:
-    """`callbus calls`: what is going on; calls that wait for a person stand out."""
-    async with connected(bus_address(nats, settings)) as client:
-        entries = await live_calls(client)
-    if as_json:
-        return print_json([entry.model_dump(mode="json") for entry in entries])
-    if not entries:
-        return console.print("no call is going on")
-    rows = table("call", "since", "phase", "caller", "agent", "worker", "epoch")
-    for entry in entries:
-        worker = entry.wk[-6:] if entry.wk else "none"
-        since = local_time(entry.offered_at)[-5:]
-        waits = entry.phase == WAITING
-        phase = f"{entry.phase} (accept?)" if waits else entry.phase
-        cells = (entry.call, since, phase, entry.caller, entry.agent, worker, str(entry.epoch))
-        rows.add_row(*cells, style="bold yellow" if waits else None)
-    print_table(console, rows)
-    if any(entry.phase == WAITING for entry in entries):
-        console.print(
-            "`callbus accept CALL` lets a waiting call through to its agent, `callbus reject CALL` refuses it"
-        )
-    return None
-
-
-@dataclass(frozen=True, slots=True)
-class TapOptions:
-    """How `callbus tap` shows what it follows."""
-
-    wait: bool = False  # for a call that is not known yet
-    verbose: bool = False
-    as_json: bool = False
-
-
-async def follow(console: Console, settings: CliSettings, nats: str | None, wanted: str, options: TapOptions) -> None:
-    """`callbus tap`: ends with the call; never for `all`. A bus that restarts is waited for."""
-    decoder, lines = event_decoder(), EventLines(show_call=wanted == ALL, verbose=options.verbose)
-    address = bus_address(nats, settings)
-    async with connected(address) as client:
-        call = wanted if wanted == ALL else await call_meant(client, wanted)
-        if call != ALL and not options.wait:
-            await require_known(client, call)
-    if call == ALL and not options.as_json:
-        console.print("waiting for calls; Ctrl-C ends this", style="dim")
-
-    def gone() -> None:
-        errors.print("the bus went away; waiting for it …", style="dim")
-
-    async for message in lasting_events(address, call, gone, worth_waiting(nats, settings)):
-        event = decoder.decode(message.data)
-        if options.as_json:
-            sys.stdout.write(message.data.decode("utf-8", "replace") + "\n")
-            sys.stdout.flush()
-        elif event is not None and (line := lines.line(event)) is not None:
-            console.print(line, soft_wrap=True)
-        if isinstance(event, CallEnded) and call != ALL:
-            return
 
 
 async def list_conversations(

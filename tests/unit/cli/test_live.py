@@ -7,10 +7,10 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from cli.bus import connected
+from cli.calls import list_calls
 from cli.commands import command_call, live_calls, meant
 from cli.errors import CliError
 from cli.main import app
-from cli.queries import list_calls
 from cli.settings import CliSettings
 from libs.contracts.commands import (
     Accept,
