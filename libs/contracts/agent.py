@@ -193,6 +193,12 @@ class AgentConfig(Message):
         return self
 
     @property
+    def opening(self) -> str | None:
+        """Its first words: that the call is recorded, where the agent announces it, then the greeting."""
+        words = (self.recording_notice if self.recording == "announce" else None, self.greeting)
+        return " ".join(filter(None, words)) or None
+
+    @property
     def turns(self) -> TurnTaking:
         """`turn_taking` with the backend's defaults filled in; `mode` stays None with `live`, which has none."""
         turns, modes = self.turn_taking, _MODES[self.backend]

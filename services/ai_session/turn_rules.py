@@ -34,7 +34,7 @@ class TurnRules:
         """From an agent's document."""
         turns = agent.turns
         return cls(
-            phrases=Phrases.of(agent.greeting, agent.goodbye),
+            phrases=Phrases.of(agent.opening, agent.goodbye),
             interruptible=turns.interruptible,
             max_duration_s=agent.limits.max_duration_s,
             budget_usd=agent.budget.per_call_usd,

@@ -26,7 +26,7 @@ def texts_of(agent: AgentConfig) -> tuple[str, ...]:
     """What an agent says word for word, in the order in which a call needs it."""
     message = agent.answering_machine.message if agent.answering_machine.then == "leave_message" else None
     idle = agent.idle.text if agent.idle.after_s is not None and agent.idle.prompts else None
-    texts = (agent.greeting, *agent.fillers.texts, idle, agent.goodbye, message)
+    texts = (agent.opening, *agent.fillers.texts, idle, agent.goodbye, message)
     return tuple(dict.fromkeys(text for text in texts if text))
 
 

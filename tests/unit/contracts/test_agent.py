@@ -32,6 +32,14 @@ def test_what_does_not_fit_is_one_sentence(document, sentence):
         AgentConfig.model_validate({"name": "a"} | document)
 
 
+def test_a_recording_is_announced_before_the_greeting():
+    agent = AgentConfig(name="a", greeting="Guten Tag.", recording="announce", recording_notice="Wir nehmen auf.")
+    assert agent.opening == "Wir nehmen auf. Guten Tag."
+    assert agent.model_copy(update={"greeting": None}).opening == "Wir nehmen auf."
+    assert agent.model_copy(update={"recording": "on"}).opening == "Guten Tag."
+    assert AgentConfig(name="a").opening is None
+
+
 def test_another_backend_for_one_call_brings_its_own_model_and_turn_detection():
     agent = AgentConfig(name="a", model="gpt-realtime-2.1", turn_taking={"mode": "server_vad", "threshold": 0.5})
     changed = AgentChanges(backend="pipeline", threshold=-35).applied_to(agent)
