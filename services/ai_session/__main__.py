@@ -10,21 +10,21 @@ from dataclasses import replace
 
 from libs.contracts.offer import Offer
 from libs.runtime.log import get_logger
-from libs.runtime.metrics import export_counters, export_gauge
 from libs.runtime.service import Service, run
 from services.ai_session.backends.factory import BackendPlan, UnsupportedAgentError, plan_scripted
 from services.ai_session.backends.live import LiveEndpoint, plan_live
 from services.ai_session.backends.pipeline import plan_pipeline
-from services.ai_session.backends.pipeline_stages import Stages, export_stages, stages_of
+from services.ai_session.backends.pipeline_stages import Stages, stages_of
 from services.ai_session.backends.realtime_link import Endpoint
 from services.ai_session.backends.realtime_plan import plan_realtime
 from services.ai_session.backends.realtime_spares import SpareConnections
 from services.ai_session.costs import ModelsFileError, load
+from services.ai_session.exporting import export, export_models
 from services.ai_session.model_listing import WatchedPlans
 from services.ai_session.model_watch import Defaults
 from services.ai_session.settings import Settings
 from services.ai_session.voices.ahead import SpeechAhead
-from services.ai_session.voices.opening import export_voices, open_voices
+from services.ai_session.voices.opening import open_voices
 from services.ai_session.worker import Worker
 
 log = get_logger()
@@ -85,24 +85,14 @@ async def serve(service: Service, settings: Settings) -> None:
     endpoint, spares = endpoint_of(settings)
     live = LiveEndpoint.beside(endpoint, settings.live_model, settings.chat_model)
     voices = open_voices(settings, endpoint)
-    export_voices(voices)
     pipeline = stages_of(settings, endpoint.models, voices)
-    export_stages(pipeline)
     backends = Backends(endpoint, live, pipeline)
     plans = WatchedPlans(backends, endpoint.models, Defaults.of(settings, endpoint.models))
-    plans.export()
+    export_models(plans, spares)
     worker = Worker(service.bus, service.outbox, plans, settings.worker_capacity, SpeechAhead(voices))
-    export_counters("callbus_worker_model", "What model connections counted", "kind", lambda: endpoint.counters)
+    export(worker, endpoint, pipeline, voices)
     service.health.checks["draining"] = lambda: "draining" if worker.claims.draining else None
-    export_counters("callbus_worker", "What the worker counted", "kind", lambda: worker.counters)
-    export_counters("callbus_worker_tools", "Tool look-ups that failed", "kind", lambda: worker.tools.counters)
-    export_gauge("callbus_worker_sessions", "Calls being served", lambda: worker.sessions)
-    export_counters(
-        "callbus_worker_rate_limit", "The provider's rate limits, as calls met them", "kind", worker.limits.counted
-    )
-    export_counters("callbus_worker_spending", "Spending on the bus", "what", lambda: worker.budgets.counters)
     watching = asyncio.create_task(plans.run(endpoint.base_url, endpoint.api_key, endpoint.tls), name="models")
-    export_gauge("callbus_worker_spare_sessions", "Model sessions kept open for emergencies", lambda: len(spares))
     running = asyncio.create_task(worker.run(service.is_up), name="worker")
     sparing = asyncio.create_task(spares.run(), name="spares")
     stopping = asyncio.create_task(service.stopping.wait(), name="stopping")

@@ -60,6 +60,7 @@ from services.ai_session.backends.port import (
     TextEnded,
     UsageCounted,
 )
+from services.ai_session.endpointing import Endpointing
 from services.ai_session.journal import Journal
 from services.ai_session.playout import Drained, OutFrame, Part, Playout
 from services.ai_session.rate_limit import RateLimit
@@ -104,7 +105,7 @@ class Bridge:
         self._text = SpeechText(rate_hz)
         self._limit = limit or RateLimit()
         self._backend: SpeechBackend | None = None
-        self._ring: deque[bytes] = deque()
+        self.ring: deque[bytes] = deque()
         self._recent: deque[bytes] = deque(maxlen=PREROLL_FRAMES)
         self.playout = Playout(rate_hz, continuous=capabilities.continuous_output)
         self.state = offer.state
@@ -118,6 +119,7 @@ class Bridge:
         self._machine = watch_for(offer)
         self.last_up_at = 0.0
         self.counters: Counter[str] = Counter()
+        self.endpointing = Endpointing()
 
     def verdict(self) -> Counter[str]:
         """What the call counted, for its last log line and the metrics."""
@@ -139,7 +141,7 @@ class Bridge:
             return False
         for pcm in self._recent:  # what waits in the ring is the end of it
             backend.feed(pcm)
-        self._ring.clear()
+        self.ring.clear()
         self._backend = backend
         return True
 
@@ -186,8 +188,9 @@ class Bridge:
             self._feed(self._silence)
 
     def _feed(self, pcm: bytes) -> None:
-        ring, backend = self._ring, self._backend
+        ring, backend = self.ring, self._backend
         self._recent.append(pcm)
+        self.endpointing.fed(pcm)
         if backend is not None and not ring and backend.feed(pcm):
             return
         if len(ring) >= RING_FRAMES:
@@ -323,6 +326,7 @@ class Bridge:
                 case ResumePlayout():
                     self.playout.resume()
                     self._pump(now)
+                    self._journal.meter.went_on()
                 case PlayLocal(response, text):
                     self._play_local(response, text, now)
                 case RunTool() | HangUp() | HandOver() | Fail():

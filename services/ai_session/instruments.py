@@ -6,6 +6,9 @@ here cannot disagree.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
+
 from libs.contracts.events import AgentTurn, CallEvent, LatencyMeasured, SessionTrouble, ToolReturned, UsageReported
 from libs.runtime.metrics import at_most, counter, gauge, histogram, matching, one_of
 
@@ -194,17 +197,36 @@ FRAME_KEYS = {"up": ("up", "received"), "dn": ("down", "sent")} | {f"up_{name}":
 OFFER_KEYS = {"accepted": "accepted", "refused": "refused", "offer_malformed": "malformed"}
 
 
+_open: set[tuple[int, str]] = set()  # connections to models, by identity
+
+
+def connection_opened(connection: object, backend: str) -> None:
+    """A connection to a model is open."""
+    _open.add((id(connection), backend))
+
+
+def connection_closed(connection: object, backend: str) -> None:
+    """It is not, or not any more."""
+    _open.discard((id(connection), backend))
+
+
+def open_connections() -> Counter[str]:
+    """Connections to models, by backend."""
+    return Counter(backend for _, backend in _open)
+
+
 class SessionMeter:
     """One session's share of the metrics, from the events that it publishes. `ping_s`: of the media link."""
 
-    def __init__(self, backend: str) -> None:
+    def __init__(self, backend: str, ping_s: Callable[[], float | None]) -> None:
         self._backend = backend
+        self._ping_s = ping_s
 
-    def published(self, event: CallEvent, ping_s: float | None = None) -> None:
+    def published(self, event: CallEvent) -> None:
         """An event is on its way to the stream."""
         match event:
             case LatencyMeasured():
-                self._turn(event, ping_s)
+                self._turn(event)
             case ToolReturned():
                 TOOL.observe(event.took_ms / 1000, event.name, "ok" if event.ok else "error")
             case AgentTurn(interrupted=True):
@@ -220,18 +242,19 @@ class SessionMeter:
         """The caller's sound was no interruption: the agent goes on."""
         BARGE_INS.add("false", self._backend)
 
-    def endpointed(self, seconds: float) -> None:
+    def endpointed(self, seconds: float | None) -> None:
         """A turn of the caller was over so long before that was decided."""
-        TURN_STAGE.observe(seconds, "endpointing", self._backend)
+        if seconds is not None:
+            TURN_STAGE.observe(seconds, "endpointing", self._backend)
 
-    def _turn(self, event: LatencyMeasured, ping_s: float | None) -> None:
+    def _turn(self, event: LatencyMeasured) -> None:
         delta, frame, heard = (
             event.stopped_to_first_delta_ms, event.stopped_to_first_frame_ms, event.stopped_to_heard_ms
         )  # fmt: skip
         if delta is None or frame is None or heard is None:
             return
         tools = min(event.tools_ms, delta)
-        bus = min(2000 * (ping_s or 0.0), heard - frame)
+        bus = min(2000 * (self._ping_s() or 0.0), heard - frame)
         TURN.observe(heard / 1000, self._backend)
         stages = {"model": delta - tools, "worker": frame - delta, "bus": bus, "playout": heard - frame - bus}
         if event.tools_ms:

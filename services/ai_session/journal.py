@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from libs.contracts.events import CallerSpoke, CallEvent, Event, UsageReported, event_id
 from libs.contracts.offer import Offer
+from services.ai_session.instruments import SessionMeter
 
 E = TypeVar("E", bound=CallEvent)
 
@@ -27,11 +28,16 @@ class Journal:
     """
 
     def __init__(
-        self, offer: Offer, outbox: Outbox, spent: Callable[[str, float], None] = lambda _org, _usd: None
+        self,
+        offer: Offer,
+        outbox: Outbox,
+        spent: Callable[[str, float], None] = lambda _org, _usd: None,
+        ping_s: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._call, self._org, self._epoch = offer.call, offer.org, offer.epoch
         self._outbox = outbox
         self._spent = spent
+        self.meter = SessionMeter(offer.agent.backend, ping_s)
         self._number = 0
         self._spoke_at: dict[str, datetime] = {}
         self.events: list[Event] = []
@@ -46,6 +52,7 @@ class Journal:
             self._spent(self._org, event.cost_usd)
         self.events.append(event)  # type: ignore[arg-type]  # every kind put here is one of the union
         self._outbox.put(event)
+        self.meter.published(event)
         return event
 
     def remember(self, kind: type[E], **fields: Any) -> None:

@@ -34,6 +34,7 @@ from services.ai_session.backends.port import (
 )
 from services.ai_session.bridge import Bridge
 from services.ai_session.history import Conversation, rebuild
+from services.ai_session.instruments import OPENING, connection_closed, connection_opened
 from services.ai_session.journal import Journal
 from services.ai_session.reconnects import Losses, Patience
 from services.ai_session.resume import read_events
@@ -126,7 +127,7 @@ class ModelLink:
         """
         lost_one, self.present = self.present, None
         if lost_one is not None:
-            await lost_one.backend.close()
+            await self._shut(lost_one)
         may_replace = self._losses.may_replace(self._bridge.playout.played, self._loop.time())
         await self._let_tail_play()
         why = lost.detail or f"the model connection was lost ({lost.code})"
@@ -167,7 +168,7 @@ class ModelLink:
             if not settled:
                 await asyncio.sleep(LEAVE_S)
         finally:
-            await before.backend.close()  # some servers tell with their last word what the session cost
+            await self._shut(before)  # some servers tell with their last word what the session cost
             if self._leaving is before:
                 self._leaving = None
 
@@ -175,7 +176,7 @@ class ModelLink:
         """Close the connection, if there is one."""
         self._bridge.attach(None)
         if self.present is not None:
-            await self.present.backend.close()
+            await self._shut(self.present)
 
     async def _open_patiently(
         self, conversation: Conversation, patience_s: float, timeout_s: float | None, *, urgent: bool
@@ -205,13 +206,23 @@ class ModelLink:
         self._losses.opened(self._bridge.playout.played, self._loop.time())
 
     async def _open_connection(self, connection: Connection, conversation: Conversation, *, urgent: bool) -> None:
+        backend, began_at, outcome = self._offer.agent.backend, self._loop.time(), "given_up"
         try:
             descriptions = await self._tools.descriptions(self._offer.agent)
             opening = Opening(self._instructions, descriptions, conversation.items, urgent)
             await connection.backend.open(opening)
-        except BaseException:  # nothing is swallowed: a cancelled opening closes its connection, too
-            await connection.backend.close()
+            outcome = "opened"
+            connection_opened(connection, backend)
+        except BaseException as error:  # nothing is swallowed: a cancelled opening closes its connection, too
+            outcome = error.kind if isinstance(error, BackendError) else outcome
+            await self._shut(connection)
             raise
+        finally:
+            OPENING.observe(self._loop.time() - began_at, backend, outcome)
+
+    async def _shut(self, connection: Connection) -> None:
+        connection_closed(connection, self._offer.agent.backend)
+        await connection.backend.close()
 
     def _on_event(self, connection: Connection, event: BackendEvent) -> None:
         owed = connection is self._leaving and isinstance(event, CallerTranscript | UsageCounted)

@@ -17,7 +17,6 @@ import aiohttp
 from libs.contracts.agent import AgentConfig
 from libs.contracts.offer import Offer
 from libs.runtime.log import get_logger
-from libs.runtime.metrics import export_gauges
 from services.ai_session.backends.factory import BackendPlan, PlanBackend
 from services.ai_session.costs import Models
 from services.ai_session.model_watch import Defaults, ModelWatch, models_of, shutdown_dates
@@ -42,11 +41,6 @@ class WatchedPlans:
         """See `PlanBackend`."""
         self._note(offer.agent, limited=offer.org_usd_per_day is not None)
         return self._plan(offer)
-
-    def export(self) -> None:
-        """Expose the ends of models in use to Prometheus."""
-        name = "callbus_model_shutdown_timestamp_seconds"
-        export_gauges(name, "When models in use will be shut down", "model", self.watch.timestamps)
 
     async def run(self, base_url: str, api_key: str, tls: ssl.SSLContext | None) -> None:
         """Ask the endpoint and warn, until cancelled."""

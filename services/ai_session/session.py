@@ -7,7 +7,6 @@ The session's task ends by being cancelled: by the worker on a release, by itsel
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, assert_never
@@ -33,7 +32,7 @@ from libs.contracts.wire import agent_command_decoder
 from libs.runtime.log import bound, get_logger
 from services.ai_session.actions import Fail, HandOver, HangUp, NoteTrouble, RunTool, Why
 from services.ai_session.backends.factory import BackendPlan
-from services.ai_session.backends.port import BackendError, BackendEvent, Lost
+from services.ai_session.backends.port import BackendError, BackendEvent, Lost, SpeechStopped
 from services.ai_session.bridge import Bridge, Escalation
 from services.ai_session.history import Conversation, GoOn
 from services.ai_session.journal import Journal
@@ -74,7 +73,7 @@ class Session:
     def __init__(self, offer: Offer, plan: BackendPlan, around: Surroundings) -> None:
         self.offer = offer
         self._around = around
-        self._journal = Journal(offer, around.outbox, around.budgets.add)
+        self._journal = Journal(offer, around.outbox, around.budgets.add, around.ping_s)
         downlink = subjects.audio(offer.org, offer.gw, around.bus.process_id, offer.call, "dn")
         self.bridge = Bridge(
             offer,
@@ -188,7 +187,6 @@ class Session:
                 self.ended_by = "internal_error"
                 await self._leg.ask(Failed(epoch=self.offer.epoch, reason=Reason.INTERNAL_ERROR, detail=str(error)))
             finally:
-                self._around.counters.update(self.bridge.verdict() + Counter(sessions=1))
                 log.info("session ended", cause=self.ended_by or "cancelled", **self.bridge.verdict())
 
     async def _serve(self) -> None:
@@ -270,6 +268,8 @@ class Session:
     def _on_event(self, event: BackendEvent) -> None:
         """An event of the present model connection."""
         try:
+            if isinstance(event, SpeechStopped):
+                self._journal.meter.endpointed(self.bridge.endpointing.silence_s())
             self._outstanding.note(event)
             self._server_tools.note(event, self._loop.time())
             self._live.note(event, watched=self.bridge.state.watched)

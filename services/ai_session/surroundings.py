@@ -22,3 +22,7 @@ class Surroundings:
     counters: Counter[str]
     budgets: Budgets
     limits: RateLimits
+
+    def ping_s(self) -> float | None:
+        """How long the bus takes, there and back, as measured last."""
+        return self.bus.ping_s

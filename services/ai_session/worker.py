@@ -19,6 +19,7 @@ from libs.runtime.log import get_logger
 from services.ai_session.backends.factory import BackendPlan, PlanBackend, UnsupportedAgentError
 from services.ai_session.budget_shell import Budgets
 from services.ai_session.claims import Claims, Refused
+from services.ai_session.instruments import TICKER
 from services.ai_session.journal import Outbox
 from services.ai_session.rate_limit import RateLimits
 from services.ai_session.session import Session, Surroundings
@@ -50,6 +51,7 @@ class Worker:
         self._around = Surroundings(bus, outbox, self.tools, self.counters, self.budgets, self.limits)
         self._sessions: dict[str, Session] = {}
         self._leaving: set[Session] = set()  # their calls are over, and they wait for the model's last words
+        self._counting: set[Session] = set()  # those whose frames are not in `counters` yet
         self._group: asyncio.TaskGroup | None = None
         self._load = 0.0
         self._idle = asyncio.Event()
@@ -89,6 +91,18 @@ class Worker:
     def sessions(self) -> int:
         """Sessions that run."""
         return len(self._sessions)
+
+    def by_backend(self) -> Counter[str]:
+        """Sessions that run, by their backend."""
+        return Counter(session.offer.agent.backend for session in self._sessions.values())
+
+    def counted(self) -> Counter[str]:
+        """What was counted until now, in ended sessions and in those that run."""
+        return sum((session.bridge.verdict() for session in self._counting), self.counters)
+
+    def ring_frames(self) -> int:
+        """Frames that wait for a model connection."""
+        return sum(len(session.bridge.ring) for session in self._counting)
 
     # -- the bus ---------------------------------------------------------------------------------------
 
@@ -157,6 +171,7 @@ class Worker:
             raise RuntimeError("offers are taken only while the worker runs")
         self.counters["accepted"] += 1
         self._sessions[session.offer.call] = session
+        self._counting.add(session)
         task = self._group.create_task(session.run(), name=f"call-{session.offer.call}")
         task.add_done_callback(lambda _: self._gone(session))
 
@@ -175,6 +190,8 @@ class Worker:
         if self._sessions.get(call) is session:
             del self._sessions[call]
         self._leaving.discard(session)
+        self._counting.discard(session)
+        self.counters.update(session.bridge.verdict() + Counter(sessions=1))
         if not self._sessions and not self._leaving:
             self._idle.set()
 
@@ -208,6 +225,7 @@ class Worker:
         while True:
             now = loop.time()
             late_s = now - due
+            TICKER.observe(max(0.0, late_s))
             self._load += 0.1 * (min(1.0, late_s / TICK_S) - self._load)
             if number % CALL_LIST_EVERY == 0 or self.claims.draining:
                 self._heartbeat(call_list=True)

@@ -112,7 +112,7 @@ async def _talk(call: PhoneCall, until: float) -> int:
 
 async def _outcome(running: Platform, truths: list[GroundTruth], call: PhoneCall, turns: int) -> Outcome:
     async def counted(kind: str) -> int:
-        return int(await running.metric("ai_session-1", "callbus_worker_total", kind=kind))
+        return int(await running.metric("ai_session-1", "callbus_worker_session_events_total", event=kind))
 
     served = [truth for truth in truths if truth.responses]
     said = sum(item.sent_ms for truth in served for item in truth.items() if item.origin == "model")

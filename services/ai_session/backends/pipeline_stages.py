@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -13,7 +13,6 @@ import openai
 from pydantic import SecretStr
 
 from libs.contracts.agent import AgentConfig
-from libs.runtime.metrics import export_counters, histogram
 from services.ai_session.backends.chat import ChatModel
 from services.ai_session.backends.factory import UnsupportedAgentError
 from services.ai_session.backends.port import BackendError
@@ -29,7 +28,6 @@ CONNECT_WITHIN_S = 2.0
 KEEP_ALIVE_S = 60.0  # longer than the pauses of a conversation: a handshake costs the caller 100 ms
 _NO_LIST = (400, 404, 405, 422, 501)
 KEPT_TIMES = 1000
-BUCKETS_S = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
 
 
 class Voices(Protocol):
@@ -49,20 +47,12 @@ class StageTimes:
 
     def __init__(self) -> None:
         self.recent: dict[str, deque[float]] = {}
-        self.observe: Mapping[str, Callable[[float], None]] = {}
+        self.observe: Callable[[float, str], None] = lambda _seconds, _stage: None
 
     def note(self, stage: str, seconds: float) -> None:
         """A stage took this long."""
         self.recent.setdefault(stage, deque(maxlen=KEPT_TIMES)).append(seconds)
-        if (observe := self.observe.get(stage)) is not None:
-            observe(seconds)
-
-
-MEASURED = {
-    "transcription": "From the end of an utterance to its words",
-    "first_token": "From a chat request to the first text of its answer",
-    "first_speech": "From a text to the first audio of it",
-}
+        self.observe(seconds, stage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,15 +152,6 @@ class Stages:
         if client is None:
             client = self._clients[endpoint] = client_of(endpoint)
         return client
-
-
-def export_stages(stages: Stages) -> None:
-    """Show the pipeline's counts and times as metrics; once per process."""
-    export_counters("callbus_worker_pipeline", "What pipeline calls counted", "kind", lambda: stages.counters)
-    stages.times.observe = {
-        stage: histogram(f"callbus_worker_pipeline_{stage}_seconds", text, BUCKETS_S).observe
-        for stage, text in MEASURED.items()
-    }
 
 
 def client_of(endpoint: HttpEndpoint) -> openai.AsyncOpenAI:

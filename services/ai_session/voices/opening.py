@@ -1,10 +1,9 @@
-"""The voices of a worker with their cache, store and metrics; for the composition root."""
+"""The voices of a worker with their cache and store; for the composition root."""
 
 from __future__ import annotations
 
 from libs.object_store.store import ObjectStore, ObjectStoreError
 from libs.runtime.log import get_logger
-from libs.runtime.metrics import export_counters, export_gauge
 from services.ai_session.backends.realtime_link import Endpoint
 from services.ai_session.settings import Settings
 from services.ai_session.voices.cache import SpeechCache
@@ -21,16 +20,3 @@ def open_voices(settings: Settings, endpoint: Endpoint) -> Voices:
     except ObjectStoreError as error:
         log.warning("rendered speech is kept in memory only: set OBJECT_STORE_URL", why=str(error))
     return Voices(settings, endpoint.models, SpeechCache(store, settings.speech_cache_bytes), endpoint)
-
-
-def export_voices(voices: Voices) -> None:
-    """How often speech was there already, and what providers did."""
-    cache = voices.cache
-    export_counters("callbus_worker_speech_cache", "Where spoken texts came from", "kind", lambda: cache.counters)
-    export_gauge("callbus_worker_speech_cache_bytes", "Rendered speech in memory", lambda: cache.held_bytes)
-    export_gauge(
-        "callbus_worker_speech_cache_hit_rate",
-        "Share of texts that cost nothing at a provider, from 0 to 1",
-        lambda: cache.hit_rate,
-    )
-    export_counters("callbus_worker_voices", "What voices counted", "kind", lambda: voices.counters)

@@ -13,11 +13,11 @@ from libs.contracts.offer import Offer
 from libs.runtime.bus import Bus
 from libs.runtime.outbox import EventOutbox
 from libs.runtime.streams import provision
+from services.ai_session import exporting
 from services.ai_session.backends.factory import plan_scripted
 from services.ai_session.backends.realtime_link import Endpoint
 from services.ai_session.costs import Models
 from services.ai_session.settings import Settings
-from services.ai_session.voices import opening
 from services.ai_session.voices.ahead import SpeechAhead, texts_ahead
 from services.ai_session.voices.factory import Voices
 from services.ai_session.voices.opening import open_voices
@@ -119,7 +119,7 @@ async def test_without_its_store_the_worker_speaks_all_the_same(tmp_path, provid
 async def test_metrics_tell_of_the_cache_before_anything_was_said(voices):
     from prometheus_client import generate_latest
 
-    opening.export_voices(voices)
+    exporting.export_voices(voices)
     shown = generate_latest().decode()
-    assert 'callbus_worker_speech_cache_total{kind="store_hits"} 0.0' in shown
-    assert "callbus_worker_speech_cache_hit_rate 0.0" in shown
+    assert 'callbus_speech_cache_requests_total{outcome="store_hits"} 0.0' in shown
+    assert "callbus_speech_cache_hit_ratio 0.0" in shown
