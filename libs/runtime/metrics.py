@@ -252,23 +252,3 @@ class _Page(Collector):
 
 
 REGISTRY.register(_Page())
-
-
-# -- the old way, until the last caller is gone -------------------------------------------------------------------
-
-_ANY = r"[A-Za-z0-9_.:-]+"
-
-
-def export_counters(name: str, text: str, label: str, read: Callable[[], Mapping[str, float]]) -> None:
-    """Expose a mapping of ever-growing counts, one sample per key."""
-    counter(f"{name}_total", text, **{label: matching(_ANY, "")}).read_from(read)
-
-
-def export_gauges(name: str, text: str, label: str, read: Callable[[], Mapping[str, float]]) -> None:
-    """Expose a mapping of present values, one sample per key."""
-    gauge(name, text, **{label: matching(_ANY, "")}).read_from(read)
-
-
-def export_gauge(name: str, text: str, read: Callable[[], float]) -> None:
-    """Expose one present value."""
-    gauge(name, text).read_from(read)
