@@ -27,10 +27,10 @@ class CallLog:
         self._lines = EventLines()
         self._arrived = asyncio.Condition()
 
-    async def follow(self, client: Client) -> None:
-        """Take events until cancelled."""
+    async def follow(self, client: Client, after: int = 0) -> None:
+        """Take events until cancelled. `after` is a sequence number of the stream: what is older is another call's."""
         decoder = event_decoder()
-        async for message in events(client, ALL):
+        async for message in events(client, ALL, after):
             event = decoder.decode(message.data)
             if event is None or not self._is_ours(event):
                 continue

@@ -21,6 +21,7 @@ from cli.demo.checks import Check
 from cli.demo.conversation import Place, converse, verdict
 from cli.errors import CliError
 from cli.invocation import Nats, console, run, settings
+from libs.contracts import subjects
 
 TIME_LIMIT_S = 150.0
 
@@ -39,7 +40,8 @@ async def call_elsewhere(
     log = CallLog(out)
     try:
         async with asyncio.timeout(TIME_LIMIT_S), connected(nats_url) as client:
-            following = asyncio.create_task(log.follow(client))
+            before = (await client.jetstream().stream_info(subjects.EVENTS_STREAM)).state.last_seq
+            following = asyncio.create_task(log.follow(client, before))
             try:
                 return await converse(client, place, log, clips, (lambda: trouble(log)) if trouble else None)
             finally:

@@ -1,4 +1,4 @@
-"""Endpoints for tests and the curious: faults to come, and what really happened. Loopback only."""
+"""Endpoints for tests and the curious: faults to come, and what really happened. For this machine, unless told else."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ def admin_routes(rehearsal: Rehearsal) -> list[web.RouteDef]:
         return web.Response(body=write_wav(item.audio, RATE_HZ), content_type="audio/wav")
 
     return [
-        web.post("/rehearsal/faults", _loopback(order_fault)),
-        web.get("/rehearsal/faults", _loopback(list_faults)),
-        web.delete("/rehearsal/faults", _loopback(clear_faults)),
-        web.get("/rehearsal/sessions", _loopback(list_sessions)),
-        web.get("/rehearsal/sessions/{session_id}", _loopback(one_session)),
-        web.get("/rehearsal/sessions/{session_id}/items/{item_id}.wav", _loopback(item_audio)),
+        web.post("/rehearsal/faults", _guarded(rehearsal, order_fault)),
+        web.get("/rehearsal/faults", _guarded(rehearsal, list_faults)),
+        web.delete("/rehearsal/faults", _guarded(rehearsal, clear_faults)),
+        web.get("/rehearsal/sessions", _guarded(rehearsal, list_sessions)),
+        web.get("/rehearsal/sessions/{session_id}", _guarded(rehearsal, one_session)),
+        web.get("/rehearsal/sessions/{session_id}/items/{item_id}.wav", _guarded(rehearsal, item_audio)),
         *_request_routes(rehearsal),
     ]
 
@@ -89,20 +89,22 @@ def _request_routes(rehearsal: Rehearsal) -> list[web.RouteDef]:
         return web.json_response({"conversations": [view.as_json() for view in rehearsal.requests.conversations()]})
 
     return [
-        web.get("/rehearsal/requests", _loopback(list_requests)),
-        web.delete("/rehearsal/requests", _loopback(forget_requests)),
-        web.get("/rehearsal/conversations", _loopback(list_conversations)),
+        web.get("/rehearsal/requests", _guarded(rehearsal, list_requests)),
+        web.delete("/rehearsal/requests", _guarded(rehearsal, forget_requests)),
+        web.get("/rehearsal/conversations", _guarded(rehearsal, list_conversations)),
     ]
 
 
-def _loopback(handler: _Handler) -> _Handler:
+def _guarded(rehearsal: Rehearsal, handler: _Handler) -> _Handler:
+    networks = rehearsal.settings.admin_networks
+
     async def guarded(request: web.Request) -> web.StreamResponse:
         try:
-            local = ipaddress.ip_address(request.remote or "").is_loopback
+            peer = ipaddress.ip_address(request.remote or "")
         except ValueError:
-            local = False
-        if not local:
-            raise web.HTTPForbidden(text="the admin endpoints answer loopback addresses only")
+            peer = None
+        if peer is None or not any(peer in network for network in networks):
+            raise web.HTTPForbidden(text="the admin endpoints answer REHEARSAL_ADMIN_NETWORKS only")
         return await handler(request)
 
     return guarded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated
 
@@ -42,9 +43,13 @@ class RehearsalSettings(BaseSettings):
     today: date | None = Field(default=None, description="the day by which models have ended; default today")
     session_limit_s: float = Field(default=3600.0, gt=0, description="after which a session expires")
     self_check: bool = Field(default=False, description="check every event sent against the openai package")
+    admin_networks: Annotated[list[IPv4Network | IPv6Network], NoDecode] = Field(
+        default=[IPv4Network("127.0.0.0/8"), IPv6Network("::1/128")],
+        description="networks that may read sessions and order faults, separated by commas",
+    )
     log_level: str = Field(default="INFO", description="level of the log on stderr")
 
-    @field_validator("scenarios", "models", mode="before")
+    @field_validator("scenarios", "models", "admin_networks", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return [part for part in value.split(",") if part] if isinstance(value, str) else value

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.settings_document import settings_markdown
+from cli.settings_document import example_environment, settings_markdown
 
 ROOT = Path(__file__).resolve().parents[2]
 LONGEST = 400
@@ -25,6 +25,7 @@ def tracked(*patterns: str) -> list[str]:
 
 def test_the_settings_page_is_what_the_classes_say() -> None:
     assert (ROOT / "docs" / "settings.md").read_text() == settings_markdown(), "run `make docs`"
+    assert (ROOT / ".env.example").read_text() == example_environment(), "run `make docs`"
 
 
 def test_no_file_grows_into_the_one_that_owns_everything() -> None:

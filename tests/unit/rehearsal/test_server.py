@@ -207,3 +207,11 @@ async def test_the_self_check_ends_a_session_that_breaks_the_models(rehearsal, m
         events = await until(socket, "response.done")
     assert events[-1]["type"] != "response.done"
     assert rehearsal.sessions.all()[0].closed is not None
+
+
+async def test_the_records_are_for_the_networks_that_the_settings_name() -> None:
+    elsewhere = RehearsalSettings(admin_networks="10.0.0.0/8,::1/128")
+    async with Rehearsal.start(elsewhere) as rehearsal, aiohttp.ClientSession(rehearsal.url) as client:
+        for page, status in (("/rehearsal/sessions", 403), ("/rehearsal/requests", 403), ("/healthz", 200)):
+            async with client.get(page) as response:
+                assert response.status == status
