@@ -53,6 +53,13 @@ class Attempts:
         self._fruitful.clear()
         self._retry = None
 
+    def must_wait(self, wish: Wish, now: float) -> bool:
+        """Another call's refusal, or the provider's word, has closed the model: this is asked in its turn, once."""
+        if self._limit.is_open(now):
+            return False
+        self._retry = (self._limit.may_ask_at(now), wish)
+        return True
+
     def requested(self, wish: Wish) -> None:
         """The model is asked to speak."""
         self._requests.append(wish)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 _MILLION = 1_000_000
 _MS_PER_INPUT_TOKEN = 100  # of audio
+_KINDS = ("text_tokens", "audio_tokens")
 _DATED = re.compile(r"-\d{4}-\d{2}-\d{2}$")
 
 Kind = Literal["realtime", "live", "transcription", "chat", "speech"]
@@ -168,9 +169,9 @@ def tokens_of(usage: Mapping[str, Any] | None, *, speaks: bool = True) -> dict[s
         "text_out": made.get("text_tokens"),
         "audio_out": made.get("audio_tokens"),
     }
-    if not taken:
+    if all(taken.get(kind) is None for kind in _KINDS):
         found["audio_in"] = usage.get("input_tokens")
-    if not made:
+    if all(made.get(kind) is None for kind in _KINDS):
         found["audio_out" if speaks else "text_out"] = usage.get("output_tokens")
     return _counts(found)
 

@@ -318,16 +318,15 @@ class TurnMachine:
         """Limits and deadlines; called about ten times a second."""
         if self._end.is_near:
             return [*self._step_end(now), *self._maybe_hand_over(now)]
-        why = self._limits.tick(now)
-        if why is not None:
+        if (why := self._limits.tick(now)) is not None:
             return self.end_politely(why, now)
-        due = self.phase is Phase.THINKING and not self._tools and not self._caller.is_speaking
-        if due and now - self._quiet_since > STALL_S:
+        is_busy = self._tools or self._caller.is_speaking or self._attempts.is_planned
+        if self.phase is Phase.THINKING and not is_busy and now - self._quiet_since > STALL_S:
             self._quiet_since = now
             return [do.Fail("the model gave no sign of life while an answer was due", reconnect=True)]
         again, wish = self._attempts.due(now)
         if again:
-            return self._respond(wish, now)
+            return self._respond(wish, now, again=True)
         if digits := self._keys.due(now):
             return self._tell_keys(digits, now)
         judged = self._turn_judged(self._caller.tick(now), now)
@@ -347,7 +346,9 @@ class TurnMachine:
             case None:
                 return []
 
-    def _respond(self, wish: Wish, now: float) -> list[Action]:
+    def _respond(self, wish: Wish, now: float, *, again: bool = False) -> list[Action]:
+        if not (again or self._end.is_near) and self._attempts.must_wait(wish, now):
+            return []
         self._quiet_since = now
         if self.phase is Phase.LISTENING:
             self.phase = Phase.THINKING
@@ -394,7 +395,6 @@ class TurnMachine:
                 return []
 
     def _maybe_hand_over(self, now: float) -> list[Action]:
-        if self._end.is_over:
-            return []
         listening = self.phase is Phase.LISTENING and not self._caller.is_speaking and not self._tools
-        return [do.HandOver()] if self._handing_over.due(now, at_pause=listening and not self._end.is_near) else []
+        is_due = not self._end.is_over and self._handing_over.due(now, at_pause=listening and not self._end.is_near)
+        return [do.HandOver()] if is_due else []

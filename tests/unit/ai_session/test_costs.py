@@ -145,6 +145,17 @@ def test_strange_usage_counts_as_nothing(strange):
     assert tokens_of_text(strange) == tokens_of_speech(strange) == tokens_of(strange) == {}
 
 
+def test_details_that_tell_no_kind_leave_the_total_to_be_paid():
+    usage = {
+        "input_tokens": 300,
+        "output_tokens": 40,
+        "input_token_details": {"cached_tokens": 0},
+        "output_token_details": {"text_tokens": None, "audio_tokens": None},
+    }
+    assert tokens_of(usage) == {"audio_in": 300, "audio_out": 40}
+    assert tokens_of(usage, speaks=False) == {"audio_in": 300, "text_out": 40}
+
+
 def test_a_cached_token_without_a_price_of_its_own_costs_as_much_as_the_others():
     table = Models({"m": Model(kind="chat", text_in=2, text_out=4)})
     assert table.cost_of_response("m", {"text_in": 10, "text_cached": 10}) == pytest.approx(20 / 1e6)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from libs.contracts.agent import Fillers
-from services.ai_session.actions import Fail, NoteTrouble, PlayLocal, StartResponse
+from services.ai_session.actions import Fail, NoteTrouble, PlayLocal, StartResponse, Why
 from services.ai_session.attempts import LIMITED_RESPONSES, Attempts
 from services.ai_session.backends.port import Capabilities, LimitUsedUp, ResponseEnded, ResponseStarted
 from services.ai_session.backends.realtime_events import RealtimeEvents
@@ -184,6 +184,29 @@ def test_the_caller_hears_a_filler_while_the_provider_makes_us_wait():
     assert isinstance(filler, PlayLocal)
     assert 25 <= at <= 27
     assert (again_at, again) == (50, StartResponse(None))
+
+
+def test_a_call_does_not_ask_while_another_one_s_refusal_has_closed_the_model():
+    limit = RateLimit()
+    rules = TurnRules(Phrases(), fillers=Fillers(texts=("Einen Moment bitte.",), after_ms=1500))
+    turn = TurnMachine(rules, Capabilities(), SpeechText(8000), 8000, limit)
+    turn.begin(GoOn.LISTEN, 0.0, 0.0)
+    limit.refused(1.0, 15.0)
+    assert turn._respond("answer the keys", 1.0) == []
+    said = [(tenth, action) for tenth in range(10, 200) for action in turn.tick(tenth / 10)]
+    assert [action for _, action in said if isinstance(action, PlayLocal)]  # not silence
+    assert [(tenth, action) for tenth, action in said if isinstance(action, StartResponse)] == [
+        (160, StartResponse("answer the keys"))
+    ]
+
+
+def test_a_goodbye_is_tried_whatever_the_limit():
+    limit = RateLimit()
+    turn = TurnMachine(TurnRules(Phrases()), Capabilities(), SpeechText(8000), 8000, limit)
+    turn.begin(GoOn.LISTEN, 0.0, 0.0)
+    limit.refused(1.0, 15.0)
+    ending = [*turn.end_politely(Why.IDLE, 1.0), *(do for tenth in range(10, 40) for do in turn.tick(tenth / 10))]
+    assert any(isinstance(action, StartResponse) for action in ending)
 
 
 def test_a_limit_that_the_server_tells_to_be_used_up_is_known_to_all_calls():
