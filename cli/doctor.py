@@ -7,9 +7,7 @@ the bus stand in `BUS_CHECKS`: they are left out where there is none.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
-from typing import Literal
+from dataclasses import asdict
 
 import aiohttp
 import nats.errors
@@ -23,14 +21,16 @@ from rich.text import Text
 from cli.agent_models import endings, missing_keys, worker_settings
 from cli.apply import offered_tools
 from cli.bus import bus_address, connected, explained, keys_of, query
+from cli.bus_checks import age_findings, check_clock, recorder_findings
 from cli.costs import load_models, spent_today
 from cli.errors import CliError, NotRunning
-from cli.ports import complaint
+from cli.findings import Check, Finding, Site
+from cli.machine_checks import check_disk, check_ntp, check_object_store, check_ports
+from cli.model_endpoint import check_model, unknown_models
 from cli.queries import CATALOG_TOOLS, TRANSCRIPT_STORE, print_json
 from cli.settings import CliSettings
-from cli.state import UpState, running
+from cli.state import running
 from cli.trunks import trunks
-from cli.up import rehearsed
 from libs.contracts import subjects
 from libs.contracts.agent import AgentConfig
 from libs.contracts.config import ConfigDocument, RouteConfig
@@ -41,35 +41,6 @@ from services.ai_session.model_watch import Defaults
 
 HEARD_S = 0.6  # six heartbeats: one that is late does not make a process dead
 HEALTH_TIMEOUT_S = 2.0
-State = Literal["ok", "warn", "fail"]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing looked at: a sentence, and for all but `ok` what to do."""
-
-    check: str
-    state: State
-    text: str
-    remedy: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """What the checks look at: settings, the `up` that runs here if any, the bus if there is one."""
-
-    settings: CliSettings
-    up: UpState | None
-    bus: Client | None = None
-
-    @property
-    def client(self) -> Client:
-        """The bus, for checks in `BUS_CHECKS`."""
-        assert self.bus is not None
-        return self.bus
-
-
-Check = Callable[[Site], Awaitable[list[Finding]]]
 
 
 async def examine(console: Console, settings: CliSettings, nats_url: str | None, as_json: bool) -> bool:
@@ -168,40 +139,6 @@ async def _unready(session: aiohttp.ClientSession, name: str, port: int) -> str:
             return "" if response.status == 200 else f"not ready: {body}"
     except (aiohttp.ClientError, TimeoutError) as error:
         return f"its health page at port {port} does not answer ({str(error) or type(error).__name__})"
-
-
-async def check_ports(site: Site) -> list[Finding]:
-    """The SIP port is the gateway's, or free for it."""
-    if site.up is not None:
-        return [Finding("ports", "ok", f"the SIP gateway listens at udp {site.up.sip}")]
-    port, host = site.settings.sip_listen_port, site.settings.sip_listen_host
-    if problem := complaint(port, host, "udp", ""):
-        return [
-            Finding("ports", "warn", problem.removesuffix(": "), "end that program, or set another SIP_LISTEN_PORT")
-        ]
-    return [Finding("ports", "ok", f"SIP port {port}/udp is free for `callbus up`")]
-
-
-async def check_model(site: Site) -> list[Finding]:
-    """Who speaks: OpenAI, another endpoint, or the rehearsal."""
-    settings = site.settings
-    if _rehearses(site):
-        return [
-            Finding(
-                "model", "warn", "the rehearsal speaks instead of a model: one prepared conversation",
-                "set OPENAI_API_KEY in .env and start `callbus up` again",
-            )
-        ]  # fmt: skip
-    if not settings.openai_api_key and not settings.openai_base_url:
-        return [Finding("model", "fail", "there is no OPENAI_API_KEY", "set it in .env, or use --rehearsal")]
-    where = settings.openai_base_url or "OpenAI"
-    return [Finding("model", "ok", f"agents speak through {where}")]
-
-
-def _rehearses(site: Site) -> bool:
-    return (site.up is not None and "rehearsal" in site.up.processes) or (
-        site.up is None and rehearsed(site.settings, None)
-    )
 
 
 # -- the bus --------------------------------------------------------------------------------------------------------
@@ -316,6 +253,7 @@ async def check_configuration(site: Site) -> list[Finding]:
         if missing := sorted(set(agent.tools) - offered):
             text = f"agent {agent.name} has tools that no service offers: {', '.join(missing)}"
             made.append(Finding("configuration", "warn", text, "start the service of these tools, or take them out"))
+    made += age_findings(documents)
     return made or [Finding("configuration", "ok", f"{len(agents)} agents and {len(routes)} routes fit together")]
 
 
@@ -325,9 +263,13 @@ async def check_models(site: Site) -> list[Finding]:
     workers = worker_settings(site.settings)
     models = load_models(workers.models_file)
     told = endings(agents, Defaults.of(workers, models), models, today())
-    if not _rehearses(site):  # what rehearses needs no keys
+    unknown = []
+    if not site.rehearses:  # what rehearses needs no keys
         told += missing_keys(agents, workers)
-    return [Finding("models", *each) for each in told] or [Finding("models", "ok", "the models of all agents last")]
+        unknown = await unknown_models(agents, workers)
+    return [*(Finding("models", *each) for each in told), *unknown] or [
+        Finding("models", "ok", "the models of all agents last")
+    ]
 
 
 async def check_spending(site: Site) -> list[Finding]:
@@ -370,6 +312,11 @@ async def _published(client: Client) -> tuple[list[ConfigDocument], list[str]]:
     return documents, unreadable
 
 
+async def check_recorder(site: Site) -> list[Finding]:
+    """A recorder runs, if anybody's calls are to be recorded."""
+    return await recorder_findings(site, (await _published(site.client))[0])
+
+
 async def check_stores(site: Site) -> list[Finding]:
     """The stores answer, so that conversations and orders are kept."""
     made = []
@@ -382,13 +329,23 @@ async def check_stores(site: Site) -> list[Finding]:
     return made or [Finding("stores", "ok", "conversations and orders are stored")]
 
 
-CHECKS: tuple[Check, ...] = (check_processes, check_health, check_ports, check_model)
+CHECKS: tuple[Check, ...] = (
+    check_processes,
+    check_health,
+    check_ports,
+    check_disk,
+    check_object_store,
+    check_ntp,
+    check_model,
+)
 BUS_CHECKS: tuple[Check, ...] = (
     check_streams,
+    check_clock,
     check_heartbeats,
     check_trunks,
     check_configuration,
     check_models,
     check_spending,
+    check_recorder,
     check_stores,
 )

@@ -22,6 +22,7 @@ from cli.bus import connected, query
 from cli.checkout import ROOT
 from cli.config_files import read_files
 from cli.demo.run import remove_leftovers
+from cli.doctor import BUS_CHECKS, CHECKS
 from cli.errors import CliError
 from cli.exit_codes import ExitCode
 from cli.main import app
@@ -34,8 +35,22 @@ from libs.runtime.streams import provision
 from services.sip_gateway.settings import LOCAL_NETWORKS
 from tests.support.nats import nats_binary, nats_server
 
-COMMANDS = ["up", "down", "doctor", "demo", "apply", "call", "calls", "tap", "trace", "conversations", "show", "orders"]
-LIVE = ["accept", "reject", "hangup", "transfer", "dtmf", "hold", "mute", "unmute", "say"]
+COMMANDS = [
+    "up",
+    "down",
+    "doctor",
+    "demo",
+    "apply",
+    "call",
+    "calls",
+    "tap",
+    "trace",
+    "conversations",
+    "show",
+    "play",
+    "orders",
+]
+LIVE = ["accept", "reject", "hangup", "transfer", "dtmf", "hold", "mute", "unmute", "record", "say"]
 
 
 @pytest.fixture
@@ -326,3 +341,15 @@ def test_ctrl_c_while_the_modules_load_is_no_traceback(monkeypatch: pytest.Monke
     with pytest.raises(SystemExit) as left:
         cli_main.main()
     assert left.value.code == ExitCode.INTERRUPTED
+
+
+def test_every_command_to_a_live_call_stands_in_the_documentation() -> None:
+    page = (ROOT / "docs" / "cli.md").read_text("utf-8")
+    assert [name for name in (*LIVE, *COMMANDS[5:]) if f"callbus {name}" not in page] == []
+
+
+def test_the_documentation_names_the_checks_of_the_doctor() -> None:
+    page = (ROOT / "docs" / "cli.md").read_text("utf-8").partition("## Looking for mistakes")[2]
+    names = {check.__name__.removeprefix("check_") for check in (*CHECKS, *BUS_CHECKS)}
+    shown = {"ntp": "clock", "heartbeats": "workers"}
+    assert [name for name in sorted(names) if f"`{shown.get(name, name)}`" not in page] == []

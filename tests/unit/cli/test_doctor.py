@@ -28,6 +28,7 @@ from libs.runtime.spending_copy import today
 from libs.runtime.streams import bucket
 from tests.support.nats import nats_server
 from tests.unit.cli.fake_gateway import AGENT, FakeGateway
+from tests.unit.cli.model_endpoint import model_endpoint
 
 
 @pytest.fixture
@@ -80,14 +81,18 @@ async def test_a_whole_installation_has_no_complaint(settings: CliSettings) -> N
             WorkerHeartbeat(wk="op-anna", calls=1, capacity=0),
             GatewayHeartbeat(gw="gw-1", calls=3, capacity=150),
         )
-        async with beating(client, *beats):
-            found = await findings(settings.model_copy(update={"openai_api_key": "k"}), server.url)
+        async with beating(client, *beats), model_endpoint("k", "gpt-realtime-2.1") as url:
+            update = {"openai_api_key": "k", "openai_base_url": url}
+            found = await findings(settings.model_copy(update=update), server.url)
     assert [one for one in found if one.state == "fail"] == []
     assert of(found, "workers") == [("ok", "1 worker, 3 of 50 calls")]
     assert of(found, "gateways") == [("ok", "1 gateway, 3 of 150 calls")]
     assert of(found, "trunks") == [("ok", "provider is registered")]
     assert of(found, "configuration") == [("ok", "1 agents and 1 routes fit together")]
-    assert of(found, "model") == [("ok", "agents speak through OpenAI")]
+    assert of(found, "model") == [("ok", f"agents speak through {url}: it takes the key, 1 models")]
+    assert of(found, "object_store") == [("ok", f"recordings can be written to {settings.callbus_var}/objects")]
+    assert ("ok", "the bus server's clock and ours agree") in of(found, "clock")
+    assert of(found, "recorder") == []
     assert of(found, "stores") == [("ok", "conversations and orders are stored")]
 
 
@@ -160,7 +165,7 @@ async def test_a_sip_port_that_somebody_has_is_told(settings: CliSettings) -> No
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
         found = await findings(settings.model_copy(update={"sip_listen_port": port}), None)
-    ((verdict, text),) = of(found, "ports")
+    (verdict, text), _rtp = of(found, "ports")
     assert verdict == "warn"
     assert text.startswith(f"port {port}/udp is taken by ")
 
