@@ -125,9 +125,9 @@ class ModelLink:
         Raises:
             BackendError: the model's server could not be had, or drops every connection.
         """
-        lost_one, self.present = self.present, None
-        if lost_one is not None:
-            await self._shut(lost_one)
+        self._leaving, self.present = self.present, None
+        if self._leaving is not None:
+            await self.leave(self._leaving, settled=True)
         may_replace = self._losses.may_replace(self._bridge.playout.played, self._loop.time())
         await self._let_tail_play()
         why = lost.detail or f"the model connection was lost ({lost.code})"

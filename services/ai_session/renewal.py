@@ -78,7 +78,7 @@ class Renewal:
         if not quiet or not self._model.go_over(before, after):
             self._counters["rotations_postponed"] += 1
             rotation.given_up(now, failed=False)
-            await after.backend.close()
+            await self._model.leave(after, settled=True)
             return
         self._counters["rotated"] += 1
         lasted_s, took_ms = now - before.opened_at, (now - began_at) * 1000

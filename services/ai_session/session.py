@@ -314,6 +314,7 @@ class Session:
                 else:
                     self._spawn(self._fail(Reason.MODEL_FAILED, detail))
             case Lost():
+                self._outstanding.note(what)  # a session that we gave up ourselves owes nothing, either
                 if not self._reconnecting:
                     self._reconnecting = True
                     self._spawn(self._reconnect(what))

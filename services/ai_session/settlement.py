@@ -31,17 +31,17 @@ class Settlement:
     def begin(self, played: int | None, *, is_served: bool, now: float) -> bool:
         """The call is over, `played` samples of this epoch were heard. Whether there is something to wait for.
 
-        A session that is not served (not ready, or its model is lost) has nothing to come.
+        A session that is not served (not ready, or its model is lost) has nothing to come, but for what was heard.
         """
         bridge = self._bridge
         bridge.attach(None)
-        self.is_running = is_served
-        if not is_served:
-            return False
+        self.is_running = True
         if played is not None and bridge.playout.busy:
             bridge.playout.flush()  # nobody is told: this only makes the ledger final
             for event in bridge.playout.heard(played, flushed=True):
                 bridge.do(bridge.turn.on_playout(event, now), now)
+        if not is_served:
+            return False
         for response in tuple(self._outstanding.responses):  # some are over at once
             self._cancel(response)
         return bool(self._outstanding)

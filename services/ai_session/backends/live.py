@@ -49,7 +49,7 @@ from services.ai_session.backends.port import (
     Trouble,
     UsageCounted,
 )
-from services.ai_session.backends.realtime_errors import FATAL
+from services.ai_session.backends.realtime_errors import EXPIRED, FATAL
 from services.ai_session.backends.realtime_link import Endpoint, connect
 from services.ai_session.costs import RunningTotal
 from services.ai_session.phrases import Wish
@@ -150,8 +150,10 @@ class LiveBackend:
         early, self._arrivals = self._arrivals, None
         while early is not None and not early.empty():
             event = early.get_nowait()
+            if isinstance(event, Refused):
+                event = _loss(event) or event
             if isinstance(event, Lost):
-                raise BackendError("unreachable", event.detail, retry=True)
+                raise BackendError("unreachable" if event.retry else "refused", event.detail, retry=event.retry)
             self._take(event)
 
     async def _await_start(self) -> None:
@@ -273,10 +275,9 @@ class LiveBackend:
 
     def _error(self, error: Refused) -> None:
         self._endpoint.counters["error_events"] += 1
-        if error.code in FATAL:
-            self._lose(error.code, error.message, retry=False)
-        elif error.code == "session_expired":
-            self._lose(error.code, error.message)
+        lost = _loss(error)
+        if lost is not None:
+            self._lose(lost.code, lost.detail, retry=lost.retry)
         else:
             self._emit(Trouble(error.code, error.message))
 
@@ -365,6 +366,8 @@ class LiveBackend:
                 await transport.wait_disconnected()
         except (TimeoutError, picows.WSError, OSError):
             transport.disconnect(graceful=False)
+        if not self._ended_because and self._started_at:  # it had no last word
+            self._count_seconds(self._loop.time() - self._started_at)
 
     def _decode(self, data: bytes) -> bytes:
         if self._law is not None:
@@ -378,6 +381,13 @@ class LiveBackend:
         if self._transport is not None and not self._transport.is_disconnected:
             self._sent += 1
             self._transport.send(picows.WSMsgType.TEXT, _json.encode({"event_id": f"event-{self._sent}", **event}))
+
+
+def _loss(error: Refused) -> Lost | None:
+    """What an `error` event of an open session takes away: nothing, the session, or the account."""
+    if error.code in FATAL or error.code == EXPIRED:
+        return Lost(error.code, error.message, retry=error.code not in FATAL)
+    return None
 
 
 def _refused(error: Refused) -> BackendError:

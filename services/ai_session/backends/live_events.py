@@ -115,8 +115,23 @@ class _Words(msgspec.Struct):
     end_ms: int = 0
 
 
+class _Format(msgspec.Struct):
+    type: str = ""
+    rate: int = 0
+
+
+class _AudioSettings(msgspec.Struct):
+    format: _Format | None = None
+
+
+class _Settings(msgspec.Struct):
+    id: str = ""
+    audio: _AudioSettings | None = None
+    expires_at: Any = None
+
+
 class _Session(msgspec.Struct):
-    session: dict[str, Any]
+    session: _Settings
 
 
 class _Seconds(msgspec.Struct):
@@ -191,9 +206,9 @@ class LiveEvents:
 
 def _started(event: _Session) -> list[LiveEvent]:
     session = event.session
-    found = (session.get("audio") or {}).get("format") or {}
-    audio_format = (str(found.get("type", "")), int(found.get("rate") or 0))
-    return [Started(str(session.get("id", "")), audio_format, int(session.get("expires_at") or 0))]
+    found = (session.audio.format if session.audio is not None else None) or _Format()
+    expires_at = session.expires_at if isinstance(session.expires_at, int | float) else 0
+    return [Started(session.id, (found.type, found.rate), int(expires_at))]
 
 
 def _closed(event: _Closed) -> list[LiveEvent]:
@@ -228,7 +243,8 @@ def _nested(outer: _Nested) -> list[LiveEvent]:
         case "response.completed":
             return [ResponseOver(name, model, tokens)]
         case "response.failed" | "response.incomplete" | "error":
-            error = response.get("error") or response.get("incomplete_details") or event
+            told = response.get("error") or response.get("incomplete_details")
+            error = told if isinstance(told, dict) else event
             detail = ": ".join(str(error[part]) for part in ("code", "reason", "message") if error.get(part))
             return [ResponseOver(name, model, tokens, failed=detail or "the delegated response failed")]
         case _:

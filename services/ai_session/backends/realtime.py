@@ -127,8 +127,10 @@ class RealtimeBackend:
             spares.served(self._model)
         while early is not None and not early.empty():
             event = early.get_nowait()
-            if isinstance(event, Lost):
-                raise BackendError("unreachable", event.detail, retry=event.retry)
+            lost = event if isinstance(event, Lost) else loss(event) if isinstance(event, ErrorReceived) else None
+            if lost is not None:
+                self._over = True
+                raise BackendError("unreachable" if lost.retry else "refused", lost.detail, retry=lost.retry)
             self._take(event)
 
     async def _configure(self, opening: Opening) -> None:
