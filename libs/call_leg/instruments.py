@@ -141,6 +141,9 @@ _FRAMES: dict[str, tuple[str, str]] = {
 }
 
 
+_COUNTED = tuple(MediaStatistics().counters())
+
+
 class MediaTotals:
     """The audio of all calls, ended ones and live ones, as counters that never go back.
 
@@ -166,7 +169,8 @@ class MediaTotals:
         now = Counter(self._ended())
         self._waiting = []
         for media in self._live():
-            now.update(media.counters())
+            for name in _COUNTED:
+                now[name] += getattr(media, name)
             self._waiting.append(media.dn_waiting)
         self._total = {name: max(count, self._total.get(name, 0)) for name, count in now.items()}
 

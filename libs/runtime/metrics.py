@@ -22,6 +22,7 @@ from itertools import accumulate, product
 from math import prod
 from typing import Any
 
+from prometheus_client import generate_latest
 from prometheus_client.core import (
     REGISTRY,
     CounterMetricFamily,
@@ -35,7 +36,7 @@ from prometheus_client.utils import floatToGoString
 Key = tuple[str, ...]
 Values = Mapping[Any, float] | float  # by label value, or by all of them; of a metric without labels the value
 OTHER = "other"
-MOST_ZEROS = 64  # series of a metric that are shown before anything was counted
+MOST_ZEROS = 80  # samples of a metric that are shown before anything was counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,7 @@ class Metric(ABC):
     """One metric of this process. It is on the page from its definition on."""
 
     kind: str
+    samples = 1  # of a series
 
     def __init__(self, name: str, text: str, labels: Mapping[str, Label]) -> None:
         self.name, self.text, self.labels = name, text, dict(labels)
@@ -98,7 +100,7 @@ class Metric(ABC):
     def zeros(self) -> Iterator[Key]:
         """The series that are there before anything was counted, where they are few and known: a rate begins at 0."""
         sets = [label.values for label in self.labels.values()]
-        if all(sets) and prod(map(len, sets)) <= MOST_ZEROS:
+        if all(sets) and prod(map(len, sets)) * self.samples <= MOST_ZEROS:
             yield from product(*sets)
 
     @abstractmethod
@@ -189,6 +191,7 @@ class Histogram(Metric):
         self.buckets = tuple(sorted(buckets))
         self._bounds = [*map(floatToGoString, self.buckets), "+Inf"]
         self._series: dict[Key, _Series] = {}
+        self.samples = len(self._bounds)
         for key in self.zeros():
             self.series(key)
 
@@ -248,7 +251,24 @@ class _Page(Collector):
     def collect(self) -> Iterable[Family]:
         for look in _LOOKS.values():
             look()
-        return [metric.family() for _, metric in sorted(_DEFINED.items())]
+        return (metric.family() for _, metric in sorted(_DEFINED.items()))
 
 
 REGISTRY.register(_Page())
+
+
+@dataclass(frozen=True, slots=True)
+class _One:
+    """As much of a registry as `generate_latest` asks for."""
+
+    family: Family
+
+    def collect(self) -> Iterable[Family]:
+        return [self.family]
+
+
+def page() -> Iterator[bytes]:
+    """The page of this process, metric by metric, so that a caller can let others run in between: a page takes some
+    milliseconds, and audio waits for none."""
+    for family in REGISTRY.collect():
+        yield generate_latest(_One(family))
