@@ -105,8 +105,8 @@ def _of_stage(name: str) -> tuple[str, str]:
     return f"{name}_API_KEY or OPENAI_API_KEY", f"set one in .env, or {name}_BASE_URL to an endpoint that needs none"
 
 
-def _stage_lacks(url: str | None, key: object, settings: Settings) -> bool:
-    return key is None and settings.openai_api_key is None and _needs(url or settings.openai_base_url)
+def _stage_lacks(url: str | None, key: SecretStr | None, settings: Settings) -> bool:
+    return _needs(url or settings.openai_base_url) and not settings.stage_key(url, key)
 
 
 def _needs(base_url: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr
 
@@ -23,15 +24,21 @@ class Settings(ObjectStoreSettings):
     transcription_base_url: str | None = Field(
         None, description="OpenAI-compatible endpoint of the pipeline's transcription; default OPENAI_BASE_URL"
     )
-    transcription_api_key: SecretStr | None = Field(None, description="Its key; default OPENAI_API_KEY")
+    transcription_api_key: SecretStr | None = Field(
+        None, description="Its key; default OPENAI_API_KEY if it is at the address of OPENAI_BASE_URL, else none"
+    )
     chat_base_url: str | None = Field(
         None, description="OpenAI-compatible endpoint of the pipeline's chat model; default OPENAI_BASE_URL"
     )
-    chat_api_key: SecretStr | None = Field(None, description="Its key; default OPENAI_API_KEY")
+    chat_api_key: SecretStr | None = Field(
+        None, description="Its key; default OPENAI_API_KEY if it is at the address of OPENAI_BASE_URL, else none"
+    )
     speech_base_url: str | None = Field(
         None, description="OpenAI-compatible endpoint of the voice `openai`; default OPENAI_BASE_URL"
     )
-    speech_api_key: SecretStr | None = Field(None, description="Its key; default OPENAI_API_KEY")
+    speech_api_key: SecretStr | None = Field(
+        None, description="Its key; default OPENAI_API_KEY if it is at the address of OPENAI_BASE_URL, else none"
+    )
     speech_provider: Literal["openai", "realtime", "elevenlabs", "local"] = Field(
         "openai", description="Voice of agents that name none and whose model has none"
     )
@@ -64,3 +71,18 @@ class Settings(ObjectStoreSettings):
         5.0, description="How long a call may go on before it is handed over at shutdown"
     )
     models_file: Path = Field(BUILT_IN_MODELS, description="Model ids, prices and shutdown dates (TOML)")
+
+    def stage_key(self, base_url: str | None, own: SecretStr | None) -> str:
+        """The key for a stage at `base_url` (None: OPENAI_BASE_URL) whose own key is `own`; empty for none.
+
+        OPENAI_API_KEY is told to the scheme, host and port of OPENAI_BASE_URL, and to no other server.
+        """
+        if own is None and base_url is not None and _origin(base_url) != _origin(self.openai_base_url):
+            return ""
+        key = own or self.openai_api_key
+        return key.get_secret_value() if key is not None else ""
+
+
+def _origin(url: str) -> tuple[str, str, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname or "", parts.port or {"http": 80, "https": 443}.get(parts.scheme)

@@ -102,7 +102,7 @@ class Stages:
         """Raise UnsupportedAgentError when this worker has no key for an endpoint that insists on one."""
         for endpoint, name in ((self.transcription, "TRANSCRIPTION_API_KEY"), (self.chat, "CHAT_API_KEY")):
             if endpoint.lacks_key:
-                raise UnsupportedAgentError(f"backend 'pipeline' needs OPENAI_API_KEY or {name}")
+                raise UnsupportedAgentError(f"backend 'pipeline' needs {name}, or OPENAI_API_KEY for OPENAI_BASE_URL")
 
     async def check(self, now: float) -> None:
         """Whether the endpoints can be had and take their keys, at most once in `CHECKED_FOR_S`.
@@ -169,7 +169,7 @@ def client_of(endpoint: HttpEndpoint) -> openai.AsyncOpenAI:
 
 
 def stages_of(settings: Settings, models: Models, voices: Voices) -> Stages:
-    """The stages that the settings name: each endpoint of its own, or else OPENAI_BASE_URL with its key."""
+    """The stages that the settings name: each at an endpoint of its own, or else at OPENAI_BASE_URL."""
     return Stages(
         transcription=_endpoint(settings, settings.transcription_base_url, settings.transcription_api_key),
         chat=_endpoint(settings, settings.chat_base_url, settings.chat_api_key),
@@ -180,5 +180,4 @@ def stages_of(settings: Settings, models: Models, voices: Voices) -> Stages:
 
 
 def _endpoint(settings: Settings, base_url: str | None, key: SecretStr | None) -> HttpEndpoint:
-    key = key or settings.openai_api_key
-    return HttpEndpoint(base_url or settings.openai_base_url, key.get_secret_value() if key is not None else "")
+    return HttpEndpoint(base_url or settings.openai_base_url, settings.stage_key(base_url, key))

@@ -92,9 +92,11 @@ class Providers:
             await session.close()
 
     def _openai_client(self) -> openai.AsyncOpenAI:
-        key = _text(self._settings.speech_api_key or self._settings.openai_api_key)
+        key = self._settings.stage_key(self._settings.speech_base_url, self._settings.speech_api_key)
         if not key and OPENAI in self.speech_url:
-            raise UnsupportedAgentError("speech.provider 'openai' needs OPENAI_API_KEY or SPEECH_API_KEY")
+            raise UnsupportedAgentError(
+                "speech.provider 'openai' needs SPEECH_API_KEY, or OPENAI_API_KEY for OPENAI_BASE_URL"
+            )
         self._openai = self._openai or openai_speech.client_of(self.speech_url, key)
         return self._openai
 

@@ -380,7 +380,7 @@ async def test_endpoints_are_checked_once_a_minute_and_not_for_each_call():
 def test_a_worker_without_a_key_refuses_the_call():
     stages = stages_at("http://127.0.0.1:9/v1")
     stages.chat = HttpEndpoint("https://api.openai.com/v1", "")
-    with pytest.raises(UnsupportedAgentError, match="OPENAI_API_KEY or CHAT_API_KEY"):
+    with pytest.raises(UnsupportedAgentError, match="needs CHAT_API_KEY, or OPENAI_API_KEY"):
         plan_pipeline(stages, offer())
 
 

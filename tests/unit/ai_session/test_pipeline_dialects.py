@@ -10,8 +10,10 @@ from aiohttp import web
 
 from services.ai_session.backends import port
 from services.ai_session.backends.chat_request import ChatRequest, Dialect
+from services.ai_session.backends.pipeline_stages import stages_of
 from services.ai_session.backends.stage_errors import StageError
-from tests.unit.ai_session.pipeline_support import MODELS, a_caller, offer, stages_at
+from services.ai_session.settings import Settings
+from tests.unit.ai_session.pipeline_support import MODELS, ToneVoice, a_caller, offer, stages_at
 from tests.unit.ai_session.test_pipeline import TOOLS
 
 WORDS = [{"content": "Guten "}, {"content": "Tag."}]
@@ -27,13 +29,16 @@ class Server:
     def __init__(self, refuses=(), status=400, has_models=True):
         self.refuses, self.status, self.has_models = dict(refuses), status, has_models
         self.bodies, self.answers, self.transcriptions = [], [], []
+        self.keys = set()
         self.transcript = {"text": "Hallo."}
 
     async def models(self, request):
+        self.keys.add(request.headers.get("Authorization"))
         return web.json_response({"data": []}) if self.has_models else web.Response(status=404)
 
     async def chat(self, request):
         body = await request.json()
+        self.keys.add(request.headers.get("Authorization"))
         self.bodies.append(body)
         for field, error in self.refuses.items():
             if field in body:
@@ -47,6 +52,7 @@ class Server:
 
     async def transcribe(self, request):
         fields = await request.post()
+        self.keys.add(request.headers.get("Authorization"))
         self.transcriptions.append({name: str(value) for name, value in fields.items() if name != "file"})
         return web.json_response(self.transcript)
 
@@ -117,6 +123,34 @@ async def test_a_refusal_for_another_reason_leaves_the_dialect_as_it_was():
 async def test_a_server_without_a_list_of_models_is_believed():
     async with a_call_to(Server(has_models=False)) as caller:
         assert (await answered(caller)).status == "completed"
+
+
+async def test_the_key_of_one_server_is_told_to_no_other():
+    async with serving(server := Server()) as url:
+        elsewhere = Settings(_env_file=None, openai_api_key="sk-secret", transcription_base_url=url, chat_base_url=url)
+        stages = stages_of(elsewhere, MODELS, ToneVoice())
+        async with a_caller(stages, offer(transcription={"model": "whisper-large-v3"})) as caller:
+            caller.say()
+            await caller.until(port.ResponseEnded)
+    assert (len(server.transcriptions), len(server.bodies)) == (1, 1)
+    assert server.keys == {"Bearer none"}
+
+
+async def test_a_stage_at_the_same_server_needs_no_key_of_its_own_and_one_elsewhere_has_it():
+    async with serving(server := Server()) as url:
+        here = {
+            "openai_base_url": url,
+            "openai_api_key": "sk-secret",
+            "chat_base_url": f"{url}/",
+            "chat_api_key": "own",
+        }
+        settings = Settings(_env_file=None, transcription_base_url=url.replace("/v1", "//v1/"), **here)
+        stages = stages_of(settings, MODELS, ToneVoice())
+        assert (stages.transcription.api_key, stages.chat.api_key) == ("sk-secret", "own")
+        assert settings.stage_key(None, None) == "sk-secret"
+        assert settings.stage_key(url.replace("http:", "https:"), None) == ""
+        await stages.check(0.0)
+    assert "Bearer own" in server.keys
 
 
 async def test_whole_calls_finished_with_stop_are_made_under_names_of_our_own():

@@ -73,6 +73,11 @@ ELEVEN = AgentConfig(name="e", backend="pipeline", speech=Speech(provider="eleve
             {"chat_base_url": "http://127.0.0.1:1/v1", "transcription_api_key": "k", "speech_provider": "local"},
             [],
         ),
+        (
+            PIPELINE,  # the key of one server is not for another, even of the same owner
+            {"openai_api_key": "k", "chat_base_url": "https://eu.api.openai.com/v1"},
+            ["CHAT_API_KEY or OPENAI_API_KEY"],
+        ),
         (ELEVEN, {"openai_api_key": "k"}, ["ELEVENLABS_API_KEY", "ELEVENLABS_VOICE_ID"]),
         (ELEVEN, {"openai_api_key": "k", "elevenlabs_api_key": "k", "elevenlabs_voice_id": "v"}, []),
         (AgentConfig(name="s", backend="scripted"), {}, []),

@@ -16,6 +16,7 @@ from services.ai_session.settings import BUILT_IN_MODELS, Settings
 from services.ai_session.voices.factory import Voices
 from services.ai_session.voices.local import Program
 from services.ai_session.voices.port import Sound
+from tests.unit.ai_session.voices.providers import speech_provider, tone
 
 MODELS = load(BUILT_IN_MODELS)
 
@@ -90,7 +91,7 @@ async def test_a_voice_of_another_provider_is_not_asked_of_the_workers_default()
         (
             {"openai_api_key": None, "openai_base_url": "https://api.openai.com/v1"},
             Speech(provider="openai"),
-            "needs OPENAI_API_KEY or SPEECH_API_KEY",
+            "needs SPEECH_API_KEY, or OPENAI_API_KEY",
         ),
         (
             {"openai_api_key": None, "openai_base_url": "https://api.openai.com/v1"},
@@ -104,6 +105,14 @@ async def test_what_is_missing_is_said_in_a_sentence(fields, speech, says):
     with pytest.raises(UnsupportedAgentError, match=says):
         voices.for_agent(agent(speech=speech), 8000)
     await voices.close()
+
+
+async def test_the_key_of_one_server_is_not_told_to_another_that_speaks():
+    async with speech_provider(tone(24_000, 0.1)) as provider:
+        voices = voices_of(openai_base_url="https://api.openai.com/v1", speech_base_url=f"{provider.url}/v1")
+        assert [chunk async for chunk in voices.for_agent(agent(), 8000).speak("Guten Tag.")]
+        await voices.close()
+        assert [headers["Authorization"] for headers in provider.headers] == ["Bearer none"]
 
 
 async def test_the_workers_own_voice_is_for_agents_that_name_none():
