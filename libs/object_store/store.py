@@ -110,6 +110,18 @@ class ObjectStore:
             result = await obstore.get_async(self._store, _checked(path))
             return bytes(await result.bytes_async())
 
+    async def get_range(self, path: str, offset: int, length: int) -> tuple[bytes, int]:
+        """Up to `length` bytes of an object from `offset` on, and the size of all of it; the rest is not read.
+
+        Raises:
+            ObjectNotFoundError: there is none.
+            ObjectStoreError: it could not be read, or ends before `offset`.
+        """
+        with _told(self.url, f"{path!r} was not read from byte {offset} on", "get"):
+            wanted = (offset, offset + length)
+            result = await obstore.get_async(self._store, _checked(path), options={"range": wanted})
+            return bytes(await result.bytes_async()), int(result.meta["size"])
+
     async def head(self, path: str) -> ObjectInfo:
         """What is known of an object without reading it.
 

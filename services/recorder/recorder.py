@@ -194,14 +194,13 @@ class Recorder:
         key, offset = str(request.parameters["key"]), int(request.parameters.get("offset", 0))
         if not key.startswith("recordings/") or request.org not in (None, key.split("/")[1]):
             return RpcReply(ok=False, error="that is no recording of this organisation")
-        data = await self._store.get(key)
-        piece = data[offset : offset + PIECE_BYTES]
+        piece, size_bytes = await self._store.get_range(key, offset, PIECE_BYTES)
         after = offset + len(piece)
         return RpcReply(
             ok=True,
             data={
                 "base64": base64.b64encode(piece).decode(),
-                "size_bytes": len(data),
-                "next": after if after < len(data) else None,
+                "size_bytes": size_bytes,
+                "next": after if after < size_bytes else None,
             },
         )

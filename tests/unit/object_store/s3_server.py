@@ -54,7 +54,7 @@ class S3Server:
             case "GET" if "list-type" in query:
                 return self._list(key, query.get("prefix", ""))
             case _:
-                return self._read(key)
+                return self._read(key, request.http_range)
 
     def _begin(self, key: str, request: web.Request) -> web.Response:
         upload = f"up{len(self.uploads) + len(self.aborted)}"
@@ -85,7 +85,7 @@ class S3Server:
             f"<ListBucketResult {NAMESPACE}><IsTruncated>false</IsTruncated>{''.join(found)}</ListBucketResult>"
         )
 
-    def _read(self, key: str) -> web.Response:
+    def _read(self, key: str, wanted: slice) -> web.Response:
         if key not in self.objects:
             return _xml("<Error><Code>NoSuchKey</Code><Message>no such key</Message></Error>", 404)
         content, content_type = self.objects[key]
@@ -94,7 +94,13 @@ class S3Server:
             "Last-Modified": "Sat, 21 Nov 2026 10:00:00 GMT",
             "Content-Type": content_type or "application/octet-stream",
         }
-        return web.Response(body=content, headers=headers)
+        if wanted == slice(None, None, 1):
+            return web.Response(body=content, headers=headers)
+        start, stop = wanted.start or 0, min(wanted.stop or len(content), len(content))
+        if start >= len(content):
+            return _xml("<Error><Code>InvalidRange</Code><Message>not satisfiable</Message></Error>", 416)
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(content)}"
+        return web.Response(status=206, body=content[start:stop], headers=headers)
 
 
 @asynccontextmanager

@@ -55,6 +55,16 @@ async def test_what_was_put_is_read_again(store):
     assert info.modified_at > 1_700_000_000
 
 
+async def test_a_part_is_read_with_the_size_of_the_whole(store):
+    await store.put("rec/one.wav", bytes(range(100)))
+    assert await store.get_range("rec/one.wav", 0, 30) == (bytes(range(30)), 100)
+    assert await store.get_range("rec/one.wav", 90, 30) == (bytes(range(90, 100)), 100)
+    with pytest.raises(ObjectStoreError):
+        await store.get_range("rec/one.wav", 100, 30)
+    with pytest.raises(ObjectNotFoundError):
+        await store.get_range("rec/none.wav", 0, 30)
+
+
 async def test_putting_again_replaces(store):
     await store.put("a", b"1")
     await store.put("a", b"22")
