@@ -228,16 +228,11 @@ class _Document:
             self._include_fallback(data, "after_hours")
 
     def _include_fallback(self, data: dict[Any, Any], name: str) -> None:
-        """The sound of a route's fallback; and nothing that no service does yet."""
+        """The sound of a route's fallback."""
         fallback = data.get(name)
         if not isinstance(fallback, dict):
             return
-        if fallback.get("kind") == "voicemail":
-            at = _node_at(self._node, (name, "kind"))
-            text = "voicemail needs the recorder service, which this version does not have; use message, say"
-            self._problem(at, f"route.{name}.kind: {text}")
-            data.pop(name)
-        elif "wav" in fallback:
+        if "wav" in fallback:
             wav = fallback.pop("wav")
             try:
                 fallback["message_ulaw_b64"] = _message(self._path.parent / str(wav))

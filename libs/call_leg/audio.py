@@ -24,7 +24,7 @@ class CallAudio:
     """One per call. `publish` sends a frame on the bus and says whether it could."""
 
     def __init__(self, org: str, gw: str, call: str, publish: Publish, *, rate_hz: int = 8000) -> None:
-        self._org, self._gw, self._call = org, gw, call
+        self.org, self._gw, self.call = org, gw, call
         self._publish = publish
         self._codec = Codec.of_rate(rate_hz)
         self.frame_samples = self._codec.frame_samples
@@ -60,7 +60,7 @@ class CallAudio:
         """A worker claimed the call: fence to it, and let frames flow."""
         self.wk = wk
         self._epoch = epoch
-        self._subject = subjects.audio(self._org, self._gw, wk, self._call, "up")
+        self._subject = subjects.audio(self.org, self._gw, wk, self.call, "up")
         self._seq = self._timestamp = 0
         self._instead, self._when_quiet = b"", None
         self._rename_out()
@@ -89,7 +89,7 @@ class CallAudio:
         self._publish(subject, pack(frame))
 
     def _rename_out(self) -> None:
-        self._out_subject = subjects.audio(self._org, self._gw, self.wk or NOBODY, self._call, "out")
+        self._out_subject = subjects.audio(self.org, self._gw, self.wk or NOBODY, self.call, "out")
 
     def _send(self, pcm: bytes, flags: int) -> None:
         playout = self.playout

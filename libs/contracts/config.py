@@ -32,7 +32,8 @@ class Fallback(Message):
     - `transfer`: the caller goes to `number`. SIP answers 302 with the number as Contact, before the call is answered;
       Twilio dials it (`<Dial>`). An entrance that can do neither (the browser), and any call that was answered
       before (it lost its last worker), rejects instead.
-    - `voicemail`: the message, then up to `max_recording_s` of what the caller says. It needs the recorder service.
+    - `voicemail`: the message and a tone, then up to `max_recording_s` of what the caller says, kept as a recording.
+      Over SIP, and with a recorder running; other entrances play the message alone.
     """
 
     kind: Literal["reject", "message", "transfer", "voicemail"] = "reject"

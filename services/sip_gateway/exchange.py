@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from libs.call_leg.audio import CallAudio, Publish
+from libs.call_leg.voicemail import Voicemail
 from libs.contracts.termination import Reason, Termination
 from libs.sip import events as sip
 from libs.sip.errors import SipStateError
@@ -51,6 +52,7 @@ class Exchange:
         self.owners: dict[str, DialogOwner] = {}
         self.counters: Counter[str] = Counter()
         self.announcing = 0
+        self.voicemail: Callable[[CallAudio], Voicemail] | None = None
         self.media: Counter[str] = Counter()
         """Media statistics of all calls that ended; frames that came after `call.ended` are in it too."""
 

@@ -250,7 +250,7 @@ def test_directories_hold_yaml_and_yml_and_nothing_else(tmp_path: Path) -> None:
         ("match: [x]\nfallback: {kind: transfer}", "5: route.fallback: a fallback of kind 'transfer' needs a number"),
         (
             "match: [x]\nfallback:\n  kind: voicemail\n  wav: m.wav",
-            "6: route.fallback.kind: voicemail needs the recorder service, which this version does not have; use",
+            "7: route.fallback.wav: cannot use m.wav: No such file or directory",
         ),
         (
             "match: [x]\nhours: {timezone: UTC, weekly: []}\nafter_hours:\n  kind: message\n  wav: m.wav",
