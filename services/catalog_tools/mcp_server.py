@@ -6,9 +6,11 @@ MCP, streamable HTTP transport; `tools/list`, `tools/call`.
 from __future__ import annotations
 
 import asyncio
+import json
 import re
+import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -23,7 +25,7 @@ from libs.plugins.endpoints import OfferedTool
 from libs.plugins.outcome import failed, reply_of
 from libs.runtime.log import get_logger
 from libs.runtime.tasks import stop_if_cancelled
-from services.catalog_tools.guard import Guard
+from services.catalog_tools.guard import Guard, GuardedResolver
 from services.catalog_tools.http_request import MissingSecretError
 
 log = get_logger()
@@ -33,6 +35,7 @@ LIST_TIMEOUT_S = 10.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 MOST_TOOLS = 100
 MOST_PAGES = 20
+MOST_DESCRIPTION_BYTES = 8192  # of one tool; with `MOST_TOOLS` of them the service's description is still one message
 
 Offer = Callable[[list[OfferedTool]], Awaitable[None]]
 
@@ -71,15 +74,16 @@ class McpServer:
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[Client]:
         document = self._document
-        await self._guard.check(document.url)
         headers = {}
         if document.token is not None:
             if document.token not in self._secrets:
                 raise MissingSecretError(f"TOOL_SECRETS has no {document.token!r}")
             headers["Authorization"] = f"Bearer {self._secrets[document.token]}"
-        timeout = httpx2.Timeout(LIST_TIMEOUT_S, read=300.0)
         async with httpx2.AsyncClient(
-            headers=headers, timeout=timeout, follow_redirects=False, trust_env=False
+            transport=_GuardedTransport(self._guard),
+            headers=headers,
+            timeout=httpx2.Timeout(LIST_TIMEOUT_S, read=300.0),
+            follow_redirects=False,
         ) as http:
             transport = streamable_http_client(document.url, http_client=http)
             async with Client(transport, read_timeout_seconds=document.timeout_ms / 1000) as client:
@@ -113,7 +117,21 @@ class McpServer:
             if cursor is None:
                 break
         allowed = self._document.allowed_tools
-        return [tool for tool in found if not allowed or tool.name in allowed][:MOST_TOOLS]
+        return self._usable(tool for tool in found if not allowed or tool.name in allowed)[:MOST_TOOLS]
+
+    def _usable(self, found: Iterable[Tool]) -> list[Tool]:
+        """One of each name, of a size that can be told: two with one name would answer by turns."""
+        usable: dict[str, Tool] = {}
+        for tool in found:
+            told = self.describe(tool)
+            is_large = len(json.dumps(told.parameters)) > MOST_DESCRIPTION_BYTES
+            if is_large or told.name in usable:
+                self._counters["mcp_unusable"] += 1
+                why = "its parameters are too large" if is_large else "another one has its name"
+                log.warning("a tool of an MCP server is left out", server=self._document.name, tool=tool.name, why=why)
+            else:
+                usable[told.name] = tool
+        return list(usable.values())
 
     def describe(self, tool: Tool) -> ToolDescription:
         """A tool under the server's name."""
@@ -151,6 +169,35 @@ class McpServer:
             return failed(f"The tool {request.name} failed.")
         self._counters["mcp_answered"] += 1
         return read_result(request.name, result, self._document.most_bytes)
+
+
+class _GuardedTransport(httpx2.AsyncHTTPTransport):
+    """Connects to the very address that was judged, at each request: a name may lead elsewhere a moment later."""
+
+    def __init__(self, guard: Guard) -> None:
+        super().__init__(trust_env=False)
+        self._guard, self._resolver = guard, GuardedResolver(guard)
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """See `httpx2.AsyncHTTPTransport`."""
+        self._guard.check_literal(str(request.url))
+        host = request.url.host
+        found = await self._resolver.resolve(host, 0, socket.AF_UNSPEC)
+        addresses = list(dict.fromkeys(result["host"] for result in found))
+        for address in addresses:
+            there = httpx2.Request(
+                request.method,
+                request.url.copy_with(host=address),
+                headers=request.headers,  # `Host` is the name still
+                stream=request.stream,
+                extensions={**request.extensions, "sni_hostname": host},
+            )
+            try:
+                return await super().handle_async_request(there)
+            except httpx2.ConnectError:
+                if address == addresses[-1]:
+                    raise
+        raise httpx2.ConnectError(f"{host} has no address")
 
 
 def read_result(name: str, result: CallToolResult, most_bytes: int) -> ToolReply:

@@ -14,6 +14,7 @@ import pytest_asyncio
 import uvicorn
 from aiohttp import web
 from mcp.server.mcpserver import MCPServer
+from mcp.types import Tool
 from pydantic import ValidationError
 
 from libs.contracts import subjects
@@ -30,6 +31,7 @@ from services.catalog_tools.declared import DeclaredTools
 from services.catalog_tools.guard import ForbiddenHostError, Guard
 from services.catalog_tools.http_request import RequestError, answer_of, build
 from services.catalog_tools.http_tool import HttpToolClient
+from services.catalog_tools.mcp_server import McpServer
 from tests.support.nats import nats_server
 
 LOOPBACK = Guard(["127.0.0.1"])
@@ -403,3 +405,41 @@ async def test_the_tools_of_an_mcp_server_are_tools_of_every_agent(nats, monkeyp
             await until(directory, "default", "crm_invoices")
             assert (await asking.call("6", "crm_invoices", {"customer": "Muster"})).ok
         await store.delete(document.key)
+
+
+async def test_an_mcp_server_is_connected_at_the_address_that_was_judged(monkeypatch):
+    """A name may lead elsewhere a moment later (DNS rebinding): nobody looks it up a second time."""
+
+    async def resolve(_, host, port=0, family=0):
+        return [{"hostname": host, "host": "127.0.0.2", "port": port, "family": 2, "proto": 0, "flags": 0}]
+
+    monkeypatch.setattr("services.catalog_tools.guard.ThreadedResolver.resolve", resolve)
+    reached, lost = asyncio.Event(), asyncio.Event()
+
+    async def connected(_, writer):
+        reached.set()
+        writer.close()
+
+    async def offer(_):
+        lost.set()
+
+    async with await asyncio.start_server(connected, "127.0.0.1", 0) as server:
+        url = f"http://localhost:{server.sockets[0].getsockname()[1]}/mcp"
+        only_there = Guard(["127.0.0.2"])
+        task = asyncio.create_task(McpServer(McpTools(name="crm", url=url), only_there, {}, offer, Counter()).run())
+        async with asyncio.timeout(10):
+            await lost.wait()
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+    assert not reached.is_set()
+
+
+def test_tools_of_one_name_or_too_large_are_left_out():
+    document = McpTools(name="crm", url="http://127.0.0.1/mcp")
+    server = McpServer(document, LOOPBACK, {}, None, Counter())
+    large = {"type": "object", "properties": {f"p{number}": {"type": "string"} for number in range(1000)}}
+    listed = [Tool(name=name, input_schema={"type": "object"}) for name in ("find.it", "find_it", "other")]
+    listed.append(Tool(name="large", input_schema=large))
+    assert [tool.name for tool in server._usable(listed)] == ["find.it", "other"]
+    assert server._counters == {"mcp_unusable": 2}
