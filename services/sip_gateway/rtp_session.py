@@ -18,7 +18,7 @@ from libs.audio.srtp import Unauthentic
 from libs.audio.tone import waiting_tone
 from libs.call_leg.audio import CallAudio
 from libs.contracts.media import MediaStatistics
-from services.sip_gateway.quality import observe
+from services.sip_gateway.quality import observe, reported
 from services.sip_gateway.rtp_bridge import BridgeQueue, loop_of
 from services.sip_gateway.rtp_crypto import MediaKeys
 from services.sip_gateway.rtp_format import MediaFormat, RtpStart
@@ -264,6 +264,7 @@ class RtpSession:
             self.unauthentic += 1
             return False
         self.rtcp_received += 1
+        reported(self._rtcp.remote.jitter_ms, self._rtcp.remote.round_trip_ms)
         return True
 
     def _send_rtcp(self, data: bytes) -> None:

@@ -4,7 +4,7 @@ from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from libs.contracts.media import MediaStatistics
-from services.sip_gateway.quality import observe
+from services.sip_gateway.quality import observe, reported
 from tests.unit.sip_gateway.media import SPEECH, Line, packet
 
 NAMES = [
@@ -28,8 +28,10 @@ def page() -> dict[tuple[str, str], float]:
 
 
 def grown(media: MediaStatistics) -> dict[tuple[str, str], float]:
+    """Of a stream that ended, and of the one report that the peer made of it."""
     before = page()
     observe(media)
+    reported(media.remote_jitter_ms, media.round_trip_ms)
     return {key: round(value - before[key], 6) for key, value in page().items() if value != before[key]}
 
 

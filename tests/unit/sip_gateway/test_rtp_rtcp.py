@@ -7,6 +7,7 @@ import pytest
 from libs.audio.rtcp import Goodbye, ReceiverReport, RtcpReporter, SenderReport, SourceDescription, is_rtcp, parse
 from libs.audio.rtp import RtpPacket
 from libs.contracts.media import MediaStatistics
+from services.sip_gateway.quality import ROUND_TRIP
 from tests.unit.sip_gateway.media import PCMU, Line, everything, packet
 
 
@@ -201,3 +202,14 @@ def test_a_hold_by_the_address_0_0_0_0_sends_no_reports_to_ourselves(line, peer)
     line.pass_time(8000, slot_ms=20)
     peer.take()
     assert peer.reports
+
+
+def test_every_report_of_the_peer_is_on_the_metrics_page_while_the_call_lasts(line, peer):
+    def counted() -> int:
+        return sum(sum(series.counts) for series in ROUND_TRIP._series.values())
+
+    line.rtp.answered(line.now)
+    converse(line, peer, 8_000)
+    before = counted()
+    peer.report()
+    assert counted() == before + 1

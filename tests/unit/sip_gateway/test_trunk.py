@@ -1,10 +1,8 @@
 """One trunk at work: the next server when one is silent, a network that comes back, the metric."""
 
-from prometheus_client import CollectorRegistry
-
 from services.sip_gateway import trunk as trunk_module
+from services.sip_gateway.instruments import TRUNK_STATE
 from services.sip_gateway.transport import Local
-from services.sip_gateway.trunk import _States
 from tests.unit.sip_gateway.conftest import world
 from tests.unit.sip_gateway.far_end import FarEnd, ringing
 
@@ -56,12 +54,10 @@ async def test_another_address_of_ours_is_another_contact(server, monkeypatch):
 
 async def test_the_metric_has_one_present_state_for_each_trunk(server):
     async with await FarEnd.open(ringing) as provider, world(server, sip_port=provider.port, **ACCOUNT) as here:
-        registry = CollectorRegistry()
-        registry.register(_States(here.gateway.trunks))
+        here.gateway.trunks.export()
 
         def present():
-            samples = [sample for metric in registry.collect() for sample in metric.samples]
-            return {(s.labels["trunk"], s.labels["state"]) for s in samples if s.value == 1}
+            return {key for key, value in TRUNK_STATE.values().items() if value == 1}
 
         assert len(present()) == 1
         await here.until(lambda: present() == {("default", "registered")})
