@@ -114,6 +114,12 @@ def _row(names: list[str], field: FieldInfo) -> str:
     return f"| {' or '.join(f'`{name}`' for name in names)} | {_shown(field)} | {field.description or ''} |"
 
 
+def names_of(settings: type[BaseSettings]) -> list[list[str]]:
+    """The variables of each setting of a class, those of its parents included; the first name is the usual one."""
+    prefix = str(settings.model_config.get("env_prefix") or "")
+    return [_names(prefix, name, field) for name, field in settings.model_fields.items()]
+
+
 def _table(title: str, rows: list[str]) -> str:
     return "\n".join([f"## {title}\n", "| name | default | what |", "|---|---|---|", *rows]) + "\n"
 

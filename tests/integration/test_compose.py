@@ -1,0 +1,59 @@
+"""deploy/compose.yaml as an operator starts it: calls from outside, workers that are restarted in the middle of one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from cli.demo.call_log import CallLog
+from cli.demo.conversation import Place
+from cli.demo.external import call_elsewhere
+from libs.contracts.events import CallClaimed
+from tests.support.compose import Stack, docker, stack
+from tests.support.services import NATS_IMAGE, POSTGRES_IMAGE, PYTHON_IMAGE, needs_docker
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]  # the images may have to be built
+
+IDENTITY = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:8080/healthz').read().decode())"
+
+
+@pytest.fixture
+async def running() -> AsyncIterator[Stack]:
+    needs_docker(NATS_IMAGE, POSTGRES_IMAGE, PYTHON_IMAGE, compose=True)
+    async with stack() as started:
+        yield started
+
+
+async def test_both_workers_are_restarted_one_after_the_other_and_the_caller_does_not_notice(running: Stack) -> None:
+    exit_codes: list[int] = []
+    claims: list[CallClaimed] = []
+
+    async def restart_both(log: CallLog) -> None:
+        claims.extend(event for event in log.events if isinstance(event, CallClaimed))
+        for container in await owner_first(running, claims[-1].wk):
+            mark = len(log.events)
+            exit_codes.append(await running.stop(container))
+            claims.append(await log.wait_for(CallClaimed, mark))
+            await running.start(container)
+
+    place = Place(running.sip_port, running.rehearsal_url)
+    shown = StringIO()
+    checks = await call_elsewhere(running.nats_url, place, Console(file=shown, width=160), restart_both)
+    assert [check for check in checks if not check.passed] == [], shown.getvalue()
+    assert exit_codes == [0, 0]  # drained, not killed
+    assert len({claim.wk for claim in claims}) == 3  # a restarted worker is a new one
+    assert [claim.epoch for claim in claims] == sorted({claim.epoch for claim in claims})
+
+
+async def owner_first(running: Stack, worker: str) -> list[str]:
+    """The workers' containers, the one with the call before the other."""
+    owners: dict[str, bool] = {}
+    for container in await running.containers("ai_session"):
+        identity = json.loads(await docker("exec", container, "python", "-c", IDENTITY))
+        owners[container] = identity["id"] == worker
+    assert sorted(owners.values()) == [False, True]
+    return sorted(owners, key=lambda container: not owners[container])

@@ -1,0 +1,64 @@
+"""deploy/compose.yaml against what it starts: settings, users of the bus, images. No docker needed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cli.settings_document import CLASSES, OF_COMPOSE, names_of
+from libs.runtime.settings import ServiceSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXT = (ROOT / "deploy" / "compose.yaml").read_text("utf-8")
+SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(TEXT)["services"]
+OURS = sorted(name for name in SERVICES if (ROOT / "services" / name).is_dir())
+OF_THE_IMAGE = {"HEALTH_HOST", "HEALTH_PORT"}
+
+
+def test_every_service_of_the_repository_is_in_it() -> None:
+    folders = {path.parent.name for path in (ROOT / "services").glob("*/__main__.py")}
+    assert set(OURS) == folders
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_container_gets_every_setting_of_its_service_and_no_other(name: str) -> None:
+    settings = CLASSES[name]
+    known = {variable for variables in names_of(settings) for variable in variables}
+    if issubclass(settings, ServiceSettings):
+        known |= {variable for variables in names_of(ServiceSettings) for variable in variables}
+    given = set(SERVICES[name]["environment"])
+    assert given - known == set()
+    assert known - given - OF_THE_IMAGE == set()
+
+
+def test_what_is_filled_in_from_the_environment_is_documented() -> None:
+    page = (ROOT / "docs" / "settings.md").read_text("utf-8")
+    named = set(re.findall(r"(?<!\$)\$\{([A-Z_]+)", TEXT))
+    assert {name for name in named if f"`{name}`" not in page} == set()
+    assert {name for name, _, _ in OF_COMPOSE} - named == {"COMPOSE_PROFILES"}
+
+
+def test_the_bus_has_a_password_for_every_user_and_nobody_comes_in_without() -> None:
+    wanted = set(re.findall(r"\$(NATS_\w+_PASSWORD)", (ROOT / "deploy" / "nats" / "nats.conf").read_text("utf-8")))
+    assert wanted <= set(SERVICES["nats"]["environment"])
+    container = (ROOT / "deploy" / "nats" / "container.conf").read_text("utf-8")
+    assert 'no_auth_user: ""' in container
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_nothing_can_do_more_than_it_has_to(name: str) -> None:
+    service = SERVICES[name]
+    assert service["cap_drop"] == ["ALL"]
+    assert service["read_only"] is True
+    assert "container_name" not in service  # it would forbid `--scale`
+    for port in service.get("ports", []):
+        assert port.startswith(("127.0.0.1:", "${SIP_PUBLISH_HOST:-127.0.0.1}:"))
+
+
+def test_the_passwords_of_the_first_look_are_the_same_on_both_sides() -> None:
+    for user, variable in re.findall(r"nats://(\w+):\$\{(NATS_\w+_PASSWORD)", TEXT):
+        assert variable == f"NATS_{user.upper()}_PASSWORD"
