@@ -27,6 +27,7 @@ _MS_PER_TOKEN = 100
 _CHARACTERS_PER_TOKEN = 4
 _WORDS_PER_DELTA = 2
 _DELTA_S = 0.02
+_UNREADABLE = {"malformed_json", "missing_field", "wrong_content_type"}  # a client asks again
 
 
 def transcription_routes(rehearsal: Rehearsal) -> list[web.RouteDef]:
@@ -48,6 +49,14 @@ async def _transcribe(exchange: Exchange) -> web.StreamResponse:
     record.scenario, record.turn = heard.scenario, heard.turn
     record.asked["match"] = heard.how
     await exchange.meet_faults(heard.turn or 0)
+    response = await _answer(exchange, request, heard)
+    if record.completed and not _UNREADABLE.intersection(record.faults):
+        rehearsal.listener.answered(heard)
+    return response
+
+
+async def _answer(exchange: Exchange, request: TranscriptionRequest, heard: Heard) -> web.StreamResponse:
+    rehearsal, record = exchange.rehearsal, exchange.record
     text = "" if exchange.fault("empty_transcript") is not None else heard.text
     record.answer, record.usage = text, _usage(request, text)
     delay_s = rehearsal.settings.transcribe_ms / 1000

@@ -6,6 +6,7 @@ from libs.audio.g711 import Law
 from libs.audio.resample import Resampler
 from libs.audio.wav import write_wav
 from services.rehearsal.caller_clips import CallerClips, has_speech
+from services.rehearsal.faults import Fault
 from services.rehearsal.speech import CLIPS, babble, silence, to_8k
 
 from .http_client import ORDER, caller_clip, http_client, openai_client, serving, wav
@@ -107,6 +108,28 @@ async def test_unknown_speech_is_the_scenarios_next_turn(rehearsal):
         after = await transcribed(client, caller_clip("bestellung-3"), extra_query={"conversation": "c"})
         prompted = await transcribed(client, speech, prompt="[scenario: bestellung]", extra_query={"conversation": "c"})
     assert (after.text, prompted.text) == (ORDER.turns[2].caller, ORDER.turns[3].caller)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(kind="refuse", on="transcriptions", status=503),
+        Fault(kind="hang", on="transcriptions"),
+        Fault(kind="abort", on="transcriptions"),
+        Fault(kind="malformed_json", on="transcriptions"),
+    ],
+    ids=lambda fault: fault.kind,
+)
+async def test_speech_that_is_sent_again_because_no_proper_answer_came_is_the_same_turn(rehearsal, fault):
+    speech, where = babble("gesprochen"), {"scenario": "loud", "conversation": "a"}
+    async with openai_client(rehearsal, timeout=0.5) as client:
+        rehearsal.inject(fault)
+        with pytest.raises((openai.APIError, ValueError)):
+            await transcribed(client, speech, extra_query=where)
+        meanwhile = await transcribed(client, babble("von jemand anderem"), extra_query=where)
+        again = [(await transcribed(client, speech, extra_query=where)).text for _ in range(2)]
+    assert (meanwhile.text, again) == ("Nein danke.", ["Was kostet das?", "(unverständlich)"])
+    assert [record.asked["match"] for record in rehearsal.requests.all()] == [*["next turn"] * 2, "again", "next turn"]
 
 
 @pytest.mark.parametrize("pcm", [silence(700), noise(900), tone(400)])
