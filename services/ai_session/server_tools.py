@@ -1,13 +1,17 @@
-"""Tools that the model's server calls by itself (MCP): on the call's record like our own."""
+"""Tools that the model's server calls by itself (MCP): on the call's record like our own.
+
+A result that is too large for an event, or cannot be written as JSON, is recorded as a sentence that says so.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 
 from libs.contracts.events import ToolCalled, ToolReturned
+from libs.plugins.outcome import reply_of
 from services.ai_session.backends.port import BackendEvent, Lost, ServerToolBegan, ServerToolEnded
 from services.ai_session.journal import Journal
-from services.ai_session.tools import parse_arguments
+from services.ai_session.tools import MOST_REPLY_BYTES, parse_arguments
 
 
 class ServerTools:
@@ -27,6 +31,8 @@ class ServerTools:
             case ServerToolEnded(tool_call_id, name, ok, output):
                 took_ms = (now - self._began_at.pop(tool_call_id, now)) * 1000
                 self._counters["tool_calls" if ok else "tool_failures"] += 1
+                kept = reply_of(name, output, MOST_REPLY_BYTES)
+                output = kept.output if kept.ok else {"error": kept.error}
                 self._journal.put(
                     ToolReturned, tool_call_id=tool_call_id, name=name, ok=ok, output=output, took_ms=took_ms
                 )

@@ -35,13 +35,15 @@ RETRY_PAUSE_S = 0.3  # before an idempotent tool is asked again
 REFRESH_MISSING_S = 2.0  # not every call of an agent with a missing tool asks again
 PROMPT_TOOL_TIMEOUT_S = 1.5
 MOST_REPLY_BYTES = 65_536  # about 20,000 tokens: more would push the conversation out of the model's context
+MOST_NAME_CHARACTERS = 64  # API reference, `tools`
 _PLACEHOLDER = re.compile(r"\{\{\s*tool:([A-Za-z0-9_-]+)\s*\}\}")
 
 
 def descriptions_in(info: bytes) -> list[tuple[str, ToolDescription]]:
     """The tools that one `$SRV.INFO` answer names, each with its organisation, `*` for all of them.
 
-    Endpoints that are no tools, or describe none, are skipped.
+    Endpoints that are no tools, or describe none, are skipped; so is what the models' APIs refuse: with it they would
+    refuse the whole session.
     """
     try:
         endpoints = json.loads(info)["endpoints"]
@@ -61,14 +63,17 @@ def _description(endpoint: Any) -> tuple[str, ToolDescription] | None:
         metadata = endpoint.get("metadata") or {}
         if marker != "tool" or "description" not in metadata:
             return None
+        parameters = json.loads(metadata.get("parameters") or '{"type": "object", "properties": {}}')
+        if parameters.get("type") != "object" or len(name) > MOST_NAME_CHARACTERS:
+            return None
         return org, ToolDescription(
             name=check_token(name, "tool"),
             description=metadata["description"],
-            parameters=json.loads(metadata.get("parameters") or '{"type": "object", "properties": {}}'),
+            parameters=parameters,
             idempotent=str(metadata.get("idempotent", "")).lower() == "true",
             timeout_ms=int(metadata.get("timeout_ms") or 8000),
         )
-    except (ValueError, KeyError, TypeError, AttributeError, ValidationError):
+    except (ValueError, KeyError, TypeError, AttributeError, ValidationError, RecursionError):
         return None
 
 

@@ -106,7 +106,10 @@ async def try_all(checks: list[Check], lab: Lab, max_usd: float) -> dict[str, Ve
 
 
 async def _agreed() -> bool:
-    answer = await asyncio.to_thread(input, "go on? [y/N] ")
+    try:
+        answer = await asyncio.to_thread(input, "go on? [y/N] ")
+    except EOFError:  # nobody is there: --yes is for that
+        return False
     return answer.strip().lower() in ("y", "yes", "j", "ja")
 
 

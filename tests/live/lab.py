@@ -213,7 +213,7 @@ async def carried_out(check: Check, lab: Lab) -> Verdict:
         return await check.run(lab)
     except NotAvailableError as error:
         return Verdict("not available", str(error))
-    except (RefusedError, aiohttp.ClientError, TimeoutError, KeyError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001  whatever a real server answers: what was paid for is told, and goes on
         return Verdict("does not hold", f"{type(error).__name__}: {error}")
 
 

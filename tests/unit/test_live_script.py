@@ -69,7 +69,13 @@ async def test_no_check_begins_that_the_purse_cannot_pay(lab):
 
 
 @pytest.mark.parametrize(
-    ("error", "state"), [(NotAvailableError("x"), "not available"), (RefusedError("x"), "does not hold")]
+    ("error", "state"),
+    [
+        (NotAvailableError("x"), "not available"),
+        (RefusedError("x"), "does not hold"),
+        (AttributeError("a strange answer"), "does not hold"),
+        (IndexError("a strange answer"), "does not hold"),
+    ],
 )
 async def test_every_failure_is_a_verdict(lab, error, state):
     async def run(_: Lab) -> Verdict:
@@ -97,6 +103,12 @@ def test_the_costs_are_told_before_anything_is_tried(monkeypatch, capsys):
     monkeypatch.setattr("builtins.input", lambda _: "n")
     assert main([]) == 2
     assert "nothing was tried" in capsys.readouterr().out
+
+    def nobody(_):
+        raise EOFError
+
+    monkeypatch.setattr("builtins.input", nobody)
+    assert main([]) == 2
 
 
 def test_every_price_that_an_estimate_needs_is_in_the_table_or_said_to_be_unknown():

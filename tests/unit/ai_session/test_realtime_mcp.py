@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+
+import pytest
 
 from libs.contracts.agent import AgentConfig, McpServer
 from services.ai_session.backends.port import (
@@ -15,6 +18,7 @@ from services.ai_session.backends.realtime_events import RealtimeEvents
 from services.ai_session.backends.realtime_mcp import AnswerDue, ApprovalAsked
 from services.ai_session.backends.responses import VAD_GRACE_S, Responses
 from services.ai_session.costs import load
+from services.ai_session.server_tools import ServerTools
 from services.ai_session.settings import BUILT_IN_MODELS
 from services.rehearsal.validation import validate_client_event
 from tests.unit.ai_session.fake_model import configured, fake_model
@@ -130,3 +134,16 @@ async def test_a_call_of_an_mcp_tool_is_recorded_answered_and_needs_no_approval(
         (refusal,) = model.of_type("conversation.item.create")
         validate_client_event(refusal)
         assert (refusal["item"]["approval_request_id"], refusal["item"]["approve"]) == ("mcpr_1", False)
+
+
+@pytest.mark.parametrize("output", ["x" * 2_000_000, "\ud800", [[[float("nan")]]]])
+def test_a_result_that_no_event_can_hold_is_a_sentence_on_the_record(output):
+    put = []
+
+    class Record:
+        def put(self, kind, **fields):
+            put.append(fields)
+
+    ServerTools(Record(), Counter()).note(ServerToolEnded("c", "crm__find", True, output), 1.0)
+    assert "crm__find" in put[0]["output"]["error"]
+    assert len(put[0]["output"]["error"]) < 500

@@ -10,7 +10,7 @@ import pytest
 
 from libs.contracts.agent import AgentConfig, Limits
 from libs.contracts.offer import Offer
-from services.ai_session.tools import ToolCaller, parse_arguments
+from services.ai_session.tools import ToolCaller, descriptions_in, parse_arguments
 from tests.unit.ai_session.conftest import gateway, running_worker
 
 
@@ -110,3 +110,23 @@ async def test_a_service_that_restarts_is_asked_again(server):
 )
 def test_arguments_that_could_not_be_written_down_are_no_arguments(text):
     assert parse_arguments(text) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("x", '{"type": "string"}'),
+        ("x", "[]"),
+        ("x", '"object"'),
+        ("x", "{}"),
+        ("x", "[" * 100_000),
+        ("x" * 65, '{"type": "object"}'),
+    ],
+)
+def test_a_tool_that_the_api_would_refuse_with_the_whole_session_is_no_tool(name, parameters):
+    def info(name, parameters):
+        metadata = {"description": "d", "parameters": parameters}
+        return {"subject": f"v1.*.tool.{name}", "metadata": metadata}
+
+    endpoints = [info(name, parameters), info("good", '{"type": "object"}')]
+    assert [tool.name for _, tool in descriptions_in(json.dumps({"endpoints": endpoints}).encode())] == ["good"]
