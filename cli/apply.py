@@ -91,14 +91,23 @@ async def tool_warnings(client: Client, reading: Reading) -> list[Problem]:
         Problem(placed.path, placed.line, f"agent.tools: no service on this bus offers {name!r}")
         for placed in reading.placed.values()
         if isinstance(placed.document, AgentConfig) and offered
-        for name in placed.document.tools
-        if name not in offered and not _comes_by_itself(name, placed.document.org, reading)
+        for name in missing_tools(placed.document, offered)
+        if not _is_declared(name, placed.document.org, reading)
     ]
 
 
-def _comes_by_itself(name: str, org: str, reading: Reading) -> bool:
-    """Whether a tool is the worker's own, or one that these very files declare."""
-    if name in OF_THE_SESSION or f"tool.{org}.{name}" in reading.placed:
+def missing_tools(agent: AgentConfig, offered: set[tuple[str, str]]) -> list[str]:
+    """Tools of an agent that nobody offers its organisation; those that the worker carries out itself are there."""
+    return [
+        name
+        for name in agent.tools
+        if name not in OF_THE_SESSION and not {(agent.org, name), (subjects.ANY, name)} & offered
+    ]
+
+
+def _is_declared(name: str, org: str, reading: Reading) -> bool:
+    """Whether these very files declare a tool."""
+    if f"tool.{org}.{name}" in reading.placed:
         return True
     return any(
         isinstance(placed.document, McpTools)
@@ -108,27 +117,27 @@ def _comes_by_itself(name: str, org: str, reading: Reading) -> bool:
     )
 
 
-async def offered_tools(client: Client) -> set[str]:
-    """The names of all tools that services on the bus tell of themselves (`$SRV.INFO`)."""
-    inbox, names = client.new_inbox(), set[str]()
+async def offered_tools(client: Client) -> set[tuple[str, str]]:
+    """All tools that services on the bus tell of themselves (`$SRV.INFO`): whose (`*`: everybody's), and its name."""
+    inbox, tools = client.new_inbox(), set[tuple[str, str]]()
     subscription = await client.subscribe(inbox)
     try:
         await client.publish(TOOL_DISCOVERY, b"", reply=inbox)
         while True:
             message = await subscription.next_msg(timeout=DISCOVERY_S)  # as long as answers come
-            names |= set(_tool_names(message.data))
+            tools |= set(_tools_in(message.data))
     except nats.errors.TimeoutError:
-        return names
+        return tools
     finally:
         await subscription.unsubscribe()
 
 
-def _tool_names(info: bytes) -> list[str]:
+def _tools_in(info: bytes) -> list[tuple[str, str]]:
     try:
         subjects_of = [str(endpoint["subject"]).split(".") for endpoint in json.loads(info)["endpoints"]]
     except (ValueError, KeyError, TypeError):  # another service, which says other things
         return []
-    return [parts[3] for parts in subjects_of if len(parts) == 4 and parts[2] == "tool"]
+    return [(parts[1], parts[3]) for parts in subjects_of if len(parts) == 4 and parts[2] == "tool"]
 
 
 async def _put(store: KeyValue, document: Document, dry_run: bool) -> Applied:

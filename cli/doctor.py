@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 from cli.agent_models import endings, missing_keys, worker_settings
-from cli.apply import offered_tools
+from cli.apply import missing_tools, offered_tools
 from cli.bus import bus_address, connected, explained, keys_of, query
 from cli.bus_checks import age_findings, check_clock, recorder_findings
 from cli.costs import load_models, spent_today
@@ -250,7 +250,7 @@ async def check_configuration(site: Site) -> list[Finding]:
             made.append(Finding("configuration", "fail", text, "`callbus apply` the agent, or change the route"))
     offered = await offered_tools(site.client)
     for agent in agents.values():
-        if missing := sorted(set(agent.tools) - offered):
+        if missing := sorted(missing_tools(agent, offered)):
             text = f"agent {agent.name} has tools that no service offers: {', '.join(missing)}"
             made.append(Finding("configuration", "warn", text, "start the service of these tools, or take them out"))
     made += age_findings(documents)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from typer.testing import CliRunner
 
 from cli.bus import connected
@@ -120,10 +121,17 @@ async def test_trunks_that_do_not_register_and_routes_that_lead_nowhere_are_brok
         store = await bucket(client.jetstream(), subjects.KV_CONFIG)
         for document in (
             RouteConfig(name="r", match=("1",), agent="gone"),
-            AgentConfig(name="b", tools=("order_add",)),
+            AgentConfig(name="b", tools=("order_add", "theirs", "everybody_s", "end_call", "transfer_call")),
         ):
             await store.put(document.key, document.to_json())
         await store.put("agent.default.broken", b"{")
+
+        async def describe(message: Msg) -> None:
+            endpoints = [{"subject": "v1.other.tool.theirs"}, {"subject": "v1.*.tool.everybody_s"}]
+            await message.respond(json.dumps({"endpoints": endpoints}).encode())
+
+        await client.subscribe("$SRV.INFO", cb=describe)
+        await client.flush()
         beats = (
             WorkerHeartbeat(wk="wk-1", calls=2, capacity=2),
             GatewayHeartbeat(gw="g", calls=0, capacity=1, draining=True),
@@ -137,7 +145,7 @@ async def test_trunks_that_do_not_register_and_routes_that_lead_nowhere_are_brok
     assert of(found, "configuration") == [
         ("fail", "the document agent.default.broken cannot be read"),
         ("fail", "route r leads to agent gone, which is not published: its calls are refused"),
-        ("warn", "agent b has tools that no service offers: order_add"),
+        ("warn", "agent b has tools that no service offers: order_add, theirs"),
     ]
     assert of(found, "workers") == [("warn", "1 worker, 2 of 2 calls: new calls are refused")]
     assert of(found, "gateways") == [("fail", "1 gateway, 0 of 1 calls, 1 draining: no new call is taken")]
