@@ -103,9 +103,10 @@ class Spares:
         """When `step` has something to do, if nothing happens before; None: never."""
         if self._model is None or not self._wanted:
             return None
-        if sum(self._is_fresh(kept, now) for kept in self._kept.values()) < self._wanted:
+        fresh = [kept.renew_at for kept in self._kept.values() if self._is_fresh(kept, now)]
+        if len(fresh) < self._wanted:
             return max(now, self._not_before)
-        return min(kept.renew_at for kept in self._kept.values() if self._is_fresh(kept, now))
+        return now if len(fresh) < len(self._kept) else min(fresh)  # a worn one is to be closed
 
     def close(self) -> list[int]:
         """Keep none from now on; those that there are."""

@@ -45,7 +45,9 @@ def test_one_is_renewed_at_half_its_life_before_the_old_one_goes():
     assert spares.step(30.0) == [Open("m")]
     assert len(spares) == 1  # a caller may still take it
     new = spares.opened("m", 60.0, 30.5)
+    assert spares.next_at(30.5) == 30.5  # not only when the server ends the old one
     assert spares.step(30.5) == [Drop(old)]
+    assert spares.next_at(30.5) == 60.5
     assert spares.take("m") == new
 
 
