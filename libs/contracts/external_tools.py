@@ -1,13 +1,14 @@
 """Tools that a document declares instead of a program: an HTTP request, the tools of an MCP server.
 
 Keys in KV `config`: `tool.<org>.<name>`, `mcp.<org>.<name>`. Secrets stand in neither: `{secret:NAME}` and `token` name
-an entry of the setting TOOL_SECRETS of the service that carries them out.
+an entry of the setting TOOL_SECRETS of the service that carries them out. `acme.crm` is one of organisation `acme`:
+documents of others cannot name it, and so not send it where they like.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -134,6 +135,11 @@ class McpTools(Message):
     def key(self) -> str:
         """Where it stands in KV `config`."""
         return f"mcp.{self.org}.{self.name}"
+
+
+def secrets_of(org: str, secrets: Mapping[str, str]) -> dict[str, str]:
+    """The secrets that an organisation's documents may name: its own, and those of nobody in particular."""
+    return {name: secret for name, secret in secrets.items() if name.rpartition(".")[0] in ("", org)}
 
 
 def names_in(value: Any) -> Iterator[str]:

@@ -10,7 +10,7 @@ import jsonschema  # type: ignore[import-untyped]
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-from libs.contracts.external_tools import HttpTool
+from libs.contracts.external_tools import HttpTool, secrets_of
 from libs.contracts.tool import ToolDescription, ToolReply, ToolRequest
 from libs.plugins.outcome import failed, too_large
 from libs.runtime.log import get_logger
@@ -46,7 +46,7 @@ class HttpToolClient:
         """Carry one call out; every failure is a reply."""
         try:
             jsonschema.Draft202012Validator(tool.parameters, registry=_NOTHING_ELSE).validate(request.arguments)
-            call = build(tool, request, self._secrets)
+            call = build(tool, request, secrets_of(tool.org, self._secrets))
             self._guard.check_literal(call.url)
             status, data = await self._send(call, tool.timeout_ms / 1000)
         except jsonschema.ValidationError as error:

@@ -19,7 +19,7 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CallToolResult, TextContent, Tool
 
-from libs.contracts.external_tools import McpTools
+from libs.contracts.external_tools import McpTools, secrets_of
 from libs.contracts.tool import ToolDescription, ToolReply, ToolRequest
 from libs.plugins.endpoints import OfferedTool
 from libs.plugins.outcome import failed, reply_of
@@ -46,7 +46,7 @@ class McpServer:
     def __init__(
         self, document: McpTools, guard: Guard, secrets: Mapping[str, str], offer: Offer, counters: Counter[str]
     ) -> None:
-        self._document, self._guard, self._secrets = document, guard, secrets
+        self._document, self._guard, self._secrets = document, guard, secrets_of(document.org, secrets)
         self._offer, self._counters = offer, counters
         self._client: Client | None = None
         self._broken = asyncio.Event()

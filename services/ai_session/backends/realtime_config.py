@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from libs.contracts.agent import AgentConfig, McpServer, TurnTaking
+from libs.contracts.external_tools import secrets_of
 from libs.contracts.offer import CallState
 from libs.contracts.tool import ToolDescription
 from services.ai_session.backends.factory import UnsupportedAgentError
@@ -67,6 +68,7 @@ def session(  # noqa: PLR0913  what a session's configuration depends on
     output: Json = {"format": audio_format, "voice": agent.voice or models.voice}
     if agent.speed is not None:
         output["speed"] = agent.speed
+    tokens = secrets_of(agent.org, mcp_tokens or {})
     update: Json = {
         "type": "realtime",
         "output_modalities": ["audio"],
@@ -80,7 +82,7 @@ def session(  # noqa: PLR0913  what a session's configuration depends on
             },
             "output": output,
         },
-        "tools": [*map(_tool, tools), *(mcp_tool(server, mcp_tokens or {}) for server in agent.mcp)],
+        "tools": [*map(_tool, tools), *(mcp_tool(server, tokens) for server in agent.mcp)],
         "tool_choice": "auto",
         "max_output_tokens": agent.max_output_tokens,
         "truncation": {"type": "retention_ratio", "retention_ratio": agent.limits.truncation_ratio},

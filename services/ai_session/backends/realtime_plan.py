@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from libs.contracts.external_tools import secrets_of
 from libs.contracts.offer import Offer
 from services.ai_session.backends.factory import BackendPlan
 from services.ai_session.backends.realtime import RealtimeBackend, capabilities_of
@@ -16,7 +17,7 @@ def plan_realtime(endpoint: Endpoint, offer: Offer) -> BackendPlan:
         UnsupportedAgentError: the agent needs the token of an MCP server that this worker does not have.
     """
     for server in offer.agent.mcp:
-        mcp_tool(server, endpoint.mcp_tokens)
+        mcp_tool(server, secrets_of(offer.agent.org, endpoint.mcp_tokens))
     return BackendPlan(
         capabilities_of(offer), lambda emit: RealtimeBackend(endpoint, offer, emit), endpoint.session_max_s
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from copy import deepcopy
 
 import pytest
@@ -155,6 +156,12 @@ def test_an_mcp_token_that_the_worker_lacks_refuses_the_agent_with_a_sentence():
     endpoint = Endpoint("ws://x", "k", "m", MODELS, mcp_tokens={"other": "t"})
     with pytest.raises(UnsupportedAgentError, match="'crm' needs the token 'crm', which MCP_TOKENS does not have"):
         plan_realtime(endpoint, an_offer(agent=RICH))
+    server = McpServer(label="crm", url="https://crm.example/mcp", token="acme.crm")
+    for org, is_told in (("acme", True), ("other", False)):
+        theirs = AgentConfig(name="a", org=org, backend="realtime", mcp=(server,))
+        endpoint = Endpoint("ws://x", "k", "m", MODELS, mcp_tokens={"acme.crm": "t"})
+        with nullcontext() if is_told else pytest.raises(UnsupportedAgentError):
+            plan_realtime(endpoint, an_offer(agent=theirs))
     assert "secret" not in repr(Endpoint("ws://x", "k", "m", MODELS, mcp_tokens={"crm": "secret"}))
 
 

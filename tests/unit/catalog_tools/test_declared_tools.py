@@ -247,6 +247,17 @@ async def test_a_cookie_of_one_organisation_s_request_is_not_sent_with_another_s
     assert cookies == [None, None]
 
 
+async def test_a_secret_of_another_organisation_cannot_be_named():
+    async with shop() as port, HttpToolClient(LOOPBACK, {"acme.k": "v", "k": "everybody's"}, Counter()) as http:
+        for org, name, told in (("acme", "acme.k", "v"), ("other", "acme.k", None), ("other", "k", "everybody's")):
+            url = f"http://127.0.0.1:{port}/stock/{{article}}"
+            asking = tool(url, org=org, headers={"X-Key": f"{{secret:{name}}}"})
+            reply = await http.answer(asking, request(article="1").model_copy(update={"org": org}))
+            assert (reply.output or {}).get("key") == told
+    theirs = McpTools(org="other", name="crm", url="http://127.0.0.1/mcp", token="acme.k")
+    assert McpServer(theirs, LOOPBACK, {"acme.k": "v"}, None, Counter())._secrets == {}
+
+
 async def test_a_server_that_speaks_no_http_brings_no_secret_into_the_log(caplog, capsys):
     async def answer(reader, writer):
         await reader.readuntil(b"\r\n\r\n")
