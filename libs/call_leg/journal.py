@@ -28,6 +28,7 @@ class CallJournal:
         self._gw = gw
         self._outbox = outbox
         self._count = 0
+        self._log = log.bind(call=new.call)  # what ends a call may come from outside of its task
         self._clock = CallClock(new.direction, new.entrance, time.monotonic())
 
     def _event(self, kind: Callable[..., events.CallEvent], **fields: object) -> events.CallEvent:
@@ -58,21 +59,24 @@ class CallJournal:
                   previous_wk=dead.wk if dead else None,
                   previous_played=leg.played_by_epoch.get(dead.epoch) if dead else None)  # fmt: skip
         self._clock.claimed(cause, time.monotonic())
-        log.info("claimed", wk=action.wk, epoch=action.epoch, cause=cause)
+        tell = (
+            self._log.debug if dead is None else self._log.info
+        )  # an uneventful call has one line at its start, one at its end
+        tell("claimed", wk=action.wk, epoch=action.epoch, cause=cause)
 
     def lost(self, action: do.Lost) -> None:
         """An owner is lost, or gave the call away."""
         self._put(events.WorkerLost, epoch=action.epoch, wk=action.wk, cause=action.cause, played=action.played,
                   detail=action.detail)  # fmt: skip
         self._clock.lost(action.cause, time.monotonic())
-        log.warning("worker lost", wk=action.wk, epoch=action.epoch, cause=action.cause, detail=action.detail)
+        self._log.warning("worker lost", wk=action.wk, epoch=action.epoch, cause=action.cause, detail=action.detail)
 
     def taken_over(self, action: do.TakenOver) -> None:
         """A person has the call."""
         self._put(events.CallTakenOver, epoch=action.epoch, by=action.by, previous_wk=action.previous_wk,
                   previous_played=action.previous_played)  # fmt: skip
         TAKEN_OVER.add()
-        log.info("taken over", by=action.by, epoch=action.epoch)
+        self._log.info("taken over", by=action.by, epoch=action.epoch)
 
     def heard_again(self) -> None:
         """The filler is over."""
@@ -88,7 +92,7 @@ class CallJournal:
         """By us, or by the callee."""
         self._put(events.CallAnswered, codec=action.codec, rate_hz=action.rate_hz)
         self._clock.answered(time.monotonic())
-        log.info("answered", wk=leg.wk, epoch=leg.epoch)
+        self._log.debug("answered", wk=leg.wk, epoch=leg.epoch)
 
     def pressed(self, digit: str) -> None:
         """The other side pressed a key."""
@@ -107,7 +111,8 @@ class CallJournal:
     def recording(self, state: Literal["started", "stopped", "lost"], by: str) -> None:
         """A recorder is there, gone, or not wanted any more."""
         self._put(events.CallRecording, state=state, by=by)
-        log.info("recording", state=state, by=by)
+        tell = self._log.warning if state == "lost" else self._log.debug
+        tell("recording", state=state, by=by)
 
     def sent_digits(self, action: do.SendDigits) -> None:
         """We pressed keys."""
@@ -118,7 +123,7 @@ class CallJournal:
         self._put(events.CallTransfer, state=action.state, target=action.target, mode=action.mode,
                   status=action.status, detail=action.detail)  # fmt: skip
         TRANSFERS.add(action.state, action.mode)
-        log.info("transfer", state=action.state, mode=action.mode, status=action.status, detail=action.detail)
+        self._log.info("transfer", state=action.state, mode=action.mode, status=action.status, detail=action.detail)
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
@@ -129,8 +134,9 @@ class CallJournal:
                             talk_ms=action.talk_s * 1000, media=media)  # fmt: skip
         self._outbox.put(ended, only_first=True, superseded=self._superseded)
         self._clock.ended(end.result, end.reason, action.talk_s)
-        log.info("ended", result=end.result, reason=end.reason, detail=end.detail,
-                 talk_s=round(action.talk_s, 1), media=media.model_dump())  # fmt: skip
+        counted = {name: count for name, count in media.counters().items() if count}
+        self._log.info("ended", result=end.result, reason=end.reason, detail=end.detail,
+                 talk_s=round(action.talk_s, 1), media=counted)  # fmt: skip
 
     def _superseded(self) -> None:
-        log.warning("somebody else ended this call before us", call=self._new.call)
+        self._log.warning("somebody else ended this call before us")

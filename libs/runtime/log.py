@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,16 +12,35 @@ from typing import cast
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
-_SECRET_PARTS = ("password", "secret", "api_key", "token", "authorization")
+_SECRET_NAMES = ("password", "secret", "api_key", "token", "authorization")
+_SECRETS = (
+    (re.compile(r"(://[^/\s:@]*:)[^@\s/]+@"), r"\1***@"),  # user:password@ of a URL
+    (re.compile(r"\b([Bb]earer|Basic)\s+[\w+/=.~-]{8,}"), r"\1 ***"),  # Authorization headers
+    (re.compile(r"\bsk[-_][\w-]{12,}"), "sk-***"),  # keys of OpenAI and ElevenLabs
+    (re.compile(r"[A-Za-z0-9+/]{200,}={0,2}"), "<base64>"),  # audio: 20 ms of G.711 are 216 characters
+)
 
 
-def _without_secrets(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+def without_secrets(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """The last look at a line: bytes become their length, what is named or looks like a secret becomes stars."""
     for key, value in event.items():
-        if isinstance(value, bytes | bytearray | memoryview):
-            event[key] = f"<{len(value)} bytes>"
-        elif any(part in key.lower() for part in _SECRET_PARTS) and value:
-            event[key] = "***"
+        event[key] = _shown(key, value)
     return event
+
+
+def _shown(key: str, value: object) -> object:
+    if isinstance(value, bytes | bytearray | memoryview):
+        return f"<{len(value)} bytes>"
+    if value and any(part in key.lower() for part in _SECRET_NAMES):
+        return "***"
+    if isinstance(value, dict):
+        return {name: _shown(str(name), inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_shown("", inner) for inner in value]
+    if isinstance(value, str):
+        for pattern, instead in _SECRETS:
+            value = pattern.sub(instead, value)
+    return value
 
 
 def configure_logging(service: str, level: str = "INFO", fmt: str = "auto") -> None:
@@ -35,7 +55,7 @@ def configure_logging(service: str, level: str = "INFO", fmt: str = "auto") -> N
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *([] if text else [structlog.processors.format_exc_info]),
-            _without_secrets,
+            without_secrets,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
