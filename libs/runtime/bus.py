@@ -70,6 +70,8 @@ class Bus:
     async def connect(cls, url: str, process_id: str, *, wait_s: float = 10.0) -> Self:
         """Connect both, waiting up to `wait_s` for the server to come up.
 
+        `url` may name several servers of a cluster, separated by commas; what they tell of further ones is used, too.
+
         Raises:
             ConnectionError: no server answered in that time.
         """
@@ -85,6 +87,8 @@ class Bus:
 
     async def _connect(self, client: Client, link: Link, url: str, name: str, pending_size: int) -> None:
         loop = asyncio.get_running_loop()
+        servers = url.split(",")
+        account = urlsplit(servers[0])  # servers that the cluster names come without user and password
 
         async def up() -> None:
             link.reconnects += 1
@@ -106,8 +110,10 @@ class Bus:
         while True:
             try:
                 await client.connect(
-                    url,
+                    servers,
                     name=name,
+                    user=account.username,
+                    password=account.password,
                     error_cb=error,
                     disconnected_cb=down,
                     reconnected_cb=up,
@@ -117,7 +123,7 @@ class Bus:
                     connect_timeout=CONNECT_TIMEOUT_S,
                     ping_interval=5,
                     skip_subject_validation=pending_size < 0,
-                    inbox_prefix=_inbox_prefix(url),
+                    inbox_prefix=_inbox_prefix(servers[0]),
                 )
                 break
             except (OSError, nats.errors.NoServersError, nats.errors.TimeoutError):
@@ -186,5 +192,9 @@ def _inbox_prefix(url: str) -> str:
 
 
 def _without_password(url: str) -> str:
-    scheme, _, rest = url.rpartition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}" if scheme else rest.rpartition("@")[2]
+    shown = []
+    for server in url.split(","):
+        scheme, _, rest = server.rpartition("://")
+        host = rest.rpartition("@")[2]
+        shown.append(f"{scheme}://{host}" if scheme else host)
+    return ",".join(shown)

@@ -1,11 +1,10 @@
-"""The stores on PostgreSQL and an official-image NATS server in containers, as production runs them."""
+"""The stores on PostgreSQL and NATS as production runs them: in containers, where they can be had."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -26,6 +25,7 @@ from libs.runtime.bus import Bus
 from libs.runtime.outbox import EventOutbox
 from libs.runtime.streams import provision
 from tests.support.builders import POSTGRES, demo_call, publish, running_outbox
+from tests.support.containers import nats_for_tests, postgres_for_tests
 
 pytestmark = [
     pytest.mark.docker,
@@ -33,39 +33,19 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:testcontainers.*"),  # testcontainers in itself
 ]
 
-NATS_IMAGE, POSTGRES_IMAGE = "nats:2.15-alpine", "postgres:17-alpine"
-
 
 @dataclass(frozen=True, slots=True)
 class Backends:
-    """Where the containers listen."""
+    """Where they listen."""
 
     nats_url: str
     postgres_url: str
 
 
-def absent(reason: str) -> None:
-    """Skip, except in CI, where nothing is skipped in silence."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
 @pytest.fixture(scope="module")
 def backends() -> Iterator[Backends]:
-    if os.environ.get("TEST_SERVICES") == "local":
-        pytest.skip("TEST_SERVICES=local: no containers wanted")
-    try:
-        found = subprocess.run(["docker", "info"], capture_output=True, timeout=20, check=False).returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
-        found = False
-    if not found:
-        absent("no docker daemon answers")
-    from testcontainers.community.nats import NatsContainer
-    from testcontainers.community.postgres import PostgresContainer
-
-    with NatsContainer(NATS_IMAGE, jetstream=True) as bus, PostgresContainer(POSTGRES_IMAGE, driver=None) as database:
-        yield Backends(bus.nats_uri(), database.get_connection_url())
+    with nats_for_tests() as bus, postgres_for_tests() as database:
+        yield Backends(bus, database)
 
 
 @asynccontextmanager

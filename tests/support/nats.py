@@ -14,6 +14,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
 NATS_USERS = ("gateway", "browser", "worker", "tools", "store", "recorder", "local")
 CONFIG = Path(__file__).resolve().parents[2] / "deploy" / "nats" / "nats.conf"
 
@@ -36,6 +38,19 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def wait_listening(port: int, timeout_s: float = 10.0) -> None:
+    """Return as soon as somebody accepts connections there.
+
+    Raises:
+        tenacity.RetryError: nobody did in time.
+    """
+
+    def reached() -> None:
+        socket.create_connection(("127.0.0.1", port), 0.5).close()
+
+    Retrying(stop=stop_after_delay(timeout_s), wait=wait_fixed(0.05), retry=retry_if_exception_type(OSError))(reached)
 
 
 class NatsServer:
