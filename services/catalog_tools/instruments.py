@@ -26,6 +26,7 @@ DECLARED = counter(
         "mcp_failed",
         "mcp_too_late",
         "mcp_lost",
+        "mcp_unusable",
         "malformed",
         "too_late",
         "defect",

@@ -7,8 +7,16 @@ from pathlib import Path
 import pytest
 
 from cli.metrics_document import SECTIONS, metrics_in, render
+from libs.call_leg import instruments as gateways
+from libs.plugins import instruments as plugins
+from libs.runtime import instruments as every_service
 from libs.runtime.metrics import OTHER, Metric
 from libs.runtime.version import VERSION
+from services.ai_session import instruments as ai_session
+from services.catalog_tools import instruments as catalog_tools
+from services.recorder import instruments as recorder
+from services.sip_gateway import instruments as sip_gateway
+from services.transcript_store import instruments as transcript_store
 
 ROOT = Path(__file__).parents[3]
 ALL = [metric for modules, _ in SECTIONS.values() for metric in metrics_in(modules)]
@@ -76,3 +84,45 @@ def test_names_are_unique():
 
 def test_the_version_is_that_of_the_project():
     assert f'\nversion = "{VERSION}"\n' in (ROOT / "pyproject.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("metrics", "files"),
+    [
+        ((gateways.SLOTS,), ["libs/call_leg/slots.py"]),
+        ((gateways.ROSTER,), ["libs/call_leg/roster.py"]),
+        ((gateways.REJECTED,), ["libs/call_leg/gateway.py"]),
+        ((gateways.ORIGINATIONS,), ["libs/call_leg/originate.py"]),
+        ((every_service.EVENTS,), ["libs/runtime/outbox.py"]),
+        ((sip_gateway.TRACE,), ["services/sip_gateway/trace.py"]),
+        ((transcript_store.EVENTS, transcript_store.TROUBLES), ["services/transcript_store/consumer.py"]),
+        ((transcript_store.JANITOR,), ["services/transcript_store/watch.py"]),
+        ((catalog_tools.REQUESTS,), ["services/catalog_tools/server.py"]),
+        ((catalog_tools.ANSWERS,), ["services/catalog_tools/tools.py"]),
+        (
+            (catalog_tools.DECLARED,),
+            [
+                "services/catalog_tools/http_tool.py",
+                "services/catalog_tools/mcp_server.py",
+                "libs/plugins/endpoints.py",
+            ],
+        ),
+        ((plugins.CALLS,), ["libs/plugins/runner.py", "libs/plugins/endpoints.py", "libs/plugins/host.py"]),
+        ((recorder.RECORDINGS,), ["services/recorder/recorder.py"]),
+        ((recorder.FRAMES,), ["services/recorder/track.py", "services/recorder/recording.py"]),
+        ((ai_session.SPEECH,), ["services/ai_session/voices/cache.py"]),
+        ((ai_session.RATE_LIMIT,), ["services/ai_session/rate_limit.py"]),
+        ((ai_session.SPENDING,), ["services/ai_session/budget_shell.py"]),
+        ((ai_session.TOOL_LOOKUPS,), ["services/ai_session/tools.py"]),
+    ],
+    ids=lambda value: value[0].name if isinstance(value, tuple) else "",
+)
+def test_what_is_counted_by_name_is_in_the_closed_set_of_its_label(metrics: tuple[Metric, ...], files: list[str]):
+    known = {value for metric in metrics for label in metric.labels.values() for value in label.values}
+    elsewhere = {"retried", "stored_bytes"}  # they have metrics of their own
+    counted = {
+        name
+        for file in files
+        for name in re.findall(r'(?:counters\[|_counted\()"([a-z_]+)"', (ROOT / file).read_text())
+    }
+    assert counted <= known | elsewhere
