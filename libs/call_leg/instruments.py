@@ -172,7 +172,7 @@ class MediaTotals:
             for name in _COUNTED:
                 now[name] += getattr(media, name)
             self._waiting.append(media.dn_waiting)
-        self._total = {name: max(count, self._total.get(name, 0)) for name, count in now.items()}
+        self._total.update((name, count) for name, count in now.items() if count > self._total.get(name, 0))
 
 
 async def answered(request: Awaitable[bytes]) -> OfferReply:
