@@ -46,7 +46,9 @@ test: setup  ## everything that needs neither network nor docker (under 3 minute
 
 .PHONY: test-integration
 test-integration: setup  ## with docker (NATS, PostgreSQL), SIP peers (sipp, baresip, kamailio) and Chromium
-	@$(BIN)/pytest -q -m "docker or peer" tests/integration tests/e2e
+	@$(BIN)/pytest -q -n 2 --dist loadfile -m "docker or peer" --ignore tests/integration/test_flood.py tests/integration tests/e2e
+	@# it measures what a flood costs: alone
+	@$(BIN)/pytest -q -m "docker or peer" tests/integration/test_flood.py
 
 .PHONY: test-pyvoip
 test-pyvoip: setup  ## the conformance suite over SIP_STACK=pyvoip; its GPLv3 package goes into a .venv of its own

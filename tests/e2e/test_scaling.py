@@ -21,22 +21,25 @@ APART_S = 0.2
 @pytest.mark.parametrize("workers", [1, 2, 4])
 async def test_the_load_spreads_within_one_call_of_even_and_a_drained_worker_drops_nobody(workers):
     count = 3 * workers + 1
-    async with platform(documents=[AGENT, ROUTE], workers=workers) as running, running.events() as feed:
-        async with await Softphone.open() as phone:
-            calls = []
-            for _ in range(count):
-                calls.append(await phone.call(running.sip_uri("quiet")))
-                await asyncio.sleep(APART_S)
-            owners = {claim.call: claim.wk for claim in await feed.wait_for(CallClaimed, count)}
-            shares = [list(owners.values()).count(wk) for wk in set(owners.values())]
-            assert len(shares) == workers
-            assert max(shares) - min(shares) <= 1
-            if workers > 1:
-                await drain_one(running, feed, owners)
-            assert feed.of(CallEnded) == []
-            for call in calls:
-                await call.hang_up()
-            assert all(end.termination.result is Result.SUCCESS for end in await feed.wait_for(CallEnded, count))
+    async with (
+        platform(documents=[AGENT, ROUTE], workers=workers) as running,
+        running.events() as feed,
+        await Softphone.open() as phone,
+    ):
+        calls = []
+        for _ in range(count):
+            calls.append(await phone.call(running.sip_uri("quiet")))
+            await asyncio.sleep(APART_S)
+        owners = {claim.call: claim.wk for claim in await feed.wait_for(CallClaimed, count)}
+        shares = [list(owners.values()).count(wk) for wk in set(owners.values())]
+        assert len(shares) == workers
+        assert max(shares) - min(shares) <= 1
+        if workers > 1:
+            await drain_one(running, feed, owners)
+        assert feed.of(CallEnded) == []
+        for call in calls:
+            await call.hang_up()
+        assert all(end.termination.result is Result.SUCCESS for end in await feed.wait_for(CallEnded, count))
 
 
 async def drain_one(running, feed, owners):
