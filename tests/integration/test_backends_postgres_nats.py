@@ -88,7 +88,7 @@ async def query(bus: Bus, name: str, verb: str, **parameters: object) -> Any:
 async def tool(bus: Bus, tool_call_id: str, name: str, **arguments: object) -> dict[str, Any]:
     request = ToolRequest(
         call="01JCALL", org="default", epoch=1, tool_call_id=tool_call_id, name=name, arguments=arguments,
-        deadline_at=datetime.now(UTC) + timedelta(seconds=5), caller="+4930123", agent="bestellung",
+        deadline_at=datetime.now(UTC) + timedelta(seconds=30), caller="+4930123", agent="bestellung",
     )  # fmt: skip
     reply = ToolReply.model_validate_json(await ask(bus, subjects.tool("default", name), request.to_json()))
     assert reply.ok, reply.error

@@ -35,6 +35,7 @@ def nats_for_tests() -> Iterator[str]:
         needs_docker(NATS_IMAGE)
         from testcontainers.community.nats import NatsContainer
 
+        _without_reaper()
         with NatsContainer(NATS_IMAGE, jetstream=True) as container:
             yield container.nats_uri()
         return
@@ -54,6 +55,7 @@ def postgres_for_tests() -> Iterator[str]:
         needs_docker(POSTGRES_IMAGE)
         from testcontainers.community.postgres import PostgresContainer
 
+        _without_reaper()
         with PostgresContainer(POSTGRES_IMAGE, driver=None) as container:
             yield container.get_connection_url()
         return
@@ -102,6 +104,7 @@ def nats_cluster(passwords: Mapping[str, str]) -> Iterator[NatsCluster]:
     from testcontainers.core.network import Network
     from testcontainers.core.wait_strategies import HttpWaitStrategy
 
+    _without_reaper()
     with ExitStack() as stack:
         network = stack.enter_context(Network())
         nodes: list[DockerContainer] = []
@@ -119,6 +122,13 @@ def nats_cluster(passwords: Mapping[str, str]) -> Iterator[NatsCluster]:
         for node in nodes:  # they need each other to be ready
             stack.enter_context(node)
         yield NatsCluster(nodes)
+
+
+def _without_reaper() -> None:
+    """testcontainers' own image that cleans up after killed tests: one more to pull, and it rules the daemon."""
+    from testcontainers.core.config import testcontainers_config
+
+    testcontainers_config.ryuk_disabled = True
 
 
 @contextmanager
