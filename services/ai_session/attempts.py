@@ -6,7 +6,7 @@ is asked for again as it was. One that failed is repeated after `RETRY_S` times 
 `FAILED_RESPONSES` of them mean that the model is broken; one that ended without audio and without a tool call is
 repeated once. One that the provider refused because of its rate limits waits until it may be asked again
 (`rate_limit`), and `LIMITED_RESPONSES` of them in a row mean the same. A planned repetition is dropped when the
-caller speaks or another response begins: that one is the answer.
+caller is answered or another response begins: that one is the answer. A "mhm" that nobody answers changes nothing.
 """
 
 from __future__ import annotations
@@ -80,9 +80,11 @@ class Attempts:
         self._failures = self._limited = 0
         self._was_empty = False
 
-    def caller_spoke(self) -> None:
-        """The caller began to speak, and will be answered."""
-        self._retry, self._was_empty = None, False
+    def caller_spoke(self, *, is_answered: bool) -> None:
+        """The caller began to speak. If that `is_answered`, nothing else has to be; else it may have been a cough."""
+        self._was_empty = False
+        if is_answered:
+            self._retry = None
 
     def interrupted_ended(self, response: str) -> None:
         """An interrupted response is over: it proves nothing."""

@@ -108,12 +108,10 @@ class Bridge:
         self.ring: deque[bytes] = deque()
         self._recent: deque[bytes] = deque(maxlen=PREROLL_FRAMES)
         self.playout = Playout(rate_hz, continuous=capabilities.continuous_output)
-        self.state = offer.state
-        self.playout.paused = offer.state.held
         self._silence = bytes(2 * self._codec.frame_samples)
-        self._held_frames = 0
         self._is_continuous = capabilities.continuous_output
         self.turn = TurnMachine(TurnRules.of(offer.agent), capabilities, self._text, rate_hz, self._limit)
+        self.set_state(offer.state)
         self.drained = asyncio.Event()
         self.ready_speech: ReadySpeech | None = None  # for what the worker says by itself
         self._machine = watch_for(offer)
@@ -148,7 +146,8 @@ class Bridge:
     def set_state(self, state: CallState) -> None:
         """The leg's state: nothing is heard or said before the answer, and nothing while the call is held."""
         self.state = state
-        self.playout.paused = self.turn.is_held = state.held
+        self.playout.paused = state.held
+        self.turn.is_set_aside = state.held or state.muted or state.transfer == "pending"
         self._held_frames = 0
 
     # -- up ------------------------------------------------------------------------------------------

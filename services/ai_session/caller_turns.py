@@ -29,6 +29,11 @@ class CallerTurns:
         return bool(self._speaking)
 
     @property
+    def is_settled(self) -> bool:
+        """Nothing is open: no turn, no verdict, no answer."""
+        return not (self._speaking or self.is_parked or self._answering.is_due)
+
+    @property
     def is_parked(self) -> bool:
         """The agent's voice waits for a verdict."""
         return self._interruption is not None and self._interruption.parked

@@ -21,6 +21,7 @@ class Floor:
 
     def __init__(self) -> None:
         self.active: str | None = None  # the response that the model works on
+        self.has_spoken = False  # since the caller did
         self._playing: set[str] = set()  # responses with audio that is not heard yet
         self._dead = RecentIds()  # cut off: what still arrives of them is dropped
         self._ended = RecentIds()
@@ -54,12 +55,21 @@ class Floor:
         self._dead.discard(response)
         self._ended.discard(response)
 
-    def audio(self, response: str) -> bool:
+    def caller_spoke(self) -> None:
+        """The caller began to speak; into the agent's words, that is no new turn yet."""
+        self.has_spoken = self.has_spoken and self.is_taken
+
+    def audio(self, response: str, *, is_answer: bool = True) -> bool:
         """Audio of a response goes to the ledger. True when it is the first since the last one was heard."""
+        self.has_spoken = self.has_spoken or is_answer
         if response in self._playing:
             return False
         self._playing.add(response)
         return True
+
+    def give_up(self, response: str) -> None:
+        """Nothing of this response is wanted."""
+        self._dead.add(response)
 
     def ended(self, response: str) -> None:
         """A response is over; its audio may still play."""

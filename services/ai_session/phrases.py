@@ -13,6 +13,10 @@ _GOODBYE_TO_NOBODY = (
     "The caller has not said anything for a long time. Say in one short sentence in the language of the conversation "
     "that you are going to end the call, and say goodbye. Ask nothing and call no tool."
 )
+_GOODBYE_OF_THE_AGENT = (
+    "The conversation is over and you are about to hang up. Say goodbye in one short sentence in the language of the "
+    "conversation. Ask nothing and call no tool."
+)
 _CARRY_ON = (
     "The line was interrupted for a moment while you were speaking. Apologise in a few words and go on "
     "exactly where your last sentence stopped; do not repeat what the caller has heard and do not greet again."
@@ -61,6 +65,7 @@ class Phrases:
     greeting: Wish = None
     goodbye: Wish = _GOODBYE
     goodbye_to_nobody: Wish = _GOODBYE_TO_NOBODY
+    goodbye_of_the_agent: Wish = _GOODBYE_OF_THE_AGENT
     carry_on: str = _CARRY_ON
     ask_to_repeat: str = _ASK_TO_REPEAT
     not_understood: str = _NOT_UNDERSTOOD
@@ -78,6 +83,7 @@ class Phrases:
             greeting=Verbatim(greeting) if greeting else None,
             goodbye=Verbatim(goodbye) if goodbye else _GOODBYE,
             goodbye_to_nobody=Verbatim(goodbye) if goodbye else _GOODBYE_TO_NOBODY,
+            goodbye_of_the_agent=Verbatim(goodbye) if goodbye else _GOODBYE_OF_THE_AGENT,
         )
 
     @staticmethod

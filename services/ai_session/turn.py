@@ -69,7 +69,9 @@ class TurnMachine:
         self._awaited = False  # the model was to begin when the worker said something by itself
         self._is_on_air = False  # caller and agent hear each other
         self._is_machine = False  # nothing but the message is for it
-        self.is_held = False
+        self.is_set_aside = (
+            False  # on hold, muted, or the caller is being connected: silence is not the agent's to break
+        )
         self._tools = 0
         self._quiet_since = 0.0  # last sign of life while thinking
 
@@ -105,7 +107,8 @@ class TurnMachine:
 
     def end_politely(self, why: Why, now: float) -> list[Action]:
         """Say goodbye and hang up when that was heard."""
-        if not self._end.begin(why, now, has_last_words=self._rules.last_words(why) is not None):
+        words = None if why is Why.AGENT and self.floor.has_spoken else self._rules.last_words(why)
+        if not self._end.begin(why, now, words):
             return []
         return [*self._resume(now), *self._step_end(now)]  # the last words are not interrupted
 
@@ -159,7 +162,7 @@ class TurnMachine:
     def plays_local(self, response: str) -> None:
         """The worker had ready what `PlayLocal` asked for, and it goes to the ledger."""
         self._awaited = self.phase is Phase.THINKING
-        self.floor.audio(response)
+        self.floor.audio(response, is_answer=False)
         self._settle()
 
     def on_backend(self, event: port.BackendEvent, now: float) -> list[Action]:
@@ -167,7 +170,8 @@ class TurnMachine:
         self._quiet_since = now
         match event:
             case port.SpeechStarted(item):
-                self._attempts.caller_spoke()
+                self._attempts.caller_spoke(is_answered=self._can.answers)
+                self.floor.caller_spoke()
                 self._silence.caller.caller_acted()
                 self._caller.began(item)
                 return [do.PublishCallerSpoke(item), *self._may_interrupt(now)]
@@ -185,9 +189,7 @@ class TurnMachine:
                 return [do.PublishCallerTurn(item, text, failed), *self._turn_judged(verdict, now)]
             case port.ResponseStarted(response, asked):
                 return self._response_started(response, asked, now)
-            case port.ToolRequested(
-                response, tool_call_id, name, arguments
-            ):  # of a completed response, interrupted or not
+            case port.ToolRequested(response, tool_call_id, name, arguments):  # the response may be interrupted
                 if not self._tools:
                     self.latency.tools_began(now)
                 self._tools += 1
@@ -209,12 +211,13 @@ class TurnMachine:
         self.floor.started(response)
         self._awaited = False
         self._attempts.began(response, asked=asked)
+        if self._end.is_parting or (self._is_machine and not (asked and self._end.is_near)):  # an answer to nobody
+            self.floor.give_up(response)
+            return [do.CancelResponse(response)]
         if asked:
             self._end.response_began(now)
         if self.phase is Phase.LISTENING:
             self.phase = Phase.THINKING
-        if self._is_machine and not self._end.is_near:
-            return self._cut_off(cancel=True)
         return self._may_interrupt(now) if self._caller.decides and self._caller.is_speaking else []
 
     def _response_ended(self, event: port.ResponseEnded, now: float) -> list[Action]:
@@ -229,7 +232,7 @@ class TurnMachine:
             return [*resumed, *self.spoken.interrupted_response_ended(event), *self._step_end(now)]
         if event.status == "cancelled":  # by the server, which yields to the caller: its end was never spoken
             self.spoken.connection_lost(event.response)
-        may_repeat = not self._caller.is_speaking and not self._end.is_near
+        may_repeat = not (self._caller.is_speaking and self._can.answers) and not self._end.is_near
         in_vain, actions = self._attempts.ended(event, now, may_repeat=may_repeat)
         if in_vain:
             self._end.response_failed(now)
@@ -324,7 +327,7 @@ class TurnMachine:
         if self.phase is Phase.THINKING and not is_busy and now - self._quiet_since > STALL_S:
             self._quiet_since = now
             return [do.Fail("the model gave no sign of life while an answer was due", reconnect=True)]
-        again, wish = self._attempts.due(now)
+        again, wish = self._attempts.due(now) if self._caller.is_settled else (False, None)
         if again:
             return self._respond(wish, now, again=True)
         if digits := self._keys.due(now):
@@ -333,7 +336,7 @@ class TurnMachine:
         return [*judged, *self._break_silence(now), *self._maybe_hand_over(now)]
 
     def _break_silence(self, now: float) -> list[Action]:
-        silent = not (self.floor.is_playing or self._caller.is_speaking or self.is_held or self._is_machine)
+        silent = not (self.floor.is_playing or self._caller.is_speaking or self.is_set_aside or self._is_machine)
         ours = self._tools > 0 or self._attempts.is_planned or self.phase is Phase.THINKING or self._awaited
         idle = self._is_on_air and self.phase is Phase.LISTENING and not self._keys.waiting
         match self._silence.tick(now, silent=silent, ours=ours, idle=idle):
@@ -362,13 +365,10 @@ class TurnMachine:
         """Ask for the answer that the caller is owed, of a model that does not answer by itself."""
         if self._end.is_near or self._flushing or self._is_machine:
             return []
-        match self._caller.due(now):
-            case Ask.ANSWER:
-                return self._respond(None, now)
-            case Ask.REPETITION:
-                return self._respond(self._rules.phrases.not_understood, now)
-            case Ask.NOTHING:
-                return []
+        if (ask := self._caller.due(now)) is Ask.NOTHING:
+            return []
+        self._attempts.caller_spoke(is_answered=True)
+        return self._respond(None if ask is Ask.ANSWER else self._rules.phrases.not_understood, now)
 
     def _settle(self) -> None:
         """After a response or its audio ended: back to listening, if nothing else goes on."""

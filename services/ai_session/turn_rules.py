@@ -66,7 +66,13 @@ class TurnRules:
         """What a call ends with for this reason; None: nothing, or what the agent says by itself."""
         if why is Why.MACHINE:
             return Verbatim(self.message) if self.message else None
-        return self.phrases.goodbye_to_nobody if why is Why.IDLE else self.phrases.goodbye
+        match why:
+            case Why.IDLE:
+                return self.phrases.goodbye_to_nobody
+            case Why.AGENT:
+                return self.phrases.goodbye_of_the_agent
+            case _:
+                return self.phrases.goodbye
 
     def interruption(self, can: Capabilities) -> Interruption | None:
         """What judges interruptions in the worker; None where the model's server does."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from services.ai_session.actions import PublishCallerSpoke, PublishCallerTurn, StartResponse
+from libs.contracts.agent import Fillers
+from services.ai_session.actions import ParkPlayout, PublishCallerSpoke, PublishCallerTurn, ResumePlayout, StartResponse
 from services.ai_session.answering import TRANSCRIPT_S
 from services.ai_session.backends.port import (
     CallerTranscript,
@@ -17,6 +18,7 @@ from services.ai_session.backends.port import (
 )
 from services.ai_session.history import GoOn
 from services.ai_session.phrases import Phrases
+from services.ai_session.playout import Drained
 from services.ai_session.speech_text import SpeechText
 from services.ai_session.turn import Phase, TurnMachine
 from services.ai_session.turn_rules import TurnRules
@@ -113,3 +115,56 @@ def test_a_model_that_answers_by_itself_is_never_asked():
     assert turn.on_backend(SpeechStopped("c"), 2.0) == []
     assert turn.on_backend(CallerTranscript("c", "Hallo"), 2.4) == [PublishCallerTurn("c", "Hallo")]
     assert turn.tick(3.0) == []
+
+
+# -- an answer that has to be asked for again ----------------------------------------------------------------
+
+
+def refused(capabilities=BY_WORDS, **rules):
+    """The caller's question is not answered yet, because of the provider's limit: it may be asked again at 7 s."""
+    turn = machine(capabilities, **rules)
+    turn.on_backend(SpeechStarted("c"), 1.0)
+    turn.on_backend(SpeechStopped("c"), 2.0)
+    turn.on_backend(CallerTranscript("c", "Was kostet das?"), 2.4)
+    turn.on_backend(ResponseStarted("r", True), 2.5)
+    turn.on_backend(ResponseEnded("r", "failed", "rate_limit_exceeded: Please try again in 4.5s."), 2.5)
+    return turn
+
+
+def test_a_cough_does_not_take_the_place_of_the_question():
+    turn = refused()
+    turn.on_backend(SpeechStarted("cough"), 6.5)
+    assert turn.tick(7.1) == []  # it may be more than a cough
+    assert turn.on_backend(SpeechDiscarded("cough"), 7.2) == []
+    assert turn.tick(7.3) == [ANSWER]
+
+
+def test_a_back_channel_to_a_filler_does_not_take_the_place_of_the_question():
+    rules = {"local_barge_in": True, "back_channels": ("okay",)}
+    turn = refused(**rules, fillers=Fillers(texts=("Einen Moment.",), after_ms=1500))
+    (filler,) = [action for tenth in range(25, 42) for action in turn.tick(tenth / 10)]
+    turn.plays_local(filler.response)
+    assert turn.on_backend(SpeechStarted("k"), 4.5)[1:] == [ParkPlayout()]
+    turn.on_backend(SpeechStopped("k"), 5.4)
+    assert turn.on_backend(CallerTranscript("k", "Okay."), 5.7)[1:] == [ResumePlayout()]
+    turn.on_playout(Drained(), 6.0)
+    assert turn.tick(7.1) == [ANSWER]
+
+
+def test_who_says_more_meanwhile_gets_one_answer():
+    turn = refused()
+    turn.on_backend(SpeechStarted("d"), 5.0)
+    turn.on_backend(SpeechStopped("d"), 6.0)
+    asked = turn.on_backend(CallerTranscript("d", "Hallo?"), 6.4)[1:]
+    asked += [action for tenth in range(65, 90) for action in turn.tick(tenth / 10)]
+    assert asked == [ANSWER]
+
+
+def test_a_response_that_fails_while_the_caller_coughs_is_asked_for_again():
+    turn = machine(local_barge_in=True)
+    turn.on_backend(ResponseStarted("r", True), 2.5)
+    turn.on_backend(SpeechStarted("cough"), 2.6)
+    turn.on_backend(ResponseEnded("r", "failed", "server_error: busy"), 2.7)
+    assert turn.tick(3.5) == []
+    turn.on_backend(SpeechDiscarded("cough"), 3.6)
+    assert turn.tick(3.7) == [ANSWER]

@@ -120,3 +120,32 @@ def test_a_message_is_left_when_the_machine_is_ready_and_nothing_else_is_said():
     assert turn.accepts("message", "m", 7.4)
     turn.on_backend(ResponseEnded("message", "completed"), 7.6)
     assert turn.on_playout(Drained(), 11.0) == [HangUp(Why.MACHINE)]
+
+
+def test_a_message_of_a_minute_is_left_completely():
+    turn = machine("Bitte rufen Sie zurück. " * 30)
+    turn.answered_by(Found.MACHINE, 3.0)
+    turn.on_backend(ResponseEnded("greeting", "cancelled"), 3.1)
+    turn.answered_by(Found.READY, 7.0)
+    turn.on_backend(ResponseStarted("message", asked=True), 7.2)
+    turn.accepts("message", "m", 7.4)
+    turn.on_backend(ResponseEnded("message", "completed"), 10.0)
+    assert [action for tenth in range(100, 670) for action in turn.tick(tenth / 10)] == []
+    assert turn.on_playout(Drained(), 67.0) == [HangUp(Why.MACHINE)]
+
+
+def test_a_machine_hears_the_message_and_no_answer_to_its_greeting():
+    turn = machine("Bitte rufen Sie zurück.")
+    turn.answered_by(Found.MACHINE, 3.0)
+    turn.on_backend(ResponseEnded("greeting", "cancelled"), 3.1)
+    turn.answered_by(Found.READY, 7.0)
+    assert turn.on_backend(ResponseStarted("vad"), 7.1) == [CancelResponse("vad")]  # the server heard the tone end
+    assert not turn.accepts("vad", "v", 7.2)
+    turn.on_backend(ResponseEnded("vad", "cancelled"), 7.3)
+    turn.on_backend(ResponseStarted("message", asked=True), 7.4)
+    assert turn.accepts("message", "m", 7.5)
+    turn.on_backend(ResponseEnded("message", "completed"), 7.6)
+    assert turn.on_backend(ResponseStarted("late", asked=True), 7.7) == [CancelResponse("late")]
+    assert not turn.accepts("late", "l", 7.8)
+    turn.on_backend(ResponseEnded("late", "cancelled"), 7.9)
+    assert turn.on_playout(Drained(), 9.0) == [HangUp(Why.MACHINE)]

@@ -222,10 +222,12 @@ def test_a_long_answer_ends_for_the_goodbye_and_the_goodbye_is_heard():
 
 def test_the_last_tool_of_an_agent_that_hung_up_ends_the_call():
     line = Line()
-    line.emit(ResponseStarted("r"), ToolRequested("r", "t", "hang_up", "{}"), ResponseEnded("r", "completed"))
-    line.bridge.do(line.bridge.turn.end_politely(Why.AGENT, 0.0), 0.0)
+    line.emit(ResponseStarted("r"), AudioDelta("r", "i", 0, pcm(320)), ToolRequested("r", "t", "hang_up", "{}"))
+    line.emit(ResponseEnded("r", "completed"))
+    line.run(10)
+    line.bridge.do(line.bridge.turn.end_politely(Why.AGENT, line.now), line.now)
     assert line.escalated == [RunTool("t", "hang_up", "{}")]
-    line.bridge.tool_done(0.1)
+    line.bridge.tool_done(line.now)
     assert line.escalated[1:] == [HangUp(Why.AGENT)]
 
 

@@ -48,12 +48,12 @@ class Ready(dict):
 class TurnsLine(Line):
     """With capabilities, a direction and what is rendered already."""
 
-    def __init__(self, capabilities=LOCAL, direction="inbound", ready=(), **config):
+    def __init__(self, capabilities=LOCAL, direction="inbound", ready=(), state=None, **config):
         super().__init__(**config)
         agent = AgentConfig(name="x", **config)
         offer = Offer(
             call="c", org="default", gw="g", epoch=1, caller="a", callee="b", agent=agent, direction=direction,
-            state=CallState(answered=True),
+            state=state or CallState(),
         )  # fmt: skip
         self.bridge = Bridge(offer, capabilities, Journal(offer, self), self._send, self.escalated.append)
         self.bridge.attach(self)
@@ -115,6 +115,27 @@ def test_a_filler_that_is_not_ready_is_not_said():
     line.run(60)
     assert line.bridge.counters["local_not_ready"] == 1
     assert not line.played
+
+
+@pytest.mark.parametrize("state", [{"held": True}, {"muted": True}, {"transfer": "pending"}])
+def test_silence_that_is_not_the_agents_to_break_is_left_alone(state):
+    fillers = {"texts": ["Einen Moment."], "after_ms": 500}
+    line = TurnsLine(Capabilities(), ready={"Einen Moment.": pcm(4000, 9)}, fillers=fillers, idle={"after_s": 3})
+    line.bridge.set_state(CallState(**state))
+    line.run(60 * 50)
+    assert (line.asked, line.escalated) == ([], [])  # nobody is asked whether they are there, or hung up on
+    line.emit(ResponseStarted("r"), ToolRequested("r", "t", "slow", "{}"), ResponseEnded("r", "completed"))
+    line.run(60)
+    assert not line.played
+    line.bridge.set_state(CallState())
+    line.run(60)
+    assert line.played[9] == 4000
+
+
+def test_a_session_that_takes_over_a_held_call_leaves_it_alone_from_the_start():
+    line = TurnsLine(Capabilities(), state=CallState(held=True), idle={"after_s": 3})
+    line.run(20 * 50)
+    assert line.asked == []
 
 
 def test_the_next_model_is_told_nothing_of_a_filler():

@@ -97,9 +97,9 @@ def test_nobody_is_asked_while_an_answer_is_due_or_the_call_is_held():
     assert ticks(turn, 1.0, 15.0) == []
     turn.tool_done(15.0)
     says(turn, "r2", 15.1, 16.0)
-    turn.is_held = True
+    turn.is_set_aside = True
     assert ticks(turn, 16.0, 60.0) == []
-    turn.is_held = False
+    turn.is_set_aside = False
     assert [at for at, _ in ticks(turn, 60.0, 66.0)] == [65.0]
 
 

@@ -321,6 +321,38 @@ def test_an_agent_that_hangs_up_is_heard_to_the_end_and_waits_for_its_other_tool
     assert turn.tool_done(4.0) == [HangUp(Why.AGENT)]
 
 
+def test_an_agent_that_hangs_up_without_a_word_says_goodbye_first():
+    turn, _ = speaking()
+    turn.on_backend(ResponseEnded("r", "completed", "", ("a",)), 1.2)
+    turn.on_playout(Drained(), 2.0)
+    turn.on_backend(SpeechStarted("c"), 3.0)
+    turn.on_backend(SpeechStopped("c"), 4.0)
+    turn.on_backend(ResponseStarted("s"), 4.1)
+    turn.on_backend(ToolRequested("s", "t", "end_call", "{}"), 4.2)
+    turn.on_backend(ResponseEnded("s", "completed"), 4.2)
+    turn.tool_done(4.3)
+    assert turn.end_politely(Why.AGENT, 4.3) == [StartResponse(Verbatim("Tschüss."))]
+    turn.on_backend(ResponseStarted("bye", asked=True), 4.4)
+    turn.accepts("bye", "b", 4.5)
+    assert turn.on_backend(ResponseEnded("bye", "completed"), 4.6) == []
+    assert turn.on_playout(Drained(), 6.0) == [HangUp(Why.AGENT)]
+
+
+def test_nothing_is_said_after_the_goodbye():
+    turn, _ = machine(max_duration_s=10)
+    turn.begin(GoOn.LISTEN, 0, 0.0)
+    turn.tick(10.0)
+    turn.on_backend(ResponseStarted("bye", asked=True), 10.1)
+    turn.accepts("bye", "b", 10.2)
+    turn.on_backend(ResponseEnded("bye", "completed"), 10.3)
+    turn.on_backend(SpeechStarted("c"), 10.4)
+    turn.on_backend(SpeechStopped("c"), 10.9)
+    assert turn.on_backend(ResponseStarted("vad"), 11.0) == [CancelResponse("vad")]  # the server answers as ever
+    assert not turn.accepts("vad", "v", 11.1)
+    turn.on_backend(ResponseEnded("vad", "cancelled"), 11.2)
+    assert turn.on_playout(Drained(), 12.0) == [HangUp(Why.MAX_DURATION)]
+
+
 def test_talk_before_a_takeover_counts_towards_the_duration():
     turn, _ = machine(max_duration_s=100)
     turn.begin(GoOn.LISTEN, 95, 0.0)
