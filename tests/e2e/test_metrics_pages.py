@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
 from collections.abc import AsyncIterator
 
 import pytest
@@ -18,11 +19,19 @@ from cli.demo.caller import read_clips
 from cli.metrics_document import GATEWAYS, metrics_of
 from libs.contracts.agent import AgentConfig
 from libs.contracts.config import RouteConfig
-from libs.contracts.events import AgentTurn, CallEnded, LatencyMeasured, RecordingStored, ToolReturned, UsageReported
+from libs.contracts.events import (
+    AgentTurn,
+    CallClaimed,
+    CallEnded,
+    LatencyMeasured,
+    RecordingStored,
+    ToolReturned,
+    UsageReported,
+)
 from libs.runtime.metrics import OTHER
 from libs.softphone.phone import Softphone
 from tests.integration.peers import sample_documents
-from tests.support.platform import EventFeed, Platform, platform
+from tests.support.platform import ECHO_AGENT, ECHO_ROUTE, EventFeed, Platform, platform
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
 
@@ -183,3 +192,24 @@ async def check_growth(running: Platform, seen: dict[object, float]) -> None:
                 key = process, name, labels
                 assert value >= seen.get(key, 0.0), key
                 seen[key] = value
+
+
+async def test_a_failover_is_timed_by_the_cause_of_the_loss():
+    """A platform of its own: with the other one's worker its metrics would be gone, too."""
+    async with (
+        platform(documents=[ECHO_AGENT, ECHO_ROUTE], workers=2) as alone,
+        alone.events() as feed,
+        await Softphone.open() as phone,
+    ):
+        call = await phone.call(alone.sip_uri("echo"))
+        claimed = (await feed.wait_for(CallClaimed, 1))[0]
+        [owner] = [name for name in alone.workers if claimed.wk in await alone.get(name, "/healthz")]
+        alone.signal(owner, signal.SIGKILL)
+        await feed.wait_for(CallClaimed, 2)
+        assert await until(alone, "sip_gateway", "callbus_reclaim_seconds_count", cause="gone") == 1
+        assert await alone.metric("sip_gateway", "callbus_reclaim_seconds_sum") < 2
+        assert await alone.metric("sip_gateway", "callbus_claim_seconds_count", cause="failover") == 1
+        assert await alone.metric("sip_gateway", "callbus_worker_losses_total", cause="gone") == 1
+        assert await alone.metric("sip_gateway", "callbus_roster_events_total", event="gone") == 1
+        assert await alone.metric("sip_gateway", "callbus_calls", state="talking") == 1
+        await call.hang_up()
