@@ -82,14 +82,11 @@ class NatsCluster:
     def __init__(self, nodes: list[DockerContainer]) -> None:
         self._nodes = nodes
         self.addresses = [f"127.0.0.1:{node.get_exposed_port(4222)}" for node in nodes]
+        self.monitors = [f"http://127.0.0.1:{node.get_exposed_port(8222)}" for node in nodes]
 
     def urls(self, user: str, password: str) -> str:
         """What a service is given as NATS_URL."""
         return ",".join(f"nats://{user}:{password}@{address}" for address in self.addresses)
-
-    def name(self, node: int) -> str:
-        """As the server calls itself."""
-        return f"node-{node}"
 
     def kill(self, node: int) -> None:
         """SIGKILL."""
