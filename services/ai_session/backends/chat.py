@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import openai
 from openai import AsyncStream
@@ -59,12 +60,13 @@ class ChatModel:
                 raise failure
             await asyncio.sleep(pause_s)
 
-    async def _stream(self, body: dict[str, object], reply: ChatReply, on_text: Callable[[str], None]) -> ReplyWritten:
+    async def _stream(self, body: dict[str, Any], reply: ChatReply, on_text: Callable[[str], None]) -> ReplyWritten:
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(self.first_within_s) as limit:
             stream = await self._client.post(
                 "/chat/completions", cast_to=object, body=body, stream=True, stream_cls=AsyncStream[object]
             )
+            self._dialect.taken(body)
             async with stream:
                 async for chunk in stream:
                     limit.reschedule(loop.time() + self.next_within_s)

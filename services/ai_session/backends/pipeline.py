@@ -73,8 +73,9 @@ def vad_of(offer: Offer) -> Vad:
     """
     turns, rate_hz = offer.agent.turns, offer.state.rate_hz
     if turns.mode == "neural":
-        return NeuralVad(load_network(), rate_hz, turns.threshold or 0.5, gate_times_of(offer))
-    return EnergyVad(rate_hz, turns.threshold or -40.0, gate_times_of(offer))
+        likely = 0.5 if turns.threshold is None else turns.threshold
+        return NeuralVad(load_network(), rate_hz, likely, gate_times_of(offer))
+    return EnergyVad(rate_hz, turns.threshold or -40.0, gate_times_of(offer))  # a level of 0 is no level
 
 
 def gate_times_of(offer: Offer) -> GateTimes:

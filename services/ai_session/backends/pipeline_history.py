@@ -230,7 +230,10 @@ class PipelineHistory:
                 break
             total -= sum(sizes[first:begin])
             first = begin
-        kept = self._entries[first:]
+        # A tool that still runs is no past: its output will come, and must find its call.
+        kept: list[_Entry] = [e for e in self._entries[:first] if isinstance(e, _Tools) and not e.complete]
+        total += sum(_tokens(entry) for entry in kept)
+        kept += self._entries[first:]
         while total > self._max_tokens and (inner := _oldest_inner(kept)) is not None:  # one endless turn
             total -= _tokens(kept.pop(inner))
         self._entries = kept

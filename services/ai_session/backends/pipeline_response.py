@@ -114,7 +114,7 @@ class PipelineResponse:
         """One request; whole pieces of its answer go to the voice and into `handed`. What went wrong, if anything."""
         stages, reply, sentences = self._parts.stages, ChatReply(), Sentences()
         loop = asyncio.get_running_loop()
-        asked_at, is_first = loop.time(), True
+        asked_at, is_first, is_read = loop.time(), True, False
 
         def say(pieces: list[str]) -> None:
             handed.extend(pieces)
@@ -133,8 +133,11 @@ class PipelineResponse:
         except StageError as failure:
             self._broke_off = reply.has_begun
             return failure
+        except asyncio.CancelledError:
+            is_read = True  # what was asked is paid for, if the caller did not wait for the answer
+            raise
         finally:
-            if reply.has_begun or reply.usage:
+            if is_read or reply.has_begun or reply.usage:
                 self._parts.emit(self._usage(request, reply))
         say([*sentences.push(written.text), *sentences.end()])
         self.outcome = Outcome(written.status, written.detail)

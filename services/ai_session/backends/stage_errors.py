@@ -24,6 +24,7 @@ StageFault = (
 _FINAL = frozenset(
     {"insufficient_quota", "invalid_api_key", "account_deactivated", "billing_hard_limit_reached", "model_not_found"}
 )
+LONGEST_REASON = 300  # characters
 
 
 class StageError(Exception):
@@ -64,20 +65,23 @@ def voice_failed(error: VoiceError) -> StageError:
 
 
 def _refused(stage: Stage, error: openai.APIStatusError) -> StageError:
-    status, code = error.status_code, str(error.code or f"http_{error.status_code}")
-    if status in (401, 403) or code in _FINAL or (status == 404 and error.code is None):
-        what = f"the {stage} endpoint refused (HTTP {status}): {error.message}"
+    status = error.status_code
+    named = isinstance(error.code, str) and not error.code.isdigit()  # vLLM repeats the status there
+    code = str(error.code) if named else f"http_{status}"
+    why = error.message[:LONGEST_REASON]  # a proxy answers with a whole page
+    if status in (401, 403) or code in _FINAL or (status == 404 and not named):
+        what = f"the {stage} endpoint refused (HTTP {status}): {why}"
         return StageError(code, what, retry=False, final=True)
     after_s = hint_of_headers(error.response.headers)
     if status in (408, 409, 429):
-        if status == 429 and error.code is None:
+        if status == 429 and not named:
             code = "rate_limited"
         hint = "" if after_s is None else f"; try again in {after_s:g}s"  # read again by `rate_limit`
         return StageError(
             code, f"the {stage} endpoint is busy (HTTP {status}){hint}", retry=True, retry_after_s=after_s
         )
     if status < 500:
-        return StageError(code, f"the {stage} endpoint refused the request: {error.message}", retry=False)
+        return StageError(code, f"the {stage} endpoint refused the request: {why}", retry=False)
     return StageError(code, f"the {stage} endpoint failed (HTTP {status})", retry=True, retry_after_s=after_s)
 
 

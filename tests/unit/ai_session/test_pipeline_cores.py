@@ -294,6 +294,18 @@ def test_the_oldest_turns_go_first_and_room_is_made_for_a_while():
     assert sizes[firsts + 1] <= 400 + 60  # not one turn at a time: the beginning stays the same for the cache
 
 
+def test_a_tool_that_still_runs_is_not_forgotten_with_its_turn():
+    kept = history(max_tokens=100)
+    caller(kept, "u1", "Was kostet das?")
+    calls(kept, "r1", "price")
+    caller(kept, "u2", "Und noch etwas: " + "x" * 200)
+    assert [message["role"] for message in kept.messages("Be kind.")] == ["system", "assistant", "tool", "user"]
+    assert kept.tool_output("id-price", "22,50")  # its answer is asked for
+    assert "22,50" in [message["content"] for message in kept.messages("")]
+    caller(kept, "u3", "Danke.")
+    assert [message["role"] for message in kept.messages("")] == ["user"]  # now it is past
+
+
 def test_a_turn_with_endless_tool_calls_keeps_its_question_and_the_latest_calls():
     kept = history(max_tokens=500)
     caller(kept, "u", "Bestellen Sie alles.")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections import Counter
 from contextlib import asynccontextmanager
 
 import pytest
 from aiohttp import web
 
 from services.ai_session.backends import port
+from services.ai_session.backends.chat import ChatModel
+from services.ai_session.backends.chat_reply import ChatReply
 from services.ai_session.backends.chat_request import ChatRequest, Dialect
-from services.ai_session.backends.pipeline_stages import stages_of
+from services.ai_session.backends.pipeline_stages import HttpEndpoint, client_of, stages_of
 from services.ai_session.backends.stage_errors import StageError
+from services.ai_session.phrases import Verbatim
 from services.ai_session.settings import Settings
 from tests.unit.ai_session.pipeline_support import MODELS, ToneVoice, a_caller, offer, stages_at
 from tests.unit.ai_session.test_pipeline import TOOLS
@@ -30,6 +35,8 @@ class Server:
         self.refuses, self.status, self.has_models = dict(refuses), status, has_models
         self.bodies, self.answers, self.transcriptions = [], [], []
         self.keys = set()
+        self.refuse_if = lambda body: None  # the error object of a body
+        self.pause_s = 0.0  # before each event
         self.transcript = {"text": "Hallo."}
 
     async def models(self, request):
@@ -43,10 +50,13 @@ class Server:
         for field, error in self.refuses.items():
             if field in body:
                 return web.json_response(error, status=self.status)
+        if error := self.refuse_if(body):
+            return web.json_response(error, status=self.status)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         for event in self.answers.pop(0) if self.answers else [*map(chunk, WORDS), chunk({}, "stop")]:
             line = event if isinstance(event, str) else f"data: {json.dumps(event)}"
+            await asyncio.sleep(self.pause_s)
             await response.write(f"{line}\n\n".encode())
         return response
 
@@ -118,6 +128,69 @@ async def test_a_refusal_for_another_reason_leaves_the_dialect_as_it_was():
         server.refuses = {}
         assert (await answered(caller, 2)).status == "completed"
         assert "stream_options" in server.bodies[-1]
+
+
+async def test_what_was_found_out_by_a_guess_outlives_a_refusal_for_another_reason():
+    server = Server({"prompt_cache_key": {"detail": "Bad request"}}, status=422)
+    async with a_call_to(server, model="mistral") as caller:
+        assert (await answered(caller)).status == "completed"
+        server.refuses["messages"] = {"detail": "Too long"}
+        assert (await answered(caller, 2)).status == "failed"
+        del server.refuses["messages"]
+        assert [(await answered(caller, count)).status for count in (3, 4)] == ["completed"] * 2
+
+
+async def test_calls_that_meet_a_refusal_at_the_same_time_are_all_served():
+    server = Server({"prompt_cache_key": {"detail": "Bad request"}}, status=422)
+    async with serving(server) as url, client_of(HttpEndpoint(url, "")) as client:
+        model = ChatModel(client, Counter())
+        asked = [model.answer(request(conversation="c"), ChatReply(), lambda text: None) for _ in range(5)]
+        assert {written.status for written in await asyncio.gather(*asked)} == {"completed"}
+
+
+def test_what_one_model_refuses_another_at_the_same_endpoint_is_still_asked_for():
+    dialect = Dialect(is_openai=True)
+    eager = request(model="a", reasoning_effort="minimal")
+    assert dialect.refused(dialect.body(eager), "reasoning_effort", "Unsupported value")
+    assert "reasoning_effort" not in dialect.body(eager)
+    assert dialect.body(request(model="b", reasoning_effort="low"))["reasoning_effort"] == "low"
+
+
+async def test_a_template_that_wants_the_user_to_begin_is_given_one():
+    server = Server()
+    why = {"message": "Conversation roles must alternate user/assistant/user/assistant/...", "code": 400}
+    server.refuse_if = lambda body: body["messages"][1]["role"] == "assistant" and why
+    async with a_call_to(server, model="gemma-3") as caller:
+        caller.backend.start_response(Verbatim("Guten Tag."))
+        await caller.until(port.ResponseEnded)
+        assert (await answered(caller, 2)).status == "completed"
+        assert [message["role"] for message in server.bodies[-1]["messages"]] == ["system", "user", "assistant"]
+
+
+async def test_a_model_that_vllm_does_not_know_is_final():
+    server = Server()
+    server.refuse_if = lambda body: {"object": "error", "message": "The model `x` does not exist.", "code": 404}
+    server.status = 404
+    async with a_call_to(server, model="x") as caller:
+        caller.backend.start_response(None)
+        lost = await caller.until(port.Lost)
+        assert (lost.code, lost.retry) == ("http_404", False)
+        assert "The model `x` does not exist." in lost.detail
+
+
+async def test_what_was_asked_is_paid_for_also_when_nobody_waited_for_the_answer():
+    server = Server()
+    server.answers = [[": thinking"] * 3]
+    server.pause_s = 0.2
+    async with a_call_to(server) as caller:
+        caller.backend.start_response(None)
+        started = await caller.until(port.ResponseStarted)
+        await asyncio.sleep(0.1)
+        caller.backend.cancel_response(started.response)
+        await caller.until(port.ResponseEnded)
+        usage = caller.of(port.UsageCounted)[0]
+        assert (usage.source, usage.reference) == ("response", started.response)
+        assert usage.tokens["text_in"] > 0 == usage.tokens["text_out"]
 
 
 async def test_a_server_without_a_list_of_models_is_believed():
@@ -250,7 +323,9 @@ async def test_a_transcription_without_a_text_has_failed(transcript):
 
 
 def request(**fields):
-    return ChatRequest("m", [{"role": "user", "content": "x"}], (), 100, **fields)
+    return ChatRequest(
+        **{"model": "m", "messages": [{"role": "user", "content": "x"}], "tools": (), "max_tokens": 100} | fields
+    )
 
 
 def test_the_original_and_its_reasoning_models_get_the_modern_bound_and_others_the_old_one():
