@@ -18,6 +18,7 @@ from libs.contracts import (
     events,
     external_tools,
     heartbeat,
+    live,
     media,
     offer,
     originate,
@@ -173,7 +174,7 @@ PLAIN = (
     commands.CommandReply, heartbeat.WorkerHeartbeat, heartbeat.GatewayHeartbeat, heartbeat.CallEntry, offer.CallState,
     offer.Resume, offer.Offer, offer.OfferReply, offer.Release, rpc.RpcRequest, rpc.RpcReply, tool.ToolRequest,
     tool.ToolReply, tool.ToolDescription, originate.Originate, originate.OriginateReply, recording.RecordRequest,
-    recording.RecordReply, spending.DaySpending,
+    recording.RecordReply, spending.DaySpending, live.PartialTranscript,
 )  # fmt: skip
 DECODERS = (
     (EVENTS, wire.event_decoder),
