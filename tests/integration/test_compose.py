@@ -9,9 +9,11 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
+from cli.bus import connected
 from cli.demo.call_log import CallLog
 from cli.demo.conversation import Place
 from cli.demo.external import call_elsewhere
+from cli.errors import NotRunning
 from libs.contracts.events import CallClaimed
 from tests.support.compose import Stack, docker, stack
 from tests.support.services import NATS_IMAGE, POSTGRES_IMAGE, PYTHON_IMAGE, needs_docker
@@ -21,6 +23,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]  # the images may ha
 # That the recording is the model's audio to the sample: the demos prove it, on a machine that keeps up. Here ten
 # containers share it and two start in the middle of the call.
 FIDELITY = "what the ledger says was heard was heard"
+HEARTBEATS_SEEN = 60  # four workers, ten each in a second
 IDENTITY = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:8080/healthz').read().decode())"
 
 
@@ -51,6 +54,23 @@ async def test_both_workers_are_restarted_one_after_the_other_and_the_caller_doe
     assert exit_codes == [0, 0]  # drained, not killed
     assert len({claim.wk for claim in claims}) == 3  # a restarted worker is a new one
     assert [claim.epoch for claim in claims] == sorted({claim.epoch for claim in claims})
+
+
+async def test_workers_are_scaled_by_an_option_and_everything_ends_when_it_is_asked_to(running: Stack) -> None:
+    await running.compose("up", "--detach", "--wait", "--no-recreate", "--scale", "ai_session=4")
+    async with connected(running.nats_url) as client:
+        beats = await client.subscribe("v1.hb.wk.*")
+        alive = {(await beats.next_msg(5)).subject for _ in range(HEARTBEATS_SEEN)}
+    assert len(alive) == 4
+    with pytest.raises(NotRunning, match="refuses"):
+        async with connected(running.nats_url.replace("local:", "local:not")):
+            pass
+    ours = [one for one in await running.containers() if not one.endswith(("-nats-1", "-postgres-1"))]
+    for container in ours:
+        assert await docker("inspect", "--format", "{{.Config.User}}", container) == "10001:10001\n"
+    await running.compose("stop")
+    codes = {one: (await docker("inspect", "--format", "{{.State.ExitCode}}", one)).strip() for one in ours}
+    assert {one: code for one, code in codes.items() if code != "0"} == {}, await running.logs()
 
 
 async def owner_first(running: Stack, worker: str) -> list[str]:

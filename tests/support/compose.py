@@ -52,9 +52,9 @@ class Stack:
         self.nats_url = f"nats://local:{password}@{(await self.compose('port', 'nats', '4222')).strip()}"
         self.rehearsal_url = f"http://{(await self.compose('port', 'rehearsal', '8080')).strip()}"
 
-    async def containers(self, service: str) -> list[str]:
-        """Names of a service's containers."""
-        rows = await self.compose("ps", "--all", "--format", "json", service)
+    async def containers(self, *services: str) -> list[str]:
+        """Names of the containers of these services, or of all."""
+        rows = await self.compose("ps", "--all", "--format", "json", *services)
         return sorted(str(json.loads(row)["Name"]) for row in rows.splitlines() if row)
 
     async def stop(self, container: str) -> int:
