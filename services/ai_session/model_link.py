@@ -193,6 +193,7 @@ class ModelLink:
                 if limit_s is None:
                     raise
                 failure = BackendError("unreachable", f"the model session was not open after {limit_s:g} s", retry=True)
+            urgent = False  # what took several connections took the spare ones, too, and nobody may have noticed yet
             pause_s = row.pause_s(self._loop.time())
             if pause_s is None or not failure.retry:
                 raise failure

@@ -6,8 +6,10 @@ import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+from libs.contracts.agent import AgentConfig
 from libs.contracts.offer import Resume
 from services.ai_session import spares as spares_module
+from services.ai_session.__main__ import Backends
 from services.ai_session.backends.realtime_link import Endpoint
 from services.ai_session.backends.realtime_spares import SpareConnections
 from services.ai_session.costs import load
@@ -15,6 +17,9 @@ from services.ai_session.settings import BUILT_IN_MODELS
 from services.rehearsal.faults import parse_fault
 from services.rehearsal.server import Rehearsal
 from services.rehearsal.settings import RehearsalSettings
+from tests.support.fake_leg import FakeLeg
+from tests.unit.ai_session.conftest import ended, gateway, running_worker
+from tests.unit.ai_session.fake_model import configured, fake_model
 from tests.unit.ai_session.test_rotation import a_call, turn_of
 
 
@@ -94,3 +99,32 @@ async def test_closing_leaves_no_connection_behind():
         assert endpoint.counters["spare_opened"] == 2
         spares.served("another")
         assert len(spares) == 0
+
+
+async def test_spares_that_died_unnoticed_with_the_callers_connection_cost_one_attempt(server, monkeypatch):
+    monkeypatch.setattr("services.ai_session.backends.realtime.UPDATED_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("services.ai_session.model_link.RECONNECT_PATIENCE_S", 0.8)
+
+    async def deaf_spares(model, socket, event):
+        if model.sockets.index(socket) not in (1, 2, 3):
+            await configured(model, socket, event)
+
+    async with fake_model(deaf_spares) as model:
+        endpoint = Endpoint(model.base_url, "k", "gpt-realtime-2.1", load(BUILT_IN_MODELS))
+        kept = SpareConnections(endpoint, 3)
+        async with running_worker(server.url, Backends(replace(endpoint, spares=kept))) as worker:
+            keeping = worker._group.create_task(kept.run())
+            async with gateway(server.url) as client:
+                leg = FakeLeg(client, AgentConfig(name="unit"))
+                await leg.start()
+                await leg.offer(worker.id)
+                await leg.until_ready()
+                await leg.run_until(lambda: len(kept) == 3)
+                await model.sockets[0].close(code=1011)
+                await leg.run_until(lambda: worker.counters["reconnected"] == 1)
+                assert endpoint.counters["spare_taken"] == 1
+                assert leg.commanded("failed") == []
+                await leg.release()
+                await ended(worker)
+            kept.close()
+            await keeping
