@@ -18,6 +18,7 @@ from pathlib import Path
 
 import nats
 import psutil
+from nats.aio.client import Client
 
 from libs.audio.tone import tone
 from libs.contracts import subjects
@@ -78,7 +79,7 @@ def quantiles(values: list[float]) -> str:
     )
 
 
-async def converse(client: nats.NATS, worker: psutil.Process, backend: str, calls: int, seconds: float) -> bool:
+async def converse(client: Client, worker: psutil.Process, backend: str, calls: int, seconds: float) -> bool:
     """Hold the conversations and tell what became of them; False when a turn was not answered or a call was lost."""
     beats = await client.subscribe(subjects.WORKER_HEARTBEATS)
     wk = WorkerHeartbeat.model_validate_json((await beats.next_msg(timeout=20)).data).wk
@@ -108,9 +109,7 @@ async def converse(client: nats.NATS, worker: psutil.Process, backend: str, call
     failed = sum(failures.values())
     for caller in callers:
         await caller.leg.release()
-    print(
-        f"{calls} calls with {backend}, {wall_s:.0f} s: {dict(counts)}, {failed} given back {dict(failures) or str()}"
-    )
+    print(f"{calls} calls with {backend}, {wall_s:.0f} s: {dict(counts)}, {failed} given back {dict(failures) or ''}")
     print(f"end of turn to the first sound of the answer, ms (median / 95 % / longest): {quantiles(waits_s)}")
     print(
         f"worker: {100 * (times.user + times.system - cpu) / wall_s:.0f} % of a core, "
