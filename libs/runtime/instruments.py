@@ -29,6 +29,7 @@ BUILD = gauge(
     "1; which program this is",
     version=matching(r"\d+\.\d+\.\d+.*", "as in pyproject.toml"),
     service=matching("[a-z_]+", "the service's name"),
+    id=matching("[a-z]+-[0-9a-z]+", "of this process from start to end, as the records of its calls name it"),
 )
 LOOP_LAG = histogram(
     "callbus_event_loop_lag_seconds", "How late the event loop runs what is due, looked at four times a second", LAG_S
@@ -61,10 +62,10 @@ EVENT_RETRIES = counter("callbus_event_retries_total", "Publishes of an event th
 EVENTS_WAITING = gauge("callbus_events_waiting", "Events that JetStream has not acknowledged yet")
 
 
-def export(service: str, bus: Bus, outbox: EventOutbox) -> None:
+def export(service: str, process_id: str, bus: Bus, outbox: EventOutbox) -> None:
     """Have them read from their sources."""
     links = {"media": (bus.media, bus.media_link), "control": (bus.control, bus.control_link)}
-    BUILD.read_from(lambda: {(VERSION, service): 1.0})
+    BUILD.read_from(lambda: {(VERSION, service, process_id): 1.0})
     LINK_UP.read_from(lambda: {name: _up(link) for name, (_, link) in links.items()})
     RECONNECTS.read_from(lambda: {name: link.reconnects for name, (_, link) in links.items()})
     BUS_ERRORS.read_from(lambda: bus.counters)

@@ -140,4 +140,4 @@ def _describe(service: Service) -> None:
     service.health.checks["bus"] = lambda: (
         None if bus.media_link.up_at is not None and bus.control_link.up_at is not None else "no link to NATS"
     )
-    instruments.export(service.name, bus, service.outbox)
+    instruments.export(service.name, service.id, bus, service.outbox)
