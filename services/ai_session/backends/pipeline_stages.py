@@ -10,6 +10,8 @@ from typing import Protocol
 
 import httpx2
 import openai
+import openai.resources.audio  # else the package loads them with the first call, while all others wait
+import openai.resources.chat
 from pydantic import SecretStr
 
 from libs.contracts.agent import AgentConfig
