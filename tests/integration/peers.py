@@ -1,4 +1,4 @@
-"""Real SIP peers: found on PATH, skipped where they are missing, an error where they must not be (CI)."""
+"""Real SIP peers and other programs: found on PATH, skipped where they are missing, an error in CI."""
 
 from __future__ import annotations
 
@@ -16,7 +16,15 @@ from libs.audio.resample import Resampler
 from libs.audio.wav import read_wav
 from tests.support.platform import Document
 
-PACKAGES = {"sipp": "sip-tester", "baresip": "baresip", "kamailio": "kamailio"}
+PACKAGES = {
+    "sipp": "sip-tester",
+    "baresip": "baresip",
+    "kamailio": "kamailio",
+    "prometheus": "prometheus",
+    "promtool": "prometheus",
+    "prometheus-alertmanager": "prometheus-alertmanager",
+    "amtool": "prometheus-alertmanager",
+}
 CLIPS = checkout.ROOT / "services" / "rehearsal" / "clips"
 
 
