@@ -84,6 +84,7 @@ bench: setup  ## CPU, latency and jitter per call, beside a bare UDP echo
 docs: setup  ## write again what is generated: subjects, settings
 	@$(BIN)/python -m libs.contracts.document > docs/subjects.md
 	@$(BIN)/python -m cli.settings_document > docs/settings.md
+	@$(BIN)/python -m cli.metrics_document > docs/metrics.md
 
 .PHONY: lock
 lock: setup  ## resolve requirements.lock and the locks per service anew
