@@ -155,7 +155,9 @@ class Caller:
     async def talk(self, phone: Softphone, running: Platform, times: int) -> None:
         """Interrupt so many times."""
         self.phone_call = call = await phone.call(running.sip_uri(self.mode), from_user=self._number)
-        for _ in range(times):
+        for _ in range(2 * times):  # not every attempt meets the agent speaking
+            if self._cuts() >= times:
+                break
             with suppress(TimeoutError):  # the agent may wait for words by now
                 await call.wait_for_speech(timeout_s=PATIENCE_S)
             await asyncio.sleep(self._chance.uniform(0.1, 2.5))  # the caller's patience
@@ -224,9 +226,9 @@ def _judge(caller: Caller, name: str, item: dict[str, Any], whole: bytes, before
     }
     carried = _carried(heard, sorted(arrived), np.frombuffer(_on_the_line(whole), "<i2").astype(np.int32))
     silent_after_ms = None
-    if carried.last_position is not None:
-        over_at = arrived[carried.last_position] + 0.02
-        spoken = [when for when in caller.spoke_at() if over_at - 1 < when < over_at]
+    if carried.first_position is not None and carried.last_position is not None:
+        began_at, over_at = arrived[carried.first_position], arrived[carried.last_position] + 0.02
+        spoken = [when for when in caller.spoke_at() if min(began_at, over_at - 1) < when < over_at]
         # What was parked before may have gone on; a server's interruption is final.
         since = (spoken[-1] if caller.mode == "local" else spoken[0]) if spoken else None
         silent_after_ms = (over_at - since) * 1000 if since is not None else None
@@ -241,7 +243,8 @@ def _on_the_line(pcm: bytes) -> bytes:
 class _Carried:
     least_ms: float = 0.0
     most_ms: float = 0.0
-    last_position: int | None = None  # of the last packet with the agent's voice
+    first_position: int | None = None  # of the packets with the agent's voice
+    last_position: int | None = None
 
 
 def _carried(heard: Samples, positions: list[int], whole: Samples) -> _Carried:
@@ -263,6 +266,8 @@ def _carried(heard: Samples, positions: list[int], whole: Samples) -> _Carried:
         if found is not None:
             sure = number = found + 1
             carried.last_position = position
+            if carried.first_position is None:
+                carried.first_position = position
     carried.least_ms, carried.most_ms = 20.0 * sure, 20.0 * number
     return carried
 
@@ -302,11 +307,11 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, round(share * (len(ordered) - 1)))] if ordered else 0.0
 
 
-def report(results: Sequence[Interruption], console: Console) -> bool:
-    """A table; whether both bounds held."""
-    table = Table("barge-in", "interruptions", "silent after ms: p50, p95, max", "model wrong by ms: p50, p95, max",
-                  "cut could be heard")  # fmt: skip
-    passed = bool(results)
+def report(results: Sequence[Interruption], console: Console, wanted: int = 1) -> bool:
+    """A table; whether both bounds held, over as many interruptions as were wanted."""
+    spreads = ("silent after ms: p50, p95, max", "model wrong by ms: p50, p95, max")
+    table = Table("barge-in", "interruptions", "into speech", *spreads, "cut could be heard")
+    passed = len(results) >= wanted and any(one.silent_after_ms is not None for one in results)
     for mode in MODES:
         those = [one for one in results if one.mode == mode]
         silent = [one.silent_after_ms for one in those if one.silent_after_ms is not None]
@@ -314,11 +319,15 @@ def report(results: Sequence[Interruption], console: Console) -> bool:
         exact = sum(one.is_exact for one in those)
         passed = passed and max(silent, default=0) <= SILENT_WITHIN_MS and max(wrong, default=0) <= TOLD_WITHIN_MS
         spread = [", ".join(f"{percentile(v, share):.0f}" for share in (0.5, 0.95, 1)) for v in (silent, wrong)]
-        table.add_row(mode, str(len(those)), *spread, str(exact))
+        table.add_row(mode, str(len(those)), str(len(silent)), *spread, str(exact))
     console.print(table)
     for one in results:
         if one.error_ms > TOLD_WITHIN_MS or (one.silent_after_ms or 0) > SILENT_WITHIN_MS:
             console.print(f"[red]✘[/red] {one}")
+    if len(results) < wanted:
+        console.print(
+            f"[red]✘[/red] {len(results)} interruptions came about, not {wanted}: run it again, or for longer"
+        )
     return passed
 
 
@@ -330,7 +339,7 @@ async def main(arguments: argparse.Namespace) -> bool:
     for mode in modes:
         async with talkative_platform() as (running, url):
             results += await measure(running, url, mode, calls=arguments.calls, times=times, seed=arguments.seed)
-    return report(results, Console())
+    return report(results, Console(), arguments.interruptions)
 
 
 if __name__ == "__main__":
