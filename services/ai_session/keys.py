@@ -4,6 +4,7 @@ from __future__ import annotations
 
 PAUSE_S = 1.5  # between two keys of one group
 TERMINATOR = "#"
+LONGEST = 64  # no number that somebody types is longer; a key that hangs is told in pieces
 
 
 class Keys:
@@ -19,10 +20,10 @@ class Keys:
         return bool(self._digits)
 
     def pressed(self, digit: str, now: float) -> str:
-        """Take a key; the complete group when this one ends it, else nothing. A `#` alone is a group, too."""
+        """Take a key; the complete group when this one ends it, or it is full, else nothing. A `#` is a group, too."""
         self._digits += digit
         self._pressed_at = now
-        return self._take() if digit == TERMINATOR else ""
+        return self._take() if digit == TERMINATOR or len(self._digits) >= LONGEST else ""
 
     def due(self, now: float) -> str:
         """The group that a pause has completed, if any."""

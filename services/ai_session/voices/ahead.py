@@ -41,14 +41,15 @@ class SpeechAhead:
 def texts_ahead(agent: AgentConfig) -> tuple[str, ...]:
     """What the worker says by itself, and with the pipeline all that the agent says word for word.
 
-    A Realtime or Live model speaks its greeting itself; a scripted agent has a voice only where it names one.
+    A Realtime or Live model speaks its greeting itself. A Live agent, whose model talks on while it waits, and a
+    scripted one have fillers only where they name a voice for them.
     """
     match agent.backend:
         case "pipeline":
             return texts_of(agent)
         case "realtime":
             return agent.fillers.texts
-        case "scripted" if agent.speech.provider is not None:
+        case "scripted" | "live" if agent.speech.provider is not None:
             return agent.fillers.texts
         case _:
             return ()

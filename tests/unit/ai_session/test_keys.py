@@ -20,3 +20,9 @@ def test_a_hash_ends_a_group_at_once():
     assert keys.pressed("#", 0.2) == "1#"
     assert keys.due(10.0) == ""
     assert keys.pressed("#", 11.0) == "#"
+
+
+def test_a_key_that_hangs_does_not_make_an_endless_group():
+    keys = Keys()
+    groups = [keys.pressed("5", at / 10) for at in range(200)]
+    assert [len(group) for group in groups if group] == [64, 64, 64]

@@ -56,6 +56,7 @@ def test_what_is_rendered_ahead_is_what_the_worker_says_itself():
     assert texts_ahead(agent("pipeline")) == ("Guten Tag.", *FILLERS)
     assert texts_ahead(agent("realtime")) == FILLERS
     assert texts_ahead(agent("live")) == ()
+    assert texts_ahead(agent("live", speech=Speech(provider="elevenlabs"))) == FILLERS
     assert texts_ahead(agent()) == ()
     assert texts_ahead(agent(speech=Speech(provider="openai"))) == FILLERS
 
