@@ -16,6 +16,7 @@ from services.ai_session.backends.port import (
     TextEnded,
 )
 from services.ai_session.live_text import LiveText
+from tests.unit.ai_session.test_cores import read, reader
 from tests.unit.ai_session.test_worker import a_call, agent
 
 OFFER = Offer(
@@ -48,6 +49,12 @@ def test_each_partial_is_all_that_was_said_in_the_turn_so_far():
         ("agent", "i2", "Gern, zwanzig"),
         ("agent", "i2", "Gern, zwanzig Stück."),
     ]
+
+
+def test_words_that_the_provider_recognises_meanwhile_are_read():
+    kind = "conversation.item.input_audio_transcription.delta"
+    assert read(reader(), type=kind, item_id="i", delta="Zehn ") == [CallerTextDelta("i", "Zehn ")]
+    assert read(reader(), type=kind, item_id="i", delta=None) == []
 
 
 def test_nothing_is_told_while_nobody_watches_and_who_comes_late_reads_the_whole_sentence():
