@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import ceil
 from typing import Any
 
 from cli.demo.script import LEAST_CORRELATION, OUTCOME, ExpectedLine
@@ -13,6 +14,8 @@ from libs.contracts.events import AgentTurn, CallClaimed, CallEnded, Event, Orde
 
 RATE_HZ = 8000
 LEAST_COMPARED_MS = 200  # shorter pieces correlate with anything
+PIECE_MS = 250  # of a voice at real-time pace, which falters where the machine was late
+FALTERING = 1 / 5  # of its pieces may have such a gap in them
 OVERPLAY_MS = 600  # so much of what the caller cut off is looked for
 ROUNDING_MS = 1.0
 
@@ -28,11 +31,15 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """One item as the model has it: its text (erased when truncated), its whole audio, where it believes it was cut."""
+    """One item as the model has it: its text (erased when truncated), its whole audio, where it believes it was cut.
+
+    `paced`: it came at real-time pace, so that pauses in it are made on the way.
+    """
 
     text: str
     audio: bytes
     truncated_at_ms: float | None = None
+    paced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +97,21 @@ def correlations(evidence: Evidence) -> dict[str, float]:
             continue
         said = evidence.items.get(turn.item)
         heard = _cut(said.audio, 0, turn.heard_ms) if said else b""
-        found[turn.item] = best_correlation(heard, evidence.heard)[0] if heard else 0.0
+        compare = _in_pieces if said is not None and said.paced else _as_a_whole
+        found[turn.item] = compare(heard, evidence.heard) if heard else 0.0
     return found
+
+
+def _as_a_whole(said: bytes, heard: bytes) -> float:
+    return best_correlation(said, heard)[0]
+
+
+def _in_pieces(said: bytes, heard: bytes) -> float:
+    """The least of its pieces, but for those that a gap has torn."""
+    size = 2 * PIECE_MS * RATE_HZ // 1000
+    pieces = [said[start : start + size] for start in range(0, max(1, len(said) - size // 2), size)]
+    found = sorted(_as_a_whole(piece, heard) for piece in pieces if any(piece))
+    return found[min(len(found) - 1, ceil(len(found) * FALTERING))] if found else 0.0
 
 
 def _cut(audio: bytes, from_ms: float, to_ms: float) -> bytes:

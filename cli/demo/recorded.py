@@ -54,7 +54,7 @@ def by_words(turns: Iterable[AgentTurn], recorded: Sequence[Recorded]) -> dict[s
         while end < len(left) and turn.text.startswith(f"{words} {left[end].said.text}"):
             words, end = f"{words} {left[end].said.text}", end + 1
         # Between two items there are pauses of any length: only the first one has a known place in time.
-        found[turn.item] = Said(words, left[start].said.audio)
+        found[turn.item] = Said(words, left[start].said.audio, paced=True)
         del left[start:end]
     return found
 

@@ -116,3 +116,15 @@ def test_every_clip_of_the_script_is_in_the_repository() -> None:
     clips = read_clips()
     assert list(clips) == [step.clip for step in STEPS]
     assert all(len(clip.pcm) > 8000 and clip.text for clip in clips.values())
+
+
+def test_a_voice_at_real_time_pace_may_falter_and_nothing_of_it_may_be_missing() -> None:
+    call = good()
+    said = SPEECH[:16_000]
+    faltering = said[:7000] + bytes(640) + said[7000:]  # 40 ms, where the machine was late
+    call["heard"] = bytes(1600) + faltering + bytes(1600)
+    assert failed(call) == [HEARD]
+    call["items"] = {"i": Said("", SPEECH, paced=True)}
+    assert failed(call) == []
+    missing = said[:4000] + bytes(8000) + said[12_000:]
+    assert failed(call | {"heard": bytes(1600) + missing + bytes(1600)}) == [HEARD]
