@@ -6,6 +6,7 @@ Reference: the API's "Create transcription". Audio goes as WAV, since raw PCM an
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 
 import openai
 from openai import AsyncStream, BaseModel
+from openai.types.audio import Transcription
 
 from libs.audio.wav import write_wav
 from services.ai_session.backends.chat_reply import BrokenReplyError
@@ -72,9 +74,17 @@ class Transcriber:
         if str(settings.get("model", "")).startswith(_STREAMS):
             stream: AsyncStream[Any] = await create(file=file, response_format="json", stream=True, **settings)
             async with stream:
+                if stream.response.headers.get("content-type", "").startswith("application/json"):
+                    return _transcript(Transcription.construct(**_object(await stream.response.aread())))
                 return await _last(stream)
         answer = await create(file=file, response_format="json", **settings)
         return _transcript(answer)
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    """The answer of a server that does not stream, though it was asked to."""
+    answer = json.loads(body)
+    return answer if isinstance(answer, dict) else {}
 
 
 async def _last(stream: AsyncStream[Any]) -> Transcript:

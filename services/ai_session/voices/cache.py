@@ -225,7 +225,7 @@ class Rendering:
         self.ended = False
         self._chunks: list[Chunk] = []
         self._failure: VoiceError | None = None
-        self._usage_told = False
+        self._told: set[int] = set()  # chunks whose cost somebody has been told
         self._changed = asyncio.Event()
 
     @property
@@ -258,10 +258,10 @@ class Rendering:
         while True:
             while at < len(self._chunks):
                 chunk = self._chunks[at]
-                at += 1
                 if chunk.usage is not None:
-                    told, self._usage_told = self._usage_told, True
-                    chunk = replace(chunk, usage=None) if told else chunk
+                    chunk = replace(chunk, usage=None) if at in self._told else chunk
+                    self._told.add(at)
+                at += 1
                 yield chunk
             if self.ended:
                 break

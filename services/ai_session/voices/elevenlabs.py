@@ -19,7 +19,7 @@ import aiohttp
 from libs.audio.g711 import Law
 from services.ai_session.backends.port import UsageCounted
 from services.ai_session.costs import Models
-from services.ai_session.voices.openai_speech import NO_AUDIO
+from services.ai_session.voices.openai_speech import KEEP_ALIVE_S, NO_AUDIO
 from services.ai_session.voices.pcm_stream import PcmStream
 from services.ai_session.voices.port import Chunk, Sound, VoiceError
 from services.ai_session.voices.spending import usage_of
@@ -36,7 +36,9 @@ _NOT_THE_KEY = frozenset({"quota_exceeded"})  # a 401 whose key is good
 def session_of(base_url: str, api_key: str) -> aiohttp.ClientSession:
     """The connections that all voices of an endpoint share."""
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_WITHIN_S)
-    return aiohttp.ClientSession(base_url.rstrip("/") + "/", timeout=timeout, headers={"xi-api-key": api_key})
+    connector = aiohttp.TCPConnector(limit=500, keepalive_timeout=KEEP_ALIVE_S)
+    headers = {"xi-api-key": api_key}
+    return aiohttp.ClientSession(base_url.rstrip("/") + "/", timeout=timeout, headers=headers, connector=connector)
 
 
 class ElevenLabsVoice:

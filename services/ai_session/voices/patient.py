@@ -39,7 +39,7 @@ class PatientVoice:
             try:
                 async with aclosing(self._voice.speak(text)) as speech:
                     async for chunk in speech:
-                        begun = True
+                        begun = begun or bool(chunk.pcm)  # what a failed attempt cost is no audio
                         yield chunk
                 return
             except VoiceError as error:

@@ -310,11 +310,21 @@ async def test_a_local_transcription_is_asked_only_for_what_it_knows():
         assert asked == {"model": "whisper-large-v3", "response_format": "json", "language": "de"}
 
 
+async def test_a_server_that_does_not_stream_a_transcription_has_answered_all_the_same():
+    server = Server()
+    server.transcript = {"text": "Zehn Bögen.", "usage": {"type": "tokens", "input_tokens": 7, "output_tokens": 3}}
+    async with a_call_to(server) as caller:
+        caller.say()
+        assert (await caller.until(port.CallerTranscript)).text == "Zehn Bögen."
+        assert server.transcriptions[0]["stream"] == "true"
+
+
 @pytest.mark.parametrize("transcript", [{"text": None}, {}, [], "x"])
-async def test_a_transcription_without_a_text_has_failed(transcript):
+@pytest.mark.parametrize("model", ["whisper-large-v3", "gpt-transcribe"])
+async def test_a_transcription_without_a_text_has_failed(transcript, model):
     server = Server()
     server.transcript = transcript
-    async with a_call_to(server, transcription={"model": "whisper-large-v3"}) as caller:
+    async with a_call_to(server, transcription={"model": model}) as caller:
         caller.say()
         assert (await caller.until(port.CallerTranscript)).failed
 

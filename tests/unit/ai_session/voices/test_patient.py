@@ -5,9 +5,11 @@ from collections import Counter
 
 import pytest
 
+from services.ai_session.backends.port import UsageCounted
 from services.ai_session.voices import patient
+from services.ai_session.voices.cache import CachedVoice, SpeechCache
 from services.ai_session.voices.patient import PatientVoice
-from services.ai_session.voices.port import VoiceError
+from services.ai_session.voices.port import Chunk, VoiceError
 from tests.unit.ai_session.voices.fake_voice import FakeVoice, rendered
 
 
@@ -64,6 +66,26 @@ async def test_what_broke_off_is_not_said_twice():
     with pytest.raises(VoiceError):
         await heard(fake, Counter())
     assert len(fake.spoken) == 1
+
+
+class BilledFailure(FakeVoice):
+    """Fails at first, and is paid for it: a response of a Realtime model that failed before any audio."""
+
+    async def speak(self, text):
+        if not self.spoken:
+            self.spoken.append(text)
+            yield Chunk(b"", UsageCounted("speech", "model", "", {"text_in": 9}), verbatim=False)
+            raise busy()
+        async for chunk in super().speak(text):
+            yield chunk
+
+
+async def test_a_failure_that_was_billed_is_tried_again_and_both_are_paid():
+    fake = BilledFailure()
+    cached = CachedVoice(PatientVoice(fake, Counter(), lambda: 1.0), SpeechCache(None, 1 << 20))
+    chunks = [chunk async for chunk in cached.speak("Hallo")]
+    assert b"".join(chunk.pcm for chunk in chunks) == rendered("Hallo")
+    assert [chunk.usage.tokens for chunk in chunks if chunk.usage] == [{"text_in": 9}, {"characters": 5}]
 
 
 async def test_the_provider_may_ask_for_a_longer_wait():
