@@ -109,7 +109,7 @@ def test_the_version_is_that_of_the_project():
         ),
         ((plugins.CALLS,), ["libs/plugins/runner.py", "libs/plugins/endpoints.py", "libs/plugins/host.py"]),
         ((recorder.RECORDINGS,), ["services/recorder/recorder.py"]),
-        ((recorder.FRAMES,), ["services/recorder/track.py", "services/recorder/recording.py"]),
+        ((recorder.FRAMES,), ["libs/audio/stereo.py", "services/recorder/recording.py"]),
         ((ai_session.SPEECH,), ["services/ai_session/voices/cache.py"]),
         ((ai_session.RATE_LIMIT,), ["services/ai_session/rate_limit.py"]),
         ((ai_session.SPENDING,), ["services/ai_session/budget_shell.py"]),
