@@ -238,6 +238,15 @@ async def test_garbage_and_late_requests_are_answered_and_the_service_lives(runn
     )
     assert not (await running.raw("order_show", wrong.to_json())).ok
     assert (await running.tool("order_show")).ok
+    for fields in ({"org": "other"}, {"name": "order_submit"}):
+        request = ToolRequest(
+            **{"org": "default", "name": "product_types"} | fields,
+            call=CALL,
+            epoch=1,
+            tool_call_id="x",
+            deadline_at=datetime.now(UTC) + timedelta(seconds=5),
+        )
+        assert "another tool or organisation" in (await running.raw("product_types", request.to_json())).error
 
 
 async def test_an_order_committed_before_a_sudden_death_is_published_at_the_next_start(url: str) -> None:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from services.ai_session.backends.port import AudioDelta, CallerTranscript, ResponseEnded, TextDelta, ToolRequested
+from services.ai_session.backends.port import (
+    AudioDelta,
+    CallerTranscript,
+    ResponseEnded,
+    TextDelta,
+    ToolRequested,
+    UsageCounted,
+)
 from services.ai_session.backends.realtime_events import ErrorReceived, OutputTaken, ResponseCreated
 from services.ai_session.costs import Models, tokens_of
 from tests.unit.ai_session.test_cores import MODELS, PART, read, reader
@@ -72,3 +79,10 @@ def test_a_model_is_priced_when_all_of_a_response_can_be_paid():
     assert MODELS.get("gpt-realtime-2.1").is_priced
     assert not MODELS.get("gpt-realtime").is_priced
     assert not Models().get("unheard-of").is_priced
+
+
+@pytest.mark.parametrize("status", ["completed", "cancelled", "failed", "incomplete"])
+def test_every_response_is_paid_whatever_became_of_it(status):
+    usage = {"input_tokens": 100, "output_tokens": 50}
+    events = read(reader(), type="response.done", response={"id": "r", "status": status, "usage": usage})
+    assert [event.cost_usd > 0 for event in events if isinstance(event, UsageCounted)] == [True]

@@ -10,7 +10,7 @@ import pytest
 
 from libs.contracts.agent import AgentConfig, Limits
 from libs.contracts.offer import Offer
-from services.ai_session.tools import ToolCaller, descriptions_in, parse_arguments
+from services.ai_session.tools import MOST_REPLY_BYTES, ToolCaller, descriptions_in, parse_arguments, read_reply
 from tests.unit.ai_session.conftest import gateway, running_worker
 
 
@@ -130,3 +130,37 @@ def test_a_tool_that_the_api_would_refuse_with_the_whole_session_is_no_tool(name
 
     endpoints = [info(name, parameters), info("good", '{"type": "object"}')]
     assert [tool.name for _, tool in descriptions_in(json.dumps({"endpoints": endpoints}).encode())] == ["good"]
+
+
+async def test_an_organisation_s_own_tool_comes_before_everybody_s_and_its_time_limit_holds(server):
+    async with running_worker(server.url) as worker, gateway(server.url) as client:
+        endpoints = [
+            {"subject": f"v1.{org}.tool.price", "metadata": {"description": whose, "timeout_ms": limit_ms}}
+            for org, whose, limit_ms in (("*", "everybody's", "8000"), ("default", "ours", "100"))
+        ]
+
+        async def describe(msg):
+            await msg.respond(json.dumps({"endpoints": endpoints}).encode())
+
+        async def never(_):
+            pass
+
+        subscriptions = [await client.subscribe("$SRV.INFO", cb=describe)]
+        subscriptions.append(await client.subscribe("v1.*.tool.price", cb=never))
+        await client.flush()
+        await worker.tools.refresh()
+        assert worker.tools.find("default", "price").description == "ours"
+        assert worker.tools.find("other", "price").description == "everybody's"
+        asking = offer()
+        patient = asking.agent.model_copy(update={"limits": Limits(tool_timeout_s=8)})
+        caller = ToolCaller(asking.model_copy(update={"agent": patient}), worker._bus, worker.tools)
+        began = time.monotonic()
+        assert "in time" in (await caller.call("t", "price", {})).error
+        assert time.monotonic() - began < 2
+        for subscription in subscriptions:
+            await subscription.unsubscribe()
+
+
+def test_an_answer_that_would_fill_the_model_s_context_is_a_sentence():
+    padded = b'{"ok": false, "error": "' + b"x" * MOST_REPLY_BYTES + b'"}'
+    assert "too much to be told" in read_reply("price", padded).error

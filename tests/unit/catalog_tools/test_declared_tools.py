@@ -188,7 +188,7 @@ async def shop():
     async def stock(asked):
         match asked.match_info["article"]:
             case "redirect":
-                raise web.HTTPFound("http://127.0.0.1:1/secret")
+                raise web.HTTPFound("/stock/of-another-place")
             case "slow":
                 await asyncio.sleep(1)
             case "huge":

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import sys
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 
 import pytest_asyncio
 
+from libs.contracts import subjects
 from libs.contracts.agent import AgentConfig, Limits
 from libs.contracts.offer import Offer
+from libs.contracts.tool import ToolReply, ToolRequest
 from libs.plugins.host import PluginHost
 from libs.runtime.bus import Bus
 from services.ai_session.tools import ToolCaller, ToolDirectory
@@ -61,6 +64,29 @@ async def test_a_worker_finds_a_plug_in_and_calls_it(server):
         assert (await caller.call("2", "started", {"article": "4711"})).output == "open"
         assert not (await caller.call("3", "counting", {"article": "4711"})).ok  # not in the agent's list
         assert host.counters["not_started"] == 1
+
+
+async def test_a_tool_that_is_offered_but_not_in_the_agent_s_list_is_not_called(server):
+    async with hosted(server.url, samples.Stock()) as host, worker(server.url, "started") as (directory, caller):
+        assert directory.find("default", "stock") is not None
+        assert "no tool" in (await caller.call("1", "stock", {"article": "4711"})).error
+        assert not host.counters["answered"]
+
+
+async def test_a_request_in_the_name_of_another_organisation_or_tool_is_refused(server):
+    async with hosted(server.url, samples.Stock()) as host, worker(server.url, "stock") as (_, caller):
+        for fields in ({"org": "other"}, {"name": "started"}):
+            request = ToolRequest(
+                **{"org": "default", "name": "stock"} | fields,
+                call="c",
+                epoch=1,
+                tool_call_id="1",
+                arguments={"article": "4711"},
+                deadline_at=datetime.now(UTC) + timedelta(seconds=5),
+            )
+            answer = await caller.bus.request(subjects.tool("default", "stock"), request.to_json(), 5)
+            assert "another tool or organisation" in ToolReply.model_validate_json(answer).error
+        assert not host.counters["answered"]
 
 
 async def test_faults_reach_the_model_as_sentences(server):
