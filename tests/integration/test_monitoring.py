@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
-from collections import defaultdict
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -21,7 +22,11 @@ import pytest
 import pytest_asyncio
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
+from cli.checkout import ROOT
 from cli.demo.caller import read_clips
+from cli.ports import free_port
+from cli.state import ProcessIdentity, UpState
+from deploy.prometheus.beside_up import by_service
 from libs.audio.tone import tone
 from libs.contracts import subjects
 from libs.contracts.agent import AgentConfig
@@ -98,15 +103,13 @@ async def scraped(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mon
                 environment=trunk, worker_environment={"WORKER_SPARE_SESSIONS": "1"},
             )
         )  # fmt: skip
-        targets = defaultdict(list)
-        for name in running.names:
-            port = running.programs[name].health_port
-            if port and name != "rehearsal":
-                targets[name.partition("-")[0]].append(f"127.0.0.1:{port}")
+        ports = {name: port for name in running.names if (port := running.programs[name].health_port)}
+        targets = by_service(ports)
         watched = await stack.enter_async_context(monitoring(targets, tmp_path_factory.mktemp("monitoring")))
         await asyncio.sleep(2.5)  # two scrapes of what has not happened yet
         await live_through(running)
         await asyncio.sleep(4.0)  # scrapes of what did
+        watched.ports = ports
         yield watched
 
 
@@ -212,3 +215,29 @@ async def test_an_alert_reaches_its_receiver_through_alertmanager(scraped: Monit
     path, lost = await scraped.inbox.wait_for("CallbusWorkerLost")
     assert (path, lost["status"], lost["labels"]["severity"]) == ("/team", "firing", "warning")
     assert lost["annotations"]["runbook"] == "docs/monitoring.md#callbusworkerlost"
+
+
+async def test_the_latency_of_turns_beside_callbus_up_is_one_command_away(scraped: Monitoring, tmp_path: Path) -> None:
+    """As docs/monitoring.md says: Prometheus beside `up`, then a question."""
+    mine = ProcessIdentity.of(os.getpid())
+    UpState(supervisor=mine, nats_url="", sip="", health_ports=scraped.ports).write(tmp_path / "run" / "up.json")
+    port = free_port()
+    beside = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "deploy.prometheus.beside_up", f"--port={port}",
+        cwd=ROOT, env={**os.environ, "CALLBUS_VAR": str(tmp_path)}, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert await beside.stdout.readline() == f"Prometheus: http://127.0.0.1:{port}\n".encode()
+        question = "histogram_quantile(0.95, sum by (backend, le) (callbus_turn_latency_seconds_bucket))"
+        answer = b""
+        async with asyncio.timeout(30):
+            while b"realtime" not in answer:
+                asked = await asyncio.create_subprocess_exec(
+                    require("promtool"), "query", "instant", f"http://127.0.0.1:{port}", question,
+                    stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                )  # fmt: skip
+                answer, _ = await asked.communicate()
+                await asyncio.sleep(0.2)
+    finally:
+        beside.terminate()
+        await beside.wait()

@@ -20,6 +20,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 
 from cli.checkout import ROOT
 from cli.ports import free_port
+from deploy.prometheus.beside_up import with_addresses
 
 DEPLOY = ROOT / "deploy"
 SCRAPE = "1s"
@@ -63,11 +64,12 @@ class Inbox:
 
 
 class Monitoring:
-    """What Prometheus knows. `began_at` is Unix time."""
+    """What Prometheus knows. `began_at` is Unix time, `ports` where the watched processes tell their metrics."""
 
     def __init__(self, url: str, inbox: Inbox) -> None:
         self.inbox = inbox
         self._url = f"{url}/api/v1"
+        self.ports: dict[str, int] = {}
         self.began_at = time.time()
 
     async def get(self, page: str, **parameters: str) -> Any:
@@ -113,18 +115,9 @@ def filled_in(query: str) -> str:
 
 
 def prometheus_config(targets: Mapping[str, list[str]], alertmanager: str) -> dict[str, Any]:
-    """deploy/prometheus/prometheus.yml with these addresses by service, as its service discovery would find them."""
-    config: dict[str, Any] = read("prometheus/prometheus.yml")
+    """deploy/prometheus/prometheus.yml with these addresses by service, and less patience."""
+    config = with_addresses(targets, [alertmanager])
     config["global"] = {"scrape_interval": SCRAPE, "scrape_timeout": SCRAPE, "evaluation_interval": SCRAPE}
-    config["rule_files"] = [str(DEPLOY / "prometheus" / name) for name in config["rule_files"]]
-    config["alerting"]["alertmanagers"] = [{"static_configs": [{"targets": [alertmanager]}]}]
-    services, itself = config["scrape_configs"]
-    [found] = services.pop("dns_sd_configs")
-    assert set(targets) <= set(found["names"])
-    services["static_configs"] = [
-        {"targets": addresses, "labels": {"__meta_dns_name": name}} for name, addresses in targets.items()
-    ]
-    del itself["static_configs"]
     return config
 
 
