@@ -25,7 +25,7 @@ def test_addresses_take_the_place_of_names_and_the_rules_stay() -> None:
 
 
 def test_a_service_that_compose_would_not_find_is_an_error() -> None:
-    with pytest.raises(ValueError, match="prometheus.yml does not look for echo_gateway"):
+    with pytest.raises(ValueError, match=r"prometheus\.yml does not look for echo_gateway"):
         with_addresses({"echo_gateway": ["127.0.0.1:5"]})
 
 
