@@ -72,6 +72,10 @@ demo: setup  ## a caller orders by phone, everything local, no key needed (under
 up: setup  ## all services, staying up; any softphone can call sip:bestellung@HOST
 	@$(BIN)/callbus up $(ARGS)
 
+.PHONY: prometheus
+prometheus: setup  ## Prometheus beside `make up`, with its rules (docs/monitoring.md)
+	@$(BIN)/python -m deploy.prometheus.beside_up $(ARGS)
+
 .PHONY: down
 down: setup  ## end what `make up` started
 	@$(BIN)/callbus down
@@ -85,6 +89,7 @@ docs: setup  ## write again what is generated: bus, settings, metrics
 	@$(BIN)/python -m libs.contracts.document > docs/bus.md
 	@$(BIN)/python -m cli.settings_document > docs/settings.md
 	@$(BIN)/python -m cli.metrics_document > docs/metrics.md
+	@$(BIN)/python -m deploy.grafana.dashboards
 
 .PHONY: lock
 lock: setup  ## resolve requirements.lock and the locks per service anew
