@@ -23,6 +23,7 @@ StageFault = (
 
 _FINAL = frozenset(
     {"insufficient_quota", "invalid_api_key", "account_deactivated", "billing_hard_limit_reached", "model_not_found"}
+    | {"quota_exceeded", "voice_not_found"}  # ElevenLabs
 )
 LONGEST_REASON = 300  # characters
 

@@ -15,9 +15,10 @@ from services.ai_session.backends.chat import ChatModel
 from services.ai_session.backends.chat_reply import ChatReply
 from services.ai_session.backends.chat_request import ChatRequest, Dialect
 from services.ai_session.backends.pipeline_stages import HttpEndpoint, client_of, stages_of
-from services.ai_session.backends.stage_errors import StageError
+from services.ai_session.backends.stage_errors import StageError, voice_failed
 from services.ai_session.phrases import Verbatim
 from services.ai_session.settings import Settings
+from services.ai_session.voices.port import VoiceError
 from tests.unit.ai_session.pipeline_support import MODELS, ToneVoice, a_caller, offer, stages_at
 from tests.unit.ai_session.test_pipeline import TOOLS
 
@@ -362,3 +363,10 @@ def test_reasoning_effort_is_sent_only_to_models_that_reason():
 def test_stage_errors_say_whether_to_try_again():
     error = StageError("code", "A sentence.", retry=True)
     assert (error.retry, error.final, error.retry_after_s, str(error)) == (True, False, None, "A sentence.")
+
+
+@pytest.mark.parametrize("code", ["quota_exceeded", "voice_not_found", "insufficient_quota", "http_401"])
+def test_a_voice_that_will_never_speak_ends_the_call_instead_of_leaving_it_silent(code):
+    failure = voice_failed(VoiceError(code, "No.", retry=False))
+    assert (failure.final, failure.retry) == (True, False)
+    assert not voice_failed(VoiceError("system_busy", "Later.", retry=True)).final
