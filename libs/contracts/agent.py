@@ -185,6 +185,11 @@ class AgentConfig(Message):
             raise ValueError(f"turn_taking.mode {turns.mode!r} does not go with backend {self.backend}: {usable}")
         if turns.threshold is not None and modes:
             _check_unit(turns.mode or modes[0], turns.threshold)
+        if turns.idle_timeout_ms is not None and (self.turns.mode, self.turns.barge_in) != ("server_vad", "server"):
+            mode = (
+                "barge_in 'local'" if self.turns.mode == "server_vad" else self.turns.mode or f"backend {self.backend}"
+            )
+            raise ValueError(f"turn_taking.idle_timeout_ms does nothing with {mode}: use idle.after_s")
         if self.mcp and self.backend != "realtime":
             raise ValueError(
                 f"mcp is for backend realtime; with {self.backend} its tools have to be offered on the bus and "

@@ -38,7 +38,8 @@ class AgentChanges(Message):
             key: wanted.pop(key) for key in ("silence_ms", "threshold", "prefix_padding_ms") if key in wanted
         }
         if self.backend not in (None, agent.backend):  # its own way to detect turns, and its own model
-            turn_taking = {"mode": None, "threshold": None, "silence_ms": None} | turn_taking
+            of_its_own = dict.fromkeys(("mode", "threshold", "silence_ms", "idle_timeout_ms"))
+            turn_taking = of_its_own | turn_taking
             wanted.setdefault("model", None)
         if turn_taking:
             wanted["turn_taking"] = agent.turn_taking.model_dump() | turn_taking

@@ -36,8 +36,6 @@ def check(agent: AgentConfig) -> None:
         _refuse("turn_taking.barge_in 'local'", "the model decides by itself whether it lets the caller interrupt")
     if turns.threshold is not None:
         _refuse("turn_taking.threshold", "the model owns its turns")
-    if turns.idle_timeout_ms is not None:
-        _refuse("turn_taking.idle_timeout_ms", "the model owns its turns; use idle.after_s")
     if agent.speed is not None:
         _refuse("speed", "the model's pace cannot be set; ask for it in the prompt")
     for name in ("model", "prompt", "keywords"):  # `language` is a hint, which it does not need

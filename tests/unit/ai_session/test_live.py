@@ -279,7 +279,6 @@ async def _not_opened(server, fault, reason):
     [
         ({"turn_taking": TurnTaking(barge_in="local")}, "barge_in"),
         ({"turn_taking": TurnTaking(threshold=0.5)}, "threshold"),
-        ({"turn_taking": TurnTaking(idle_timeout_ms=6000)}, "idle.after_s"),
         ({"transcription": Transcription(model="gpt-transcribe")}, "its own transcript"),
         ({"speed": 1.2}, "pace"),
     ],

@@ -46,3 +46,20 @@ def test_another_backend_for_one_call_brings_its_own_model_and_turn_detection():
     assert (changed.model, changed.turns.mode, changed.turns.threshold) == (None, "energy", -35)
     with pytest.raises(ValidationError, match="dBFS"):
         AgentChanges(backend="pipeline", threshold=0.4).applied_to(agent)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"backend": "realtime", "turn_taking": {"mode": "semantic_vad", "idle_timeout_ms": 6000}},
+        {"backend": "realtime", "turn_taking": {"barge_in": "local", "idle_timeout_ms": 6000}},
+        {"backend": "pipeline", "turn_taking": {"idle_timeout_ms": 6000}},
+        {"backend": "live", "turn_taking": {"idle_timeout_ms": 6000}},
+    ],
+)
+def test_an_idle_timeout_that_nobody_would_keep_is_refused(fields):
+    with pytest.raises(ValidationError, match=r"idle_timeout_ms does nothing with .*: use idle\.after_s"):
+        AgentConfig(name="a", **fields)
+    assert AgentConfig(name="a", turn_taking={"idle_timeout_ms": 6000}).turns.idle_timeout_ms == 6000
+    patient = AgentConfig(name="a", turn_taking={"idle_timeout_ms": 6000})
+    assert AgentChanges(backend="live").applied_to(patient).turns.idle_timeout_ms is None
