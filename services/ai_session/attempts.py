@@ -15,7 +15,7 @@ from collections import deque
 
 from services.ai_session.actions import Action, Fail, NoteTrouble
 from services.ai_session.backends.port import ResponseEnded
-from services.ai_session.phrases import Wish
+from services.ai_session.phrases import Told, Wish
 from services.ai_session.rate_limit import RateLimit, hint_of, is_limit
 
 FAILED_RESPONSES = 3  # in a row, then the model counts as broken
@@ -98,6 +98,7 @@ class Attempts:
         fruitful, asked = event.response in self._fruitful, event.response in self._asked
         self._fruitful.discard(event.response)
         wish = self._asked.pop(event.response, None)
+        wish = None if isinstance(wish, Told) else wish  # the model knows by now
         actions: list[Action] = []
         delay_s: float | None = None
         if event.status == "failed":

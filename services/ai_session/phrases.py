@@ -47,15 +47,23 @@ class Verbatim:
     text: str
 
 
-Wish = Verbatim | str | None
-"""What a response is to be: words as they are, instructions for this one response, or the model's own answer."""
+@dataclass(frozen=True, slots=True)
+class Told:
+    """News of the caller that the model is to answer, and to remember whatever becomes of its answer."""
+
+    text: str
+
+
+Wish = Verbatim | Told | str | None
+"""What a response is to be: words as they are, an answer to news, instructions for this one response, or the model's
+own answer."""
 
 
 def as_instructions(wish: Wish) -> str | None:
     """A wish in the words that a model understands."""
     if isinstance(wish, Verbatim):
         return f"Say exactly the following to the caller, word for word, then stop and add nothing:\n{wish.text}"
-    return wish
+    return f"{wish.text}\nReact to that." if isinstance(wish, Told) else wish
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +95,6 @@ class Phrases:
         )
 
     @staticmethod
-    def pressed(digits: str) -> str:
-        """Tell the model what the caller pressed."""
-        return f"The caller has just pressed these keys on the phone: {digits}. React to them."
-
-    @staticmethod
     def keys(digits: str) -> str:
-        """What the caller pressed earlier, as an entry of a rebuilt conversation."""
+        """What the caller pressed, as an entry of the conversation."""
         return f"(The caller pressed these keys on the phone: {digits})"

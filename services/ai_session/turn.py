@@ -32,7 +32,7 @@ from services.ai_session.interruption import Verdict
 from services.ai_session.keys import Keys
 from services.ai_session.language import CallerLanguage
 from services.ai_session.latency import LatencyProbe
-from services.ai_session.phrases import Verbatim, Wish
+from services.ai_session.phrases import Phrases, Told, Verbatim, Wish
 from services.ai_session.playout import Drained, Flushed, Parked, PartBegan, PartDone, PlayoutEvent
 from services.ai_session.polite_end import PoliteEnd, Step
 from services.ai_session.rate_limit import RateLimit
@@ -359,7 +359,7 @@ class TurnMachine:
         return [StartResponse(wish)]
 
     def _tell_keys(self, digits: str, now: float) -> list[Action]:
-        return self._respond(self._rules.phrases.pressed(digits), now) if digits and not self._end.is_near else []
+        return self._respond(Told(Phrases.keys(digits)), now) if digits and not self._end.is_near else []
 
     def _answer(self, now: float) -> list[Action]:
         """Ask for the answer that the caller is owed, of a model that does not answer by itself."""

@@ -43,7 +43,7 @@ from services.ai_session.backends.port import (
     UsageCounted,
 )
 from services.ai_session.backends.stage_errors import StageError
-from services.ai_session.phrases import Verbatim, Wish
+from services.ai_session.phrases import Told, Verbatim, Wish, as_instructions
 from services.ai_session.voices.port import Voice
 
 log = get_logger()
@@ -210,6 +210,9 @@ class PipelineBackend:
 
     def start_response(self, wish: Wish) -> None:
         """See the port."""
+        if isinstance(wish, Told):
+            self._history.told(new_id("told"), wish.text)
+            wish = None
         self._begin(self._requests.ask(wish))
 
     def tool_result(self, tool_call_id: str, output: str) -> None:
@@ -239,7 +242,8 @@ class PipelineBackend:
         wish = begin.wish
         response = self._response = PipelineResponse(self._parts)
         self._emit(ResponseStarted(response.name, asked=True))
-        task = self._responding = self._spawn(response.run(wish if isinstance(wish, Verbatim) else self._request(wish)))
+        wanted = wish if isinstance(wish, Verbatim) else self._request(as_instructions(wish))
+        task = self._responding = self._spawn(response.run(wanted))
         if task is not None:
             task.add_done_callback(lambda task: self._ended(response, task))
 

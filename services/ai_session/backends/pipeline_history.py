@@ -115,6 +115,10 @@ class PipelineHistory:
             if isinstance(entry, _CallerTurn) and entry.item == item:
                 entry.text = text.strip()
 
+    def told(self, item: str, text: str) -> None:
+        """News of the caller that are no words."""
+        self._entries.append(_CallerTurn(item, text))
+
     def say(self, response: str, item: str, text: str) -> None:
         """A piece of the agent's speech begins."""
         speech = self._speech(item)

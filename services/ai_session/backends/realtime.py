@@ -49,7 +49,8 @@ from services.ai_session.backends.realtime_mcp import AnswerDue, ApprovalAsked
 from services.ai_session.backends.realtime_refusals import without
 from services.ai_session.backends.responses import STALL_S, Create, Refusal, Responses
 from services.ai_session.backends.wire_audio import WireAudio
-from services.ai_session.phrases import Wish, as_instructions
+from services.ai_session.history import Said
+from services.ai_session.phrases import Told, Wish, as_instructions
 
 __all__ = ["Endpoint", "RealtimeBackend", "capabilities_of"]
 
@@ -306,7 +307,10 @@ class RealtimeBackend:
         return True
 
     def start_response(self, wish: Wish) -> None:
-        """Ask for a response when none is active."""
+        """Ask for a response when none is active. News are part of the conversation from now on."""
+        if isinstance(wish, Told):
+            self._send({"type": "conversation.item.create", "item": realtime_config.item(Said("user", wish.text))})
+            wish = None
         self._create(self._responses.ask(as_instructions(wish), self._loop.time()))
 
     def cancel_response(self, response: str) -> None:

@@ -24,7 +24,7 @@ from services.ai_session.backends.neural_vad import NeuralVad
 from services.ai_session.backends.pipeline import plan_pipeline, vad_of
 from services.ai_session.backends.pipeline_stages import HttpEndpoint
 from services.ai_session.history import CalledTool, Said, ToolOutput
-from services.ai_session.phrases import Verbatim
+from services.ai_session.phrases import Told, Verbatim
 from services.rehearsal.faults import parse_fault
 from services.rehearsal.scenario import Scenario
 from services.rehearsal.server import Rehearsal
@@ -195,6 +195,16 @@ async def test_instructions_are_for_one_response_only():
         assert system == {"role": "system", "content": "Be kind.\n\nAsk them to repeat it."}
         caller.backend.start_response(None)
         await caller.until(port.ResponseEnded, 2)
+        assert rehearsal.requests.conversation("call-1").messages[0]["content"] == "Be kind."
+
+
+async def test_what_the_caller_did_is_part_of_the_conversation():
+    async with rehearsed() as rehearsal, a_caller(stages_at(rehearsal.base_url)) as caller:
+        caller.backend.start_response(Told("(The caller pressed 42)"))
+        await caller.until(port.ResponseEnded)
+        caller.backend.start_response(None)
+        await caller.until(port.ResponseEnded, 2)
+        assert messages_of(rehearsal)[0] == ("user", "(The caller pressed 42)")
         assert rehearsal.requests.conversation("call-1").messages[0]["content"] == "Be kind."
 
 

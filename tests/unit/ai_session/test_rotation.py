@@ -209,6 +209,19 @@ async def test_keys_that_the_caller_pressed_are_known_to_the_next_session(server
         assert said[1] == Phrases.keys("42")
 
 
+async def test_keys_stay_in_the_conversation_when_the_answer_to_them_is_interrupted(server):
+    async with a_call(server, max_s=60.0) as (_, leg):
+        await leg.until_ready()
+        await leg.run_until(lambda: len(leg.heard) >= 8000)
+        subject = subjects.control("default", leg.call, "agent")
+        for digit in "42#":
+            await leg.nats.request(subject, DtmfPressed(digit=digit).to_json(), timeout=1)
+        await leg.run(600, SPEECH)
+        await leg.run(1000)
+        (session,) = leg.rehearsal.sessions.all()
+        assert Phrases.keys("42#") in [item.text for item in session.items()]
+
+
 async def test_an_onset_during_the_exchange_is_heard_by_the_next_session(server, short):
     async with a_call(server, max_s=2.0) as (worker, leg):
         await leg.until_ready()

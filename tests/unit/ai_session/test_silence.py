@@ -86,7 +86,7 @@ def test_any_sign_of_the_caller_starts_the_patience_anew():
     says(turn, "p2", 25.2, 27.0)
     turn.pressed("4", 28.0)
     ((at, told),) = ticks(turn, 28.0, 31.0)
-    assert "keys" in told.wish
+    assert "keys" in told.wish.text
     says(turn, "r2", at + 0.1, 32.0)
     assert ticks(turn, 32.0, 37.1) == [(37.0, PROMPT)]
 

@@ -30,7 +30,7 @@ from services.ai_session.backends.port import (
 )
 from services.ai_session.history import GoOn
 from services.ai_session.memory import RecentIds
-from services.ai_session.phrases import Phrases, Verbatim
+from services.ai_session.phrases import Phrases, Told, Verbatim
 from services.ai_session.playout import Drained, Flushed, Part, PartBegan, PartDone
 from services.ai_session.speech_text import SpeechText
 from services.ai_session.turn import Phase, TurnMachine
@@ -406,7 +406,16 @@ def test_keys_are_told_to_the_model_as_a_group():
     turn.pressed("4", 1.0)
     turn.pressed("2", 2.0)
     assert turn.tick(3.0) == []
-    assert "42" in turn.tick(3.6)[0].wish
+    assert turn.tick(3.6) == [StartResponse(Told(Phrases.keys("42")))]
+
+
+def test_news_are_told_once_even_if_the_answer_to_them_fails():
+    turn, _ = machine()
+    turn.begin(GoOn.LISTEN, 0, 0.0)
+    assert turn.pressed("#", 1.0) == [StartResponse(Told(Phrases.keys("#")))]
+    turn.on_backend(ResponseStarted("r", asked=True), 1.1)
+    turn.on_backend(ResponseEnded("r", "failed", "busy"), 1.2)
+    assert turn.tick(2.2) == [StartResponse(None)]
 
 
 def test_what_a_lost_connection_cut_off_counts_as_interrupted():
