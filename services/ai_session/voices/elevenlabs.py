@@ -77,7 +77,12 @@ class ElevenLabsVoice:
 
     async def _request(self, stack: AsyncExitStack, text: str, output_format: str) -> aiohttp.ClientResponse:
         path = f"v1/text-to-speech/{quote(self._sound.voice, safe='')}/stream"
-        request = self._session.post(path, params={"output_format": output_format}, json=self._body(text))
+        request = self._session.post(
+            path,
+            params={"output_format": output_format},
+            json=self._body(text),
+            allow_redirects=False,  # the key would go with it, wherever it leads
+        )
         try:
             async with asyncio.timeout(self.first_byte_within_s):
                 response = await stack.enter_async_context(request)

@@ -15,7 +15,7 @@ from services.ai_session.costs import load
 from services.ai_session.settings import BUILT_IN_MODELS, Settings
 from services.ai_session.voices.factory import Voices
 from services.ai_session.voices.local import Program
-from services.ai_session.voices.port import Sound
+from services.ai_session.voices.port import Sound, VoiceError
 from tests.unit.ai_session.voices.providers import speech_provider, tone
 
 MODELS = load(BUILT_IN_MODELS)
@@ -113,6 +113,18 @@ async def test_the_key_of_one_server_is_not_told_to_another_that_speaks():
         assert [chunk async for chunk in voices.for_agent(agent(), 8000).speak("Guten Tag.")]
         await voices.close()
         assert [headers["Authorization"] for headers in provider.headers] == ["Bearer none"]
+
+
+async def test_the_key_of_elevenlabs_does_not_follow_a_redirect():
+    async with speech_provider(b"\xff" * 800) as here, speech_provider(b"\xff" * 800) as elsewhere:
+        here.refusals.append((307, {}, {"Location": f"{elsewhere.url}/v1/text-to-speech/anna/stream"}))
+        fields = {"elevenlabs_api_key": SecretStr("key"), "elevenlabs_base_url": here.url}
+        voices = voices_of(**fields, elevenlabs_voice_id="anna")
+        speech = voices.for_agent(agent(speech=Speech(provider="elevenlabs")), 8000).speak("Guten Tag.")
+        with pytest.raises(VoiceError, match="307"):
+            await anext(speech)
+        await voices.close()
+        assert (len(here.requests), elsewhere.requests) == (1, [])
 
 
 async def test_the_workers_own_voice_is_for_agents_that_name_none():
