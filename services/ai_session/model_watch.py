@@ -59,7 +59,8 @@ def models_of(agent: AgentConfig, defaults: Defaults) -> set[str]:
             used = {speaks, agent.transcription.model or defaults.transcription}
             reads = speaks
         case "live":
-            used, reads = {agent.model or defaults.live}, READING_MODEL
+            delegate = str(agent.backend_options.get("chat_model") or defaults.chat)
+            used, reads = {agent.model or defaults.live, delegate}, READING_MODEL
         case "pipeline":
             used = {agent.model or defaults.chat, agent.transcription.model or defaults.transcription}
             reads = READING_MODEL

@@ -38,7 +38,8 @@ def agent(**fields):
         (agent(), {"gpt-realtime-2.1", "gpt-transcribe"}),
         (agent(model="m", transcription=Transcription(model="whisper-1")), {"m", "whisper-1"}),
         (agent(speech=Speech(provider="elevenlabs")), {"gpt-realtime-2.1", "gpt-transcribe", "eleven_flash_v2_5"}),
-        (agent(backend="live"), {"gpt-live-1"}),
+        (agent(backend="live"), {"gpt-live-1", USUAL.chat}),
+        (agent(backend="live", backend_options={"chat_model": "gpt-5"}), {"gpt-live-1", "gpt-5"}),
         (agent(backend="pipeline"), {"gpt-5.6-luna", "gpt-transcribe", "gpt-4o-mini-tts"}),
         (
             agent(backend="pipeline", model="m", speech=Speech(provider="realtime")),
