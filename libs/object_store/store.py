@@ -78,6 +78,10 @@ class ObjectStore:
             ObjectStoreError: the URL is none of these, or the directory cannot be made.
         """
         scheme, parts = _scheme(url), urlsplit(url)
+        if scheme == "s3" and "@" in parts.netloc:  # not quoted: it is told in logs
+            raise ObjectStoreError(
+                "object store s3://...@...: keys stand in AWS_ACCESS_KEY_ID and its secret, not here"
+            )
         match scheme:
             case "memory":
                 return cls(MemoryStore(), url)

@@ -173,6 +173,12 @@ async def test_a_server_that_refuses_is_told_in_one_sentence_without_the_secret(
         await write_and_fail(store, 40 << 20)
 
 
+def test_keys_in_the_url_are_refused_and_not_repeated():
+    with pytest.raises(ObjectStoreError, match="AWS_ACCESS_KEY_ID") as caught:
+        ObjectStore.open("s3://AKIA:geheim@bucket/speech")
+    assert "geheim" not in str(caught.value)
+
+
 async def test_a_directory_that_cannot_be_made_is_told_at_once(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(ObjectStoreError, match="cannot be opened as a directory"):
