@@ -332,7 +332,7 @@ class Playout:
         return OutFrame(self._flush_seq, self.sent, b"", flush=True)
 
     def _acknowledged(self, events: list[PlayoutEvent]) -> None:
-        self._flush_seq = None
+        self._flush_seq, self._stuck = None, 0
         if self._keeps:
             self._keeps = False
             self._take_back()

@@ -128,7 +128,7 @@ def _check_calls_are_answered(messages: list[Frame]) -> None:
             if message["tool_call_id"] not in awaited:
                 raise ApiError(
                     400,
-                    "Invalid parameter: messages with role 'tool' must be a response to a preceeding message with"
+                    "Invalid parameter: messages with role 'tool' must be a response to a preceding message with"
                     " 'tool_calls'.",
                     param=f"messages.[{index}].role",
                 )

@@ -226,7 +226,7 @@ async def live_greeting(lab: Lab) -> Verdict:
         await socket.send("session.commentary.append", delegation_id=None, content=GREET)
         said, heard = "", b""
         silence = base64.b64encode(b"\xff" * 160).decode()
-        while len(said) < 10:  # a telephone line sends all the time
+        while len(said) < 10 or not heard:  # a telephone line sends all the time
             await socket.send("session.input_audio.append", audio=silence)
             event = await socket.until("session.output_transcript.delta", "session.output_audio.delta", limit_s=8)
             if event["type"] == "session.output_transcript.delta":

@@ -468,17 +468,25 @@ def test_usage_counted_carries_the_cost():
 
 
 def test_tools_are_read_from_service_info_and_strange_endpoints_skipped():
+    schema = '{"type": "object", "properties": {}}'
     info = {
         "endpoints": [
-            {"subject": "v1.*.tool.price", "metadata": {"description": "d", "parameters": "{}", "idempotent": "true"}},
+            {
+                "subject": "v1.*.tool.price",
+                "metadata": {"description": "d", "parameters": schema, "idempotent": "true"},
+            },
             {"subject": "v1.*.tool.broken", "metadata": {"description": "d", "parameters": "{"}},
+            {
+                "subject": "v1.*.tool.refused",
+                "metadata": {"description": "d", "parameters": "{}"},
+            },  # by the models' APIs
             {"subject": "v1.rpc.x.y", "metadata": {}},
             {"subject": 4},
             None,
         ]
     }
-    (tool,) = descriptions_in(json.dumps(info).encode())
-    assert (tool.name, tool.idempotent) == ("price", True)
+    ((org, tool),) = descriptions_in(json.dumps(info).encode())
+    assert (org, tool.name, tool.idempotent) == ("*", "price", True)
     assert descriptions_in(b"nonsense") == []
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 from libs.audio.fade import fade_in, fade_out
 from libs.call_leg import playout as gateway
 from libs.contracts.frame import AudioFrame, Codec, Flag
-from services.ai_session.playout import Drained, Flushed, Parked, PartBegan, PartDone, Playout
+from services.ai_session.playout import STUCK_FRAMES, Drained, Flushed, Parked, PartBegan, PartDone, Playout
 
 FRAME = 160
 
@@ -31,6 +31,7 @@ class Joined:
         self.events = []
         self.next_number = 1
         self.waiting = []  # `dn` frames on the bus
+        self.undelivered = 0  # how long they have waited
 
     def push(self, count, item="a"):
         self.ledger.push("r", (item, 0), numbered(self.next_number, count))
@@ -63,8 +64,14 @@ class Joined:
         self.waiting.clear()
 
     def play(self, frames=1):
-        """20 ms each: one frame for the ear, and the position for the ledger."""
+        """20 ms each: one frame for the ear, and the position for the ledger.
+
+        No frame is on its way for so long that it is written off, and heard after all.
+        """
         for _ in range(frames):
+            self.undelivered = self.undelivered + 1 if self.waiting else 0
+            if self.undelivered == STUCK_FRAMES:
+                self.deliver()
             if self.line.pop() is not None:
                 self.ear += [number for number in self.sent[self.line.played - FRAME] if number]
             self.events += self.ledger.heard(self.line.played, flushed=self.line.flushed)
