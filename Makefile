@@ -17,7 +17,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@echo "setting up $(VENV) (first time about a minute) ..."
 	@$(PYTHON) -m venv $(VENV) || { echo "the venv module is missing: on Debian and Ubuntu, 'apt-get install python3-venv'"; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes --compile-bytecode requirements.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@rm -f $(VENV)/.installed-*; touch $@
 
@@ -38,16 +38,22 @@ lint: setup  ## ruff, codespell, import boundaries
 types: setup  ## mypy --strict on libs, services, cli
 	@$(BIN)/mypy
 
-.PHONY: test
-test: setup  ## everything that needs neither network nor docker (under 3 minutes)
-	@# the long conversations first, side by side; everything else fills the gaps
-	@$(BIN)/pytest -q -n 4 --dist loadfile --no-loadscope-reorder -m "not docker and not peer" \
-	  tests/e2e tests/conformance tests/integration tests/unit
+.PHONY: test test-parts test-calls
+test: test-parts test-calls  ## everything that needs neither network nor docker (7 minutes on two cores)
 
-.PHONY: test-integration
-test-integration: setup  ## with docker (NATS, PostgreSQL), SIP peers (sipp, baresip, kamailio) and Chromium
-	@$(BIN)/pytest -q -n 2 --dist loadfile -m "docker or peer" --ignore tests/integration/test_flood.py tests/integration tests/e2e
-	@# it measures what a flood costs: alone
+test-parts: setup
+	@$(BIN)/pytest -q -n 5 --dist loadfile -m "not docker and not peer" tests/conformance tests/integration tests/unit
+
+test-calls: setup  # in real time: with more of them beside each other two cores falter
+	@$(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "not docker and not peer" tests/e2e
+
+.PHONY: test-integration test-peers test-flood
+test-integration: test-peers test-flood  ## with docker, SIP peers (sipp, baresip, kamailio), Prometheus and Chromium
+
+test-peers: setup
+	@$(BIN)/pytest -q -n 3 --dist loadfile -m "docker or peer" --ignore tests/integration/test_flood.py tests/integration tests/e2e
+
+test-flood: setup  # measures what a flood costs: alone
 	@$(BIN)/pytest -q -m "docker or peer" tests/integration/test_flood.py
 
 .PHONY: test-pyvoip
@@ -55,7 +61,7 @@ test-pyvoip: setup  ## the conformance suite over SIP_STACK=pyvoip; its GPLv3 pa
 	@$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python .venv-pyvoip
 	@$(BIN)/uv pip install --quiet --python .venv-pyvoip/bin/python --require-hashes -r requirements.lock \
 	  -r requirements/pyvoip.lock
-	@.venv-pyvoip/bin/python -m pytest -q -n 4 tests/conformance
+	@.venv-pyvoip/bin/python -m pytest -q -n 4 -o cache_dir=.pytest_cache/pyvoip tests/conformance
 
 .PHONY: test-live
 test-live: setup  ## tries our assumptions on the real API: needs keys, says what it will cost and asks first
@@ -67,6 +73,10 @@ check: lint types test  ## what has to hold before a commit
 .PHONY: demo
 demo: setup  ## a caller orders by phone, everything local, no key needed (under 90 s); BACKEND=pipeline or live
 	@$(BIN)/callbus demo $(if $(BACKEND),--backend $(BACKEND)) $(ARGS)
+
+.PHONY: demo-compose
+demo-compose: setup  ## the same in containers: builds the images, places the call from outside, removes everything
+	@$(BIN)/python -m tests.support.demo_compose
 
 .PHONY: up
 up: setup  ## all services, staying up; any softphone can call sip:bestellung@HOST

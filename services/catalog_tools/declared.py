@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 from collections import Counter
 from collections.abc import Mapping
 
@@ -17,7 +18,6 @@ from libs.runtime.log import get_logger
 from libs.runtime.tasks import stop_if_cancelled
 from services.catalog_tools.guard import Guard
 from services.catalog_tools.http_tool import HttpToolClient, describe
-from services.catalog_tools.mcp_server import McpServer
 
 log = get_logger()
 
@@ -98,6 +98,10 @@ class DeclaredTools:
             for old in present:  # after its successor is there
                 await old.stop()
             present[:] = following
+
+        # A third of this service's start, and few declare such a server; in a thread, since others may be calling.
+        await asyncio.to_thread(importlib.import_module, "services.catalog_tools.mcp_server")
+        from services.catalog_tools.mcp_server import McpServer  # noqa: PLC0415  loaded by now
 
         try:
             await McpServer(document, self._guard, self._secrets, offer, self.counters).run()

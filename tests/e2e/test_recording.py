@@ -30,13 +30,16 @@ AGENT = AgentConfig(
     name="recorded", backend="scripted", recording="on",
     turn_taking={"interruptible": False}, backend_options={"mode": "talk", "say": MELODY}, greeting="...",
 )  # fmt: skip
+MESSAGE = base64.b64encode(Law.PCMU.encode(tone(500, 600, 8000))).decode()
+VOICEMAIL = Fallback(kind="voicemail", message_ulaw_b64=MESSAGE, max_recording_s=20)
+NOBODY = RouteConfig(name="nobody", match=("nobody",), agent="not-there", fallback=VOICEMAIL)
 SILENT = AGENT.model_copy(update={"name": "silent", "recording": "off"})
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def running():
     routes = [RouteConfig(name=agent.name, match=(agent.name,), agent=agent.name) for agent in (AGENT, SILENT)]
-    async with platform(documents=[AGENT, SILENT, *routes], recorder=True, store=True) as started:
+    async with platform(documents=[AGENT, SILENT, NOBODY, *routes], recorder=True, store=True) as started:
         yield started
 
 
@@ -126,9 +129,6 @@ async def test_a_call_is_recorded_by_command_and_not_before(running, feed, phone
 
 
 async def test_a_caller_whom_no_agent_serves_leaves_a_message(running, feed, phone):
-    message = base64.b64encode(Law.PCMU.encode(tone(500, 600, 8000))).decode()
-    voicemail = Fallback(kind="voicemail", message_ulaw_b64=message, max_recording_s=20)
-    await running.publish(RouteConfig(name="nobody", match=("nobody",), agent="not-there", fallback=voicemail))
     call = await phone.call(running.sip_uri("nobody"), from_user="+4930777001")
     await asyncio.sleep(2.5)
     await call.play(the_speech()).wait()

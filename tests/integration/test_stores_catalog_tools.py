@@ -314,8 +314,8 @@ async def test_a_locked_database_is_told_in_time_and_shows_in_readiness(
     monkeypatch.setattr(database, "PROBE_EVERY_S", 0.05)
     async with nats_server() as server, shop(server, f"sqlite:///{tmp_path}/x.db") as running:
         await running.tool("order_add", {"article_number": "101004", "quantity": 5})
-        other = sqlite3.connect(tmp_path / "x.db", isolation_level=None)
-        other.execute("BEGIN IMMEDIATE")
+        other = sqlite3.connect(tmp_path / "x.db", isolation_level=None, check_same_thread=False)
+        await asyncio.to_thread(other.execute, "BEGIN IMMEDIATE")  # waits for what the service still has to commit
         assert (await running.tool("order_show")).output["basket"]["lines"][0]["quantity"] == 5
         refused = await running.tool("order_add", {"article_number": "101004", "quantity": 5})
         assert refused.error == "The catalogue cannot be reached at the moment; please try again."

@@ -1,4 +1,4 @@
-"""The demo as a process of its own. Two files test it, so that both conversations run at the same time."""
+"""The demo as a process of its own. Each test has a file of its own, so that conversations run at the same time."""
 
 from __future__ import annotations
 

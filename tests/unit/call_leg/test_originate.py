@@ -23,14 +23,17 @@ class Config:
     def __init__(self, *agents):
         self.loaded = asyncio.Event()
         self.loaded.set()
-        self.organisations = {}
+        self.limits = {}
         self._agents = {(agent.org, agent.name): agent for agent in agents}
 
     def agent(self, org, name):
         return self._agents.get((org, name))
 
     def organisation(self, name):
-        return self.organisations.get(name)
+        return self.limits.get(name)
+
+    def organisations(self):
+        return self.limits.values()
 
 
 class Bench:
@@ -167,7 +170,7 @@ async def test_the_entrances_own_objection_is_recorded_too(bench):
 
 
 async def test_placed_calls_count_towards_the_organisations_limit_until_they_end(bench):
-    bench.config.organisations = {"default": OrgConfig(name="default", max_calls=1)}
+    bench.config.limits = {"default": OrgConfig(name="default", max_calls=1)}
     first = await bench.ask()
     assert first.ok
     refused = await bench.ask()
@@ -178,7 +181,7 @@ async def test_placed_calls_count_towards_the_organisations_limit_until_they_end
 
 
 async def test_a_call_that_is_not_placed_after_all_keeps_no_place(bench):
-    bench.config.organisations = {"default": OrgConfig(name="default", max_calls=1)}
+    bench.config.limits = {"default": OrgConfig(name="default", max_calls=1)}
     bench.answer = Termination.of(Reason.AT_CAPACITY, "no RTP port is free")
     for _ in range(2):
         assert (await bench.ask()).error == "no RTP port is free"

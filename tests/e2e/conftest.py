@@ -1,0 +1,13 @@
+"""The order of the conversations: pytest-xdist gives out files as they come, and a long one that comes last is waited for."""
+
+from __future__ import annotations
+
+import pytest
+
+LONGEST = (
+    "test_recording_minutes.py", "test_demo_frozen_worker.py", "test_demo_killed_worker.py", "test_demo_live.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST)
