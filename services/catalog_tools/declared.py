@@ -101,7 +101,7 @@ class DeclaredTools:
 
         # A third of this service's start, and few declare such a server; in a thread, since others may be calling.
         await asyncio.to_thread(importlib.import_module, "services.catalog_tools.mcp_server")
-        from services.catalog_tools.mcp_server import McpServer  # noqa: PLC0415  loaded by now
+        from services.catalog_tools.mcp_server import McpServer
 
         try:
             await McpServer(document, self._guard, self._secrets, offer, self.counters).run()

@@ -1,4 +1,4 @@
-"""The order of the conversations: pytest-xdist gives out files as they come, and a long one that comes last is waited for."""
+"""The order of the conversations: files are given out as they come, and a long one that comes last is waited for."""
 
 from __future__ import annotations
 

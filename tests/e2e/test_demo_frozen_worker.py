@@ -1,4 +1,4 @@
-"""The demo with BACKEND=pipeline, while the worker that has the call is frozen, and thaws later: the order is intact."""
+"""The demo with BACKEND=pipeline, while the worker that has the call freezes, and thaws later: the order is intact."""
 
 from __future__ import annotations
 
