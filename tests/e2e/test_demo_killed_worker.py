@@ -1,4 +1,4 @@
-"""The demo with BACKEND=realtime, while the worker that has the call is killed: another one goes on, nothing is lost."""
+"""The demo with BACKEND=realtime, while the worker that has the call is killed: another one goes on, all is kept."""
 
 from __future__ import annotations
 
