@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from services.ai_session.phrases import Verbatim, Wish
 
@@ -24,6 +25,17 @@ _SMALL_WORDS = {
 }
 _KNOWN = {language: frozenset(words.split()) for language, words in _SMALL_WORDS.items()}
 _WORD = re.compile(r"[^\W\d_]+")
+
+
+def code_of(told: Any) -> str | None:
+    """What a transcription says was spoken, as ISO 639-1, where it says a code.
+
+    It is `languages` of gpt-transcribe (JSON or objects of its package, the likeliest first), or `language` of others.
+    """
+    first = told[0] if isinstance(told, list) and told else told
+    code = first.get("code") if isinstance(first, dict) else getattr(first, "code", first)
+    primary = code.split("-")[0].lower() if isinstance(code, str) else ""
+    return primary if len(primary) == 2 and primary.isalpha() else None
 
 
 def guessed(text: str, among: Iterable[str]) -> str | None:

@@ -14,7 +14,8 @@ import nats
 import numpy as np
 import pytest
 from nats.aio.client import Client
-from tenacity import AsyncRetrying, retry_if_result, stop_after_delay, wait_fixed
+from nats.js.errors import BadRequestError
+from tenacity import AsyncRetrying, retry_if_exception_type, retry_if_result, stop_after_delay, wait_fixed
 
 from cli.ports import free_port
 from cli.programs import NATS_USERS, Options, plan
@@ -106,8 +107,13 @@ async def replicate(client: Client) -> None:
     """What an operator of a cluster does once: three replicas of every stream, of the buckets' too."""
     js = client.jetstream(timeout=10)
     await provision(js, wait_s=REPLICATED_TIMEOUT_S)
+    knowing_each_other = AsyncRetrying(
+        stop=stop_after_delay(REPLICATED_TIMEOUT_S),
+        wait=wait_fixed(0.2),
+        retry=retry_if_exception_type(BadRequestError),
+    )  # until then: no suitable peers for placement
     for info in await js.streams_info():
-        await js.update_stream(replace(info.config, num_replicas=CLUSTER))
+        await knowing_each_other(js.update_stream, replace(info.config, num_replicas=CLUSTER))
     waiting = AsyncRetrying(
         stop=stop_after_delay(REPLICATED_TIMEOUT_S), wait=wait_fixed(0.2), retry=retry_if_result(lambda done: not done)
     )

@@ -32,6 +32,7 @@ from services.ai_session.backends.port import (
 )
 from services.ai_session.backends.realtime_mcp import AnswerDue, ApprovalAsked, McpCalls, McpItem
 from services.ai_session.costs import Models, tokens_of
+from services.ai_session.language import code_of
 
 
 class _Head(msgspec.Struct):
@@ -234,7 +235,7 @@ class RealtimeEvents:
             seconds=seconds,
             cost_usd=self._models.cost_of_transcription(self._transcription, tokens, seconds),
         )
-        said = CallerTranscript(event.item_id, (event.transcript or "").strip(), language=_language(event.languages))
+        said = CallerTranscript(event.item_id, (event.transcript or "").strip(), language=code_of(event.languages))
         return [said, counted] if usage else [said]
 
     def _not_transcribed(self, event: _Item) -> list[WireEvent]:
@@ -309,12 +310,6 @@ def _format(session: dict[str, Any], side: str) -> str:
         return str(session["audio"][side]["format"]["type"])
     except (KeyError, TypeError):
         return ""
-
-
-def _language(languages: Any) -> str | None:
-    """What was spoken, where the provider tells: a list of codes, the likeliest first."""
-    first = languages[0] if isinstance(languages, list) and languages else None
-    return first if isinstance(first, str) else None
 
 
 def _detail(details: Any) -> str:

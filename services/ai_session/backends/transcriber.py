@@ -20,6 +20,7 @@ from libs.audio.wav import write_wav
 from services.ai_session.backends.chat_reply import BrokenReplyError
 from services.ai_session.backends.stage_errors import Patience, StageError, StageFault, stage_error
 from services.ai_session.costs import tokens_of
+from services.ai_session.language import code_of
 
 WITHIN_S = 5.0  # all attempts together: the session gives up a turn whose words do not come
 PAUSES_S = (0.2, 0.5)
@@ -107,11 +108,5 @@ def _transcript(answer: Any) -> Transcript:
         raise BrokenReplyError("the transcription endpoint answered without a text")
     usage = getattr(answer, "usage", None)
     tokens = tokens_of(usage.to_dict(), speaks=False) if isinstance(usage, BaseModel) else {}
-    return Transcript(text.strip(), _language(answer), tokens)
-
-
-def _language(answer: Any) -> str | None:
-    """`languages` of gpt-transcribe (the first is the likeliest), or `language` of others, where it is a code."""
-    found = getattr(answer, "languages", None) or [getattr(answer, "language", None)]
-    code = getattr(found[0], "code", found[0]) if isinstance(found, list) else None
-    return code.lower() if isinstance(code, str) and len(code) == 2 and code.isalpha() else None
+    told = getattr(answer, "languages", None) or getattr(answer, "language", None)
+    return Transcript(text.strip(), code_of(told), tokens)

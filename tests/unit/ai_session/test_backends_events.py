@@ -42,6 +42,12 @@ def test_a_call_without_arguments_is_a_call():
     assert called == ToolRequested("r", "t", "n", "{}")
 
 
+def test_the_language_that_was_spoken_is_told():
+    kind = "conversation.item.input_audio_transcription.completed"
+    said = read(reader(), type=kind, item_id="i", transcript="Guten Tag", languages=[{"code": "de"}])
+    assert said == [CallerTranscript("i", "Guten Tag", language="de")]
+
+
 def test_other_nulls_are_no_reason_to_lose_an_event():
     kind = "conversation.item.input_audio_transcription.completed"
     assert read(reader(), type=kind, item_id="i", transcript=None) == [CallerTranscript("i", "")]

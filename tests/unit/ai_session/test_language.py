@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from openai.types.audio import TranscriptionLanguage
 
-from services.ai_session.language import CallerLanguage, guessed, instruction
+from services.ai_session.language import CallerLanguage, code_of, guessed, instruction
 from services.ai_session.phrases import Verbatim
 
 ALL = ("de", "en", "fr", "it", "es", "nl", "pl", "tr")
@@ -25,6 +26,24 @@ ALL = ("de", "en", "fr", "it", "es", "nl", "pl", "tr")
 )
 def test_small_words_tell_the_language(text, language):
     assert guessed(text, ALL) == language
+
+
+@pytest.mark.parametrize(
+    ("told", "code"),
+    [
+        ([{"code": "de"}, {"code": "en"}], "de"),
+        ([TranscriptionLanguage(code="en")], "en"),
+        (["pt-BR"], "pt"),
+        ("DE", "de"),
+        ("german", None),
+        ([], None),
+        (None, None),
+        ([{"code": None}], None),
+        ([3], None),
+    ],
+)
+def test_what_a_transcription_tells_is_a_code_or_nothing(told, code):
+    assert code_of(told) == code
 
 
 def test_an_agent_follows_its_caller_among_its_languages_only():
