@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
+PARTS := not docker and not peer and not minutes
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell cat requirements.lock pyproject.toml 2>/dev/null | cksum | cut -d' ' -f1)
 
@@ -39,13 +40,17 @@ types: setup  ## mypy --strict on libs, services, cli
 	@$(BIN)/mypy
 
 .PHONY: test test-parts test-calls
-test: test-parts test-calls  ## everything that needs neither network nor docker (7 minutes on two cores)
+test: test-parts test-calls  ## everything that needs neither network nor docker (6 minutes on two cores)
 
 test-parts: setup
-	@$(BIN)/pytest -q -n 5 --dist loadfile -m "not docker and not peer" tests/conformance tests/integration tests/unit
+	@$(BIN)/pytest -q -n 7 --dist loadfile -m "$(PARTS)" tests/conformance tests/integration tests/unit
 
 test-calls: setup  # in real time: with more of them beside each other two cores falter
-	@$(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "not docker and not peer" tests/e2e
+	@$(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "$(PARTS)" tests/e2e
+
+.PHONY: test-minutes
+test-minutes: setup  ## a real call of two minutes with a failover, recorded: how far its channels are apart (machine to itself)
+	@$(BIN)/pytest -q -m minutes tests/e2e
 
 .PHONY: test-integration test-peers test-flood
 test-integration: test-peers test-flood  ## with docker, SIP peers (sipp, baresip, kamailio), Prometheus and Chromium

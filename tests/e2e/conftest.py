@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-LONGEST = (
-    "test_recording_minutes.py", "test_demo_frozen_worker.py", "test_demo_killed_worker.py", "test_demo_live.py",
-)  # fmt: skip
+LONGEST = ("test_demo_frozen_worker.py", "test_demo_killed_worker.py", "test_demo_live.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -26,6 +26,7 @@ def bursts(samples):
     return loud[np.r_[True, np.diff(loud) > RATE_HZ]] / (RATE_HZ / 1000)
 
 
+@pytest.mark.minutes
 @pytest.mark.timeout(240)
 async def test_caller_and_echo_are_as_far_apart_at_the_end_as_at_the_beginning():
     agent = ECHO_AGENT.model_copy(update={"recording": "on"})
