@@ -43,7 +43,7 @@ types: setup  ## mypy --strict on libs, services, cli
 test: test-parts test-calls  ## everything that needs neither network nor docker (6 minutes on two cores)
 
 test-parts: setup
-	@$(BIN)/pytest -q -n 7 --dist loadfile -m "$(PARTS)" tests/conformance tests/integration tests/unit
+	@$(BIN)/pytest -q -n 6 --dist loadfile --no-loadscope-reorder -m "$(PARTS)" tests/conformance tests/integration tests/unit
 
 test-calls: setup  # in real time: with more of them beside each other two cores falter
 	@$(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "$(PARTS)" tests/e2e
@@ -56,7 +56,7 @@ test-minutes: setup  ## a real call of two minutes with a failover, recorded: ho
 test-integration: test-peers test-flood  ## with docker, SIP peers (sipp, baresip, kamailio), Prometheus and Chromium
 
 test-peers: setup
-	@$(BIN)/pytest -q -n 3 --dist loadfile -m "docker or peer" --ignore tests/integration/test_flood.py tests/integration tests/e2e
+	@$(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "docker or peer" --ignore tests/integration/test_flood.py tests/integration tests/e2e
 
 test-flood: setup  # measures what a flood costs: alone
 	@$(BIN)/pytest -q -m "docker or peer" tests/integration/test_flood.py

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,5 +40,10 @@ async def begin(var: Path, *words: str, nats_url: str = "") -> asyncio.subproces
         environment["NATS_URL"] = nats_url
     pipe = asyncio.subprocess.PIPE
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "cli", *words, env=environment, stdout=pipe, stderr=pipe
+        sys.executable, "-m", "cli", *words, env=environment, stdout=pipe, stderr=pipe, preexec_fn=_takes_ctrl_c
     )
+
+
+def _takes_ctrl_c() -> None:
+    """What a shell starts in the background ignores it, and so would all that it starts, these tests among them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
