@@ -1,8 +1,8 @@
 """Whatever the model's server does: the call goes on or ends with its reason, and the record says what was heard.
 
 One table of the faults that the rehearsal server knows, one worker, all calls at once. Which fault a session suffers is
-written in its agent's model. A connection without pongs, and arguments that are no JSON, have their own tests in
-test_backends_faults.py.
+written in its agent's model; that it did strike is checked. A connection without pongs, and arguments that are no JSON,
+have their own tests in test_backends_faults.py.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 
@@ -20,7 +21,7 @@ from services.ai_session.__main__ import Backends
 from services.ai_session.backends.realtime_link import Endpoint
 from services.ai_session.costs import load
 from services.ai_session.settings import BUILT_IN_MODELS
-from services.rehearsal.faults import Fault, parse_fault
+from services.rehearsal.faults import Fault, FaultPlan, parse_fault
 from services.rehearsal.scenario import Scenario
 from services.rehearsal.server import Rehearsal
 from services.rehearsal.settings import RehearsalSettings
@@ -39,13 +40,17 @@ PATIENCE_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A fault of a call's first session, or of all; how the call ends, None: not before the caller hangs up."""
+    """A fault of a call's first session, or of all; how the call ends, None: not before the caller hangs up.
+
+    Several faults of one session are separated by `;`.
+    """
 
     fault: str
     always: bool = False
     ends: str | None = None
     trouble: str | None = None  # its code, on the record
     unheard: bool = False  # nobody knows what the caller said, and the agent asks
+    cuts_in: bool = False  # the caller speaks into the greeting
 
 
 CASES = [
@@ -68,6 +73,7 @@ CASES = [
     ),
     Case("close:code=1001,after_deltas=2", trouble="session_expired"),
     Case("abort:after_deltas=2", trouble="closed_1006"),
+    Case("close:code=1011,after_ms=700", trouble="closed_1011"),
     Case("close:code=1011,turn=1", trouble="closed_1011", unheard=True),
     Case("close:code=1011", always=True, ends="model_failed", trouble="closed_1011"),
     Case("close:code=1008,reason=invalid_api_key,after_deltas=2", ends="model_failed", trouble="closed_1008"),
@@ -75,7 +81,7 @@ CASES = [
     Case("stall:after_deltas=2,duration_ms=0", trouble="stalled"),
     Case("slow_drip:factor=0.8"),
     Case("burst"),
-    Case("late_deltas"),
+    Case("late_deltas;slow_drip:factor=0.4", cuts_in=True),
     Case("duplicate_deltas:deltas=3"),
     # shape
     Case("unknown_event:after_deltas=1"),
@@ -89,6 +95,7 @@ CASES = [
     # errors
     Case("error:after_deltas=1", trouble="server_error"),
     Case("error:after_deltas=1,event_id=event-1", trouble="server_error"),
+    Case("error:error_code=string_above_max_length,after_deltas=1", trouble="string_above_max_length"),
     Case("error:error_code=response_cancel_not_active,after_deltas=1"),
     Case("error:error_code=conversation_already_has_active_response,after_deltas=1"),
     Case("error:error_code=session_expired,after_deltas=2", trouble="session_expired"),
@@ -116,14 +123,30 @@ class FaultyEndpoint(Rehearsal):
         number = int(request.query["model"].removeprefix("case-"))
         self.asked[number] += 1
         case = CASES[number]
-        return [parse_fault(case.fault)] if case.always or self.asked[number] == 1 else []
+        if not case.always and self.asked[number] > 1:
+            return []
+        return [parse_fault(fault) for fault in case.fault.split(";")]
+
+
+class WatchedPlan(FaultPlan):
+    """The faults of a session, and which of them it was spared."""
+
+    def __init__(self, faults=(), *, started_at=0.0):
+        self.ordered = tuple(faults)
+        super().__init__(self.ordered, started_at=started_at)
+        self.plans.append(self)
+
+    plans: ClassVar[list[WatchedPlan]] = []
+
+    def spared(self):
+        return [fault for fault, times in self._left if fault in self.ordered and times == fault.times]
 
 
 class Caller:
     """One call: hears the greeting, says one sentence, hears the answer, in real time."""
 
-    def __init__(self, leg):
-        self.leg = leg
+    def __init__(self, leg, *, cuts_in=False):
+        self.leg, self.cuts_in = leg, cuts_in
         self.frames = [SPEECH[at : at + FRAME_BYTES] for at in range(0, len(SPEECH), FRAME_BYTES)]
         self.quiet = 0
 
@@ -133,7 +156,7 @@ class Caller:
 
     async def run(self):
         await self._until(lambda: self.is_over or self.leg.commanded("ready"))
-        await self._hear()
+        await (self._until(lambda: self.leg.heard) if self.cuts_in else self._hear())
         for frame in self.frames:
             await self._tick(frame)
         await self._hear()
@@ -167,7 +190,7 @@ async def called(worker, client, number):
     finished = False
     with suppress(TimeoutError):
         async with asyncio.timeout(PATIENCE_S):
-            await Caller(leg).run()
+            await Caller(leg, cuts_in=case.cuts_in).run()
             finished = True
     await leg.release()
     async with asyncio.timeout(5):
@@ -186,6 +209,8 @@ def judged(case, leg, record, *, finished):
         yield "neither an answer nor an end came"
     if failures[:1] != ([case.ends] if case.ends else []):
         yield f"it ended with {failures}, not with {case.ends}"
+    if case.cuts_in and [turn.interrupted for turn in agent_turns] != [True, False]:
+        yield f"not one turn that was cut off and its answer, but {agent_turns}"
     if case.trouble and case.trouble not in troubles:
         yield f"the record tells of {troubles}, not of {case.trouble}"
     told_ms = sum(turn.heard_ms for turn in agent_turns)
@@ -205,6 +230,8 @@ def judged(case, leg, record, *, finished):
 @pytest.mark.timeout(90)
 async def test_every_fault_is_survived_or_ends_the_call_with_its_reason(server, monkeypatch):
     monkeypatch.setattr("services.ai_session.backends.realtime.STALL_S", 0.7)
+    monkeypatch.setattr("services.rehearsal.http_realtime.FaultPlan", WatchedPlan)
+    WatchedPlan.plans.clear()
     settings = RehearsalSettings(default_scenario="unit", first_byte_ms=20, transcription_delay_ms=50)
     async with FaultyEndpoint.start(settings, scenarios=[SCENARIO], speech=Speech()) as endpoint:
         endpoint.asked = Counter()
@@ -214,3 +241,4 @@ async def test_every_fault_is_survived_or_ends_the_call_with_its_reason(server, 
             wrong = [sentence for sentences in await asyncio.gather(*calls) for sentence in sentences]
             await ended(worker)
         assert wrong == []
+        assert [fault for plan in WatchedPlan.plans for fault in plan.spared()] == []

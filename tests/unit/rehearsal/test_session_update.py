@@ -129,6 +129,16 @@ def test_a_faulty_event_is_answered_and_the_session_stays_open(event, param):
     assert driver.core.truth.client_errors
 
 
+def test_an_append_over_15_mib_is_refused_and_none_of_it_is_heard():
+    driver = Driver()
+    mib = "AAAA" * (1024 * 1024 // 3)
+    error = error_of(driver.send("input_audio_buffer.append", audio=mib * 16))
+    assert (error["code"], error["param"]) == ("string_above_max_length", "audio")
+    assert (driver.core.closed, driver.core.truth.appended_ms) == (False, 0)
+    driver.say(20)
+    assert driver.core.truth.appended_ms > 0
+
+
 def test_a_transcription_session_transcribes_and_never_speaks():
     driver = Driver(session_type="transcription", model="")
     audio = {"input": {"format": {"type": "audio/pcmu"}, "transcription": {"model": "gpt-transcribe"}}}
