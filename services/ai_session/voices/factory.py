@@ -118,7 +118,7 @@ class Voices:
             voice,
             rate_hz,
             agent.speed or 1.0,
-            agent.languages[0] if agent.languages else "",
+            _language(agent, provider),
             (speech.instructions or "") if provider in ("openai", "realtime") else "",
             self._providers.url_of(provider),
         )
@@ -151,3 +151,10 @@ class Voices:
                 days=days,
                 replacement=entry.replacement,
             )
+
+
+def _language(agent: AgentConfig, provider: str) -> str:
+    """What a voice is told to speak; nothing where it hears by itself which of several languages a text is in."""
+    if provider == "elevenlabs" and len(agent.languages) > 1:  # its `language_code` would read all of them as one
+        return ""
+    return agent.languages[0] if agent.languages else ""

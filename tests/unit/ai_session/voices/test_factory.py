@@ -72,6 +72,10 @@ async def test_calls_that_sound_the_same_share_a_voice(voices):
             {"speech": Speech(provider="elevenlabs", model="eleven_v3"), "voice": "anna", "languages": ("en",)},
             Sound("elevenlabs", "eleven_v3", "anna", 8000, 1.0, "en"),
         ),
+        (
+            {"speech": Speech(provider="elevenlabs", voice="anna"), "languages": ("de", "en")},
+            Sound("elevenlabs", "eleven_flash_v2_5", "anna", 8000, 1.0, ""),
+        ),
     ],
 )
 async def test_an_agents_voice_follows_from_what_it_says_and_the_workers_defaults(voices, fields, sound):
