@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
+import ssl
+import time
 
 import aiohttp
 
 from libs.audio.wav import write_wav
+from libs.contracts.agent import AgentConfig, Transcription, TurnTaking
+from libs.contracts.offer import Offer
+from services.ai_session.backends import port
+from services.ai_session.backends.realtime import Endpoint, RealtimeBackend
 from services.ai_session.costs import tokens_of_text
 from services.ai_session.model_watch import shutdown_dates
-from tests.live.lab import Check, Json, Lab, Socket, Verdict, caller_speech, holds
+from tests.live.lab import (
+    FAR_AWAY,
+    Check,
+    Json,
+    Lab,
+    NotAvailableError,
+    RefusedError,
+    Socket,
+    Verdict,
+    caller_speech,
+    holds,
+)
 
 PCMU = {"type": "audio/pcmu"}
 BOUND = 300  # output tokens of a response
@@ -160,6 +178,50 @@ async def rate_limits(lab: Lab) -> Verdict:
     )
 
 
+async def workers_own(lab: Lab) -> Verdict:
+    """The worker's own connection, with every field that agents may set: URL, headers, configuration, close."""
+    transcription = Transcription(language="de", prompt="Sanitärgroßhandel", keywords=("T-Stück",))
+    turns = TurnTaking(idle_timeout_ms=30_000, noise_reduction_strength=0.8)
+    agent = AgentConfig(
+        name="live",
+        model=lab.realtime,
+        speed=1.1,
+        turn_taking=turns,
+        transcription=transcription,
+        max_output_tokens=BOUND,
+    )
+    offer = Offer(call="live", org="default", gw="live", epoch=1, caller="", callee="", agent=agent)
+    events: asyncio.Queue[port.BackendEvent] = asyncio.Queue()
+    tls = ssl.create_default_context() if lab.base_url.startswith("https:") else None
+    endpoint = Endpoint(lab.base_url, lab.api_key, lab.realtime, lab.models, tls=tls)
+    backend = RealtimeBackend(endpoint, offer, events.put_nowait)
+    heard, refused = 0, ""
+    try:
+        await backend.open(port.Opening("Antworte kurz.", (), ()))
+        backend.start_response(GREET)
+        async with asyncio.timeout(20):
+            while not isinstance(event := await events.get(), port.ResponseEnded):
+                match event:
+                    case port.Trouble(_, detail):
+                        refused = detail
+                    case port.Lost(_, detail):
+                        raise RefusedError(detail)
+                    case port.UsageCounted():
+                        lab.purse.pay(event.cost_usd, lab.realtime)
+                    case port.AudioDelta():
+                        heard += len(event.pcm)
+    except port.BackendError as error:
+        gone = any(f"HTTP {status}" in str(error) for status in FAR_AWAY)
+        raise (NotAvailableError if gone else RefusedError)(str(error)) from None
+    finally:
+        began = time.monotonic()
+        await backend.close()
+        closed_ms = (time.monotonic() - began) * 1000
+    return holds(
+        bool(heard) and not refused, refused or f"{heard / 16_000:.1f} s of audio, closed within {closed_ms:.0f} ms"
+    )
+
+
 # -- over HTTP ---------------------------------------------------------------------------------------------------
 
 
@@ -259,6 +321,7 @@ def _nothing(_: Lab) -> float:
 
 
 CHECKS: tuple[Check, ...] = (
+    Check("own-socket", "the worker's own session with every field", _spoken(), workers_own),
     Check("codec-echo", "session.updated echoes G.711 both ways", _nothing, codec_echo),
     Check("instructions", "response.instructions replace the session's", _spoken(2), instructions_replace),
     Check("truncation", "items are cut to what was heard, not beyond", _spoken(), truncation),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import aiohttp
 import pytest
 
+from services.ai_session.backends import realtime_config
 from services.ai_session.costs import load
 from services.ai_session.settings import BUILT_IN_MODELS, Settings
 from services.rehearsal.elevenlabs import VOICES
@@ -45,6 +46,16 @@ async def test_all_assumptions_hold_against_the_rehearsal(lab, capsys):
 async def test_an_assumption_that_fails_is_told_as_such(lab):
     (check,) = (check for check in CHECKS if check.name == "instructions")
     assert (await carried_out(check, lab)).state == "does not hold"
+
+
+async def test_a_field_that_the_endpoint_refuses_is_named_although_the_call_goes_on(lab, monkeypatch):
+    (check,) = (check for check in CHECKS if check.name == "own-socket")
+    assert (await carried_out(check, lab)).state == "holds"
+    assert 0 < lab.purse.usd < check.estimate(lab)
+    monkeypatch.setattr(realtime_config, "noise_reduction", lambda _: {"type": "near_field", "strength": "loud"})
+    verdict = await carried_out(check, lab)
+    assert verdict.state == "does not hold"
+    assert "noise_reduction.strength" in verdict.detail
 
 
 async def test_what_the_endpoint_does_not_serve_is_not_available(lab):
