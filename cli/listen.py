@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
@@ -18,6 +19,7 @@ from libs.contracts import subjects
 from libs.contracts.commands import CommandReply, Listen
 from libs.contracts.frame import AudioFrame, FrameError, unpack
 from libs.contracts.live import PARTIAL, PartialTranscript
+from libs.runtime.tasks import stop_if_cancelled
 
 LEASE_S = 10.0
 RENEW_S = 4.0
@@ -39,7 +41,7 @@ class Listener:
         self._address, self._org, self._call = address, org, call
         self._on_partial, self._on_frame = on_partial, on_frame
         self._leg = subjects.control(org, call, "leg")
-        self._by = f"tap-{os.getpid()}"
+        self._by = f"tap-{os.getpid()}-{secrets.token_hex(4)}"  # taps of several machines have one pid now and then
         self.is_heard = asyncio.Event()  # a lease was granted
 
     @asynccontextmanager
@@ -56,6 +58,7 @@ class Listener:
     async def run(self) -> None:
         """Listen for ever."""
         while True:
+            stop_if_cancelled()
             with suppress(CliError, nats.errors.Error, OSError):
                 async with connected(self._address) as client:
                     await self._listen(client)
@@ -70,6 +73,7 @@ class Listener:
         await client.flush()  # the first one's answer may overtake the subscriptions
         try:
             while not client.is_closed:
+                stop_if_cancelled()
                 is_there = await self._renew(client)
                 await asyncio.sleep(RENEW_S if is_there else AGAIN_S)
         finally:

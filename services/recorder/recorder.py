@@ -24,7 +24,7 @@ from libs.runtime.log import bound, get_logger
 from libs.runtime.outbox import EventOutbox
 from libs.runtime.respond import respond
 from services.recorder.recording import Recording
-from services.recorder.spool import HEADER_BYTES, Label, Left, left_behind, remove
+from services.recorder.spool import HEADER_BYTES, Label, Left, left_behind, remove, require_room
 
 log = get_logger()
 
@@ -94,6 +94,11 @@ class Recorder:
             return self._refuse(
                 f"this recorder has {self._capacity} calls: start another one, or raise RECORDER_CAPACITY"
             )
+        try:
+            require_room(self._spool)
+        except OSError as error:
+            self.counters["broken"] += 1
+            return self._refuse(f"this recorder cannot write to {self._spool} (RECORDER_SPOOL): {error.strerror}")
         part = f"{datetime.now(UTC):%H%M%S}-{self.id}-{next(self._numbers)}"
         recording = Recording(self._bus, request, part, self._spool)
         self._recordings[request.call] = recording
@@ -120,13 +125,16 @@ class Recorder:
                 log.info("nothing was heard, nothing is stored")
                 return
             size = HEADER_BYTES + file.data_bytes
-            await self._keep(Left(file.path, file.label, file.duration_ms, size), is_complete=True)
+            try:
+                await self._keep(Left(file.path, file.label, file.duration_ms, size), is_complete=True)
+            finally:
+                file.close()
 
     async def _keep(self, file: Left, *, is_complete: bool) -> None:
-        """Store a file, tell of it, remove it; one that cannot be stored stays where it is."""
+        """Store a file that is locked, tell of it, remove it; one that cannot be stored stays where it is."""
         try:
             await self._upload(file.path, file.label)
-        except ObjectStoreError as error:
+        except (ObjectStoreError, OSError) as error:
             self.counters["not_stored"] += 1
             log.error("the recording stays in the spool", file=file.path.name, problem=str(error))
             return
@@ -166,7 +174,8 @@ class Recorder:
     async def _store_leftovers_forever(self) -> None:
         """What a killed recorder left in the spool, and what could not be stored."""
         while True:
-            for left in await asyncio.to_thread(lambda: list(left_behind(self._spool))):
+            found = left_behind(self._spool)
+            while left := await asyncio.to_thread(next, found, None):
                 log.info("a recording was left in the spool", file=left.path.name)
                 await self._keep(left, is_complete=False)
             await asyncio.sleep(LEFTOVERS_EVERY_S)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from libs.contracts.frame import FrameError, unpack
 from libs.contracts.recording import RecordRequest
 from libs.runtime.bus import Bus
 from libs.runtime.log import get_logger
+from libs.runtime.tasks import stop_if_cancelled
 from services.recorder.spool import HEADER_EVERY_S, Label, Spooled
 
 log = get_logger()
@@ -35,6 +38,7 @@ class Recording:
         self.part = part
         self._track = StereoTrack(request.rate_hz)
         self._file: Spooled | None = None
+        self._problem: OSError | None = None
         self._loop = asyncio.get_running_loop()
         self._heard_at = self._loop.time()
         self._over = asyncio.Event()
@@ -50,10 +54,10 @@ class Recording:
         self._over.set()
 
     async def run(self) -> Spooled | None:
-        """Record; the finished file, closed, or None when nothing was heard.
+        """Record; the finished file, still locked, or None when nothing was heard.
 
         Raises:
-            OSError: the spool cannot be written.
+            OSError: the spool could not be written; what it took until then stays there.
         """
         request, bus = self._request, self._bus
         audio = subjects.audio(request.org, subjects.ANY, subjects.ANY, request.call, "*")
@@ -77,6 +81,8 @@ class Recording:
                     await subscription.unsubscribe()
             await self._give_back()
             self._finish()
+        if self._problem is not None:
+            raise self._problem
         return self._file
 
     # -- the call ---------------------------------------------------------------------------------------
@@ -84,7 +90,7 @@ class Recording:
     async def _on_frame(self, msg: Msg) -> None:
         """A frame of the call, in the order in which the gateway sent it. Never waits."""
         direction = msg.subject.rpartition(".")[2]
-        if direction == "dn":
+        if direction == "dn" or self._problem is not None:
             return
         try:
             frame = unpack(msg.data)
@@ -97,7 +103,8 @@ class Recording:
             return
         stereo = self._track.heard(frame.seq, frame.payload)
         if stereo:
-            self._open().add(stereo)
+            with self._ending_it():
+                self._open().add(stereo)
 
     def _open(self) -> Spooled:
         if self._file is None:
@@ -119,6 +126,7 @@ class Recording:
         leg = subjects.control(self._request.org, self._request.call, "leg")
         renewal = Listen(by=self._bus.process_id, is_recorder=True, lease_s=LEASE_S).to_json()
         while True:
+            stop_if_cancelled()
             try:
                 reply = CommandReply.model_validate_json(await self._bus.request(leg, renewal, LEG_TIMEOUT_S))
             except (nats.errors.Error, ValueError, OSError):
@@ -134,8 +142,9 @@ class Recording:
     async def _flush_forever(self) -> None:
         while True:
             await asyncio.sleep(HEADER_EVERY_S)
-            if self._file is not None:
-                self._file.flush()
+            with self._ending_it():
+                if self._file is not None:
+                    self._file.flush()
 
     async def _give_back(self) -> None:
         """Tell the leg at once, so that another recorder can go on without waiting for the lease's end."""
@@ -147,7 +156,21 @@ class Recording:
             return
 
     def _finish(self) -> None:
-        if self._file is not None:
-            self._file.add(self._track.rest())
-            self._file.close()
         self.counters.update(self._track.counters)
+        if self._file is None:
+            return
+        with self._ending_it():
+            self._file.add(self._track.rest())
+            self._file.flush()
+        if self._problem is not None:
+            with self._ending_it():
+                self._file.close()
+
+    @contextmanager
+    def _ending_it(self) -> Iterator[None]:
+        """A spool that cannot be written ends the recording."""
+        try:
+            yield
+        except OSError as error:
+            self._problem = self._problem or error
+            self._over.set()

@@ -1,15 +1,18 @@
 """Recordings on the local disk until the object store has them: WAV files that can be played at any moment.
 
 A recorder that is killed leaves its file with a header that is at most `HEADER_EVERY_S` old; the rest of the audio
-stands behind it. The file is locked while its recorder lives, so that the next start, or another recorder that shares
-the folder, finds what was left.
+stands behind it. The file is locked until it is stored, or its recorder ends: the next start, or another recorder that
+shares the folder, finds what was left, and nothing is stored by two.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -20,6 +23,7 @@ from libs.audio.wav import wav_header
 
 HEADER_BYTES = 44
 HEADER_EVERY_S = 0.5
+LEAST_FREE_BYTES = 20 << 20  # below that nothing is begun: recordings that are going on need it
 CHANNELS = 2
 _SAMPLE_BYTES = 2 * CHANNELS
 
@@ -61,9 +65,14 @@ class Spooled:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{label.call}.{label.part}.wav"
         file = path.open("xb", buffering=0)
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        file.write(wav_header(label.rate_hz, CHANNELS, 0))
-        _label_path(path).write_text(json.dumps(asdict(label)), "utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.write(wav_header(label.rate_hz, CHANNELS, 0))
+            _label_path(path).write_text(json.dumps(asdict(label)), "utf-8")
+        except OSError:
+            remove(path)
+            file.close()
+            raise
         return cls(path, label, file)
 
     def add(self, stereo: bytes) -> None:
@@ -71,15 +80,23 @@ class Spooled:
         self._pending.append(stereo)
 
     def flush(self) -> None:
-        """Write what was taken, and the header that tells of it."""
-        if self._pending:
-            data = b"".join(self._pending)
-            self._pending.clear()
-            self._file.write(data)
-            self.data_bytes += len(data)
-        if self._header_bytes != self.data_bytes:
-            os.pwrite(self._file.fileno(), wav_header(self.label.rate_hz, CHANNELS, self.data_bytes), 0)
-            self._header_bytes = self.data_bytes
+        """Write what was taken, and the header that tells of it.
+
+        Raises:
+            OSError: not all of it could be written; the header tells of what was, the rest is lost.
+        """
+        left = memoryview(b"".join(self._pending))
+        self._pending.clear()
+        try:
+            while left:
+                written = self._file.write(left) or 0  # a disk that is about to be full takes less
+                self.data_bytes += written
+                left = left[written:]
+        finally:
+            whole = self.data_bytes - self.data_bytes % _SAMPLE_BYTES
+            if self._header_bytes != whole:
+                os.pwrite(self._file.fileno(), wav_header(self.label.rate_hz, CHANNELS, whole), 0)
+                self._header_bytes = whole
 
     @property
     def duration_ms(self) -> float:
@@ -87,10 +104,29 @@ class Spooled:
         return self.data_bytes / _SAMPLE_BYTES / self.label.rate_hz * 1000
 
     def close(self) -> None:
-        """Write the rest and give the lock back; the file stays."""
+        """Write the rest and give the lock back; the file stays.
+
+        Raises:
+            OSError: the rest could not be written.
+        """
         if not self._file.closed:
-            self.flush()
-            self._file.close()
+            try:
+                self.flush()
+            finally:
+                self._file.close()
+
+
+def require_room(folder: Path) -> None:
+    """Return if a recording can be begun there.
+
+    Raises:
+        OSError: it cannot be written, or is as good as full.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(folder).free < LEAST_FREE_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+    with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+        file.write(bytes(HEADER_BYTES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +140,14 @@ class Left:
 
 
 def left_behind(folder: Path) -> Iterator[Left]:
-    """Files that nobody writes any more; each with a header that tells its true length."""
+    """Files that nobody writes or stores; each with a header that tells its true length, and locked until the next."""
     for path in sorted(folder.glob("*.wav")):
         try:
             with path.open("r+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 label = Label(**json.loads(_label_path(path).read_text("utf-8")))
                 yield _mended(path, label, file)
-        except (BlockingIOError, FileNotFoundError):  # another recorder has it
+        except OSError:  # another recorder has it, or it is another user's
             continue
         except (ValueError, TypeError):  # its label is not readable: for a person to look at
             continue

@@ -3,9 +3,11 @@
 import asyncio
 import io
 import json
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import nats.errors
 import numpy as np
 import pytest
 from nats.aio.client import Client
@@ -117,6 +119,28 @@ async def test_partial_transcripts_come_under_a_lease_that_is_given_back(capsys:
     assert first.lease_s == 10
     assert first.by.startswith("tap-")
     assert last.lease_s < 0.1
+
+
+async def test_a_tap_ends_with_its_call_also_when_a_renewal_swallows_the_cancellation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    request, asked = Client.request, asyncio.Event()
+
+    async def swallow(client: Client, subject: str, *arguments: object, **options: object) -> object:
+        if not subject.endswith(".leg"):
+            return await request(client, subject, *arguments, **options)  # type: ignore[arg-type]
+        asked.set()
+        with suppress(asyncio.CancelledError):  # as `asyncio.wait_for` may, up to Python 3.11
+            await asyncio.sleep(20)
+        raise nats.errors.NoRespondersError
+
+    monkeypatch.setattr(Client, "request", swallow)
+    async with nats_server() as server, connected(server.url) as client, asyncio.timeout(10):
+        call = await LiveCall(client).start()
+        tap = asyncio.create_task(tapped(server.url, TapOptions(as_json=True, partials=True)))
+        await asked.wait()
+        await call.end()
+        await tap
 
 
 async def test_on_a_terminal_what_is_being_said_stands_below_the_lines() -> None:

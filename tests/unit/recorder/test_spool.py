@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import textwrap
 import pytest
 
 from libs.audio.wav import read_wav
-from services.recorder.spool import Label, Spooled, left_behind, remove
+from services.recorder.spool import Label, Spooled, left_behind, remove, require_room
 
 LABEL = Label("default", "01CALL", "120000-rec1-1", 8000, "2026-11-21T12:00:00+00:00")
 
@@ -72,3 +73,40 @@ def test_a_file_whose_label_cannot_be_read_is_left_for_a_person(tmp_path):
     (tmp_path / "y.wav").write_bytes(b"RIFF")
     assert list(left_behind(tmp_path)) == []
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_what_is_being_stored_is_not_taken_by_another_and_a_file_of_somebody_else_stops_nobody(tmp_path):
+    for part in ("a", "b"):
+        Spooled.create(tmp_path, dataclasses.replace(LABEL, part=part)).close()
+    (tmp_path / "01CALL.aa.wav").mkdir()  # cannot be opened
+    found = left_behind(tmp_path)
+    first = next(found)
+    assert [left.label.part for left in left_behind(tmp_path)] == ["b"]
+    assert next(found).label.part == "b"
+    assert [left.path for left in left_behind(tmp_path)] == [first.path]
+
+
+def test_a_full_disk_leaves_a_playable_file_with_all_that_found_room(tmp_path):
+    file = Spooled.create(tmp_path, LABEL)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (44 + 4 * 800 + 2, before[1]))  # what fits is written, then no more
+    try:
+        file.add(b"\1\0\2\0" * 1600)
+        with pytest.raises(OSError, match="large"):
+            file.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert read_wav(file.path.read_bytes()).pcm == b"\1\0\2\0" * 800
+    [left] = left_behind(tmp_path)
+    assert left.duration_ms == 100
+
+
+def test_a_spool_that_is_as_good_as_full_or_no_folder_takes_no_recording(tmp_path, monkeypatch):
+    require_room(tmp_path / "made")
+    assert list((tmp_path / "made").iterdir()) == []
+    monkeypatch.setattr("services.recorder.spool.LEAST_FREE_BYTES", 1 << 60)
+    with pytest.raises(OSError, match="No space left"):
+        require_room(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="exists"):
+        require_room(tmp_path / "file")
