@@ -155,7 +155,9 @@ async def hearing(wav: Path | None, *, play: bool, told: Callable[[str], None]) 
     finally:
         heard.close()
         if wav is not None:
-            told(f"{wav}: {heard.seconds:.1f} s, the caller left, what they heard right")
+            nothing = "nothing was heard; of a call that is over `callbus play` has the recording, if there is one"
+            sides = f"{heard.seconds:.1f} s, the caller left, what they heard right"
+            told(f"{wav}: {sides if heard.seconds else nothing}")
         if task is not None:
             task.cancel()
             with suppress(asyncio.CancelledError):

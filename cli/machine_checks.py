@@ -22,6 +22,7 @@ from services.sip_gateway.settings import Settings as SipSettings
 LITTLE_BYTES = 1 << 30  # about ten hours of stereo recordings at 8 kHz
 FULL_BYTES = 100 << 20
 OBJECTS_DEFAULT = "var/objects"
+SPOOL = "recordings"  # below CALLBUS_VAR, as `callbus up` sets it
 STORE_TIMEOUT_S = 20.0
 CLOCK_TIMEOUT_S = 2.0
 PORTS_OF_A_CALL = 2  # RTP and RTCP
@@ -74,6 +75,10 @@ async def check_disk(site: Site) -> list[Finding]:
     text = f"{free / (1 << 30):.1f} GB are free for {site.settings.callbus_var}"
     if not os.access(where, os.W_OK):
         return [Finding("disk", "fail", f"{where} cannot be written by this user", "chown it, or set CALLBUS_VAR")]
+    spool = site.settings.callbus_var / SPOOL
+    if spool.exists() and not (spool.is_dir() and os.access(spool, os.W_OK)):
+        text = f"the recorder's spool {spool} cannot be written: no call is recorded"
+        return [Finding("disk", "fail", text, "make it a folder of this user, or remove it: it is made again")]
     if free < FULL_BYTES:
         return [Finding("disk", "fail", text, "remove old logs and recordings, or set CALLBUS_VAR to another disk")]
     if free < LITTLE_BYTES:

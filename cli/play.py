@@ -6,17 +6,20 @@ import asyncio
 import base64
 import shutil
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nats.aio.client import Client
+from nats.js.errors import NotFoundError
 from rich.console import Console
 
 from cli.bus import bus_address, connected, query
 from cli.errors import CliError
 from cli.settings import CliSettings
 from libs.audio.wav import Wav, read_wav, write_wav
+from libs.contracts import subjects
 
 RECORDER = "recorder"
 TRANSCRIPT_STORE = "transcript_store"
@@ -50,7 +53,7 @@ async def play(console: Console, settings: CliSettings, nats: str | None, wanted
         answer = await query(client, TRANSCRIPT_STORE, "get", call=wanted)
         call, parts = answer["conversation"]["call"], answer["recordings"]
         if not parts:
-            raise CliError(_why_none(call, answer["conversation"]))
+            raise CliError(await _why_none(client, call, answer["conversation"]))
         if options.as_json:
             return parts
         wavs = [read_wav(await _fetch(client, part["key"])) for part in parts]
@@ -72,9 +75,16 @@ async def play(console: Console, settings: CliSettings, nats: str | None, wanted
     return None
 
 
-def _why_none(call: str, conversation: dict[str, Any]) -> str:
+async def _why_none(client: Client, call: str, conversation: dict[str, Any]) -> str:
     if conversation.get("ended_at") is None:
         return f"call {call} is still going on: its recording can be had when it has ended"
+    with suppress(NotFoundError):
+        subject = subjects.event(conversation["org"], call, "call.recording")
+        await client.jetstream().get_last_msg(subjects.EVENTS_STREAM, subject)
+        return (
+            f"call {call} was recorded, and nothing of it is stored so far: `callbus doctor` tries the object store, "
+            "the recorder's log tells what became of it"
+        )
     return f"call {call} was not recorded: set `recording: on` in its agent, or `callbus record` while it lasts"
 
 

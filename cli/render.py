@@ -72,6 +72,8 @@ def _said(event: ev.Event, other: str) -> tuple[str, str]:
             return f"{other.lower()} pressed {event.digit}", "cyan"
         case ev.CallHeld() | ev.CallTransfer() | ev.CallTakenOver() | ev.CallMuted() | ev.DtmfSent():
             return _control(event)
+        case ev.CallRecording() | ev.RecordingStored():
+            return _recording(event)
         case _:
             return _lifecycle(event)
 
@@ -118,6 +120,15 @@ def _control(event: ev.CallHeld | ev.CallTransfer | ev.CallTakenOver | ev.CallMu
             return "agent muted" if event.muted else "agent unmuted", "dim"
         case ev.DtmfSent():
             return f"keys pressed towards the other side: {event.digits}", "dim"
+
+
+def _recording(event: ev.CallRecording | ev.RecordingStored) -> tuple[str, str]:
+    if isinstance(event, ev.RecordingStored):
+        lacking = "" if event.is_complete else ", its end may be missing"
+        return f"recording stored: {event.duration_ms / 1000:.1f} s{lacking} ({event.key})", "dim"
+    if event.state == "lost":
+        return f"recorder {event.by} lost; another one is sought", "red"
+    return f"recording {event.state}", "dim"
 
 
 def _latency(event: ev.LatencyMeasured) -> str:

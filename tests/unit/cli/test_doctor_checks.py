@@ -109,6 +109,16 @@ async def test_a_disk_that_fills_is_told(site: Site, monkeypatch: pytest.MonkeyP
     assert told(await check_disk(site))[0] == state
 
 
+async def test_a_spool_that_is_no_folder_is_told(site: Site) -> None:
+    spool = site.settings.callbus_var / "recordings"
+    spool.mkdir(parents=True)
+    assert told(await check_disk(site))[0] != "fail"
+    spool.rmdir()
+    spool.touch()
+    state, text = told(await check_disk(site))
+    assert (state, str(spool) in text) == ("fail", True)
+
+
 async def test_an_object_store_that_cannot_be_written_is_told(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

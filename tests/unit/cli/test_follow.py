@@ -17,7 +17,7 @@ from rich.console import Console
 from cli.bus import connected
 from cli.errors import CliError
 from cli.follow import KindFilter, TapOptions, follow
-from cli.hearing import PLAYERS, player
+from cli.hearing import PLAYERS, hearing, player
 from cli.settings import CliSettings
 from cli.tap_state import TapState
 from libs.audio.wav import read_wav
@@ -209,6 +209,13 @@ def test_without_a_player_a_sentence_says_what_to_do(tmp_path: Path, monkeypatch
     with pytest.raises(CliError, match="--wav FILE"):
         player()
     assert all("{rate}" in " ".join(argv) for argv in PLAYERS)
+
+
+async def test_an_empty_file_says_where_the_recording_is(tmp_path: Path) -> None:
+    said: list[str] = []
+    async with hearing(tmp_path / "late.wav", play=False, told=said.append):
+        pass
+    assert "`callbus play`" in said[0]
 
 
 def test_a_filter_takes_names_groups_and_patterns_and_refuses_what_no_kind_fits() -> None:

@@ -23,6 +23,21 @@ def line(event: ev.Event, **options: bool) -> str | None:
     [
         (ev.CallerTurn(item="i", text="Zehn T-Stücke.", **COMMON), "Caller  Zehn T-Stücke."),
         (ev.CallerTurn(item="i", text="", failed=True, **COMMON), "Caller  (could not be transcribed)"),
+        (ev.CallRecording(state="started", by="rec-1", **COMMON), "recording started"),
+        (ev.CallRecording(state="lost", by="rec-1", **COMMON), "recorder rec-1 lost; another one is sought"),
+        (
+            ev.RecordingStored(
+                key="recordings/x.wav",
+                part="p",
+                started_at=datetime.now(UTC),
+                duration_ms=8400,
+                rate_hz=8000,
+                size_bytes=9,
+                is_complete=False,
+                **COMMON,
+            ),
+            "recording stored: 8.4 s, its end may be missing (recordings/x.wav)",
+        ),
         (
             ev.AgentTurn(item="i", response="r", text="Gern.", heard_text="Gern.", audio_ms=9, heard_ms=9, **COMMON),
             "Agent   Gern.",

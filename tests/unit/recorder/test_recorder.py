@@ -1,6 +1,7 @@
 """The recorder on a real bus, beside a leg of the test's own: what becomes of a spool or a store that fails."""
 
 import asyncio
+import base64
 import shutil
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
@@ -12,10 +13,11 @@ from libs.contracts import subjects
 from libs.contracts.commands import CommandReply
 from libs.contracts.frame import AudioFrame, Codec, pack
 from libs.contracts.recording import RecordReply, RecordRequest
+from libs.contracts.rpc import RpcReply, RpcRequest
 from libs.object_store.store import ObjectStore, ObjectStoreError
 from libs.runtime.bus import Bus
 from libs.runtime.streams import provision
-from services.recorder import recorder as shell
+from services.recorder import recorder as shell, recording as one
 from services.recorder.recorder import Recorder
 from services.recorder.spool import left_behind
 from tests.support.nats import nats_server
@@ -47,22 +49,27 @@ class FailingStore(ObjectStore):
 class Leg:
     """Grants every lease, and sends frames to whoever has one."""
 
-    def __init__(self, bus):
-        self._bus, self.leases, self._seq = bus, asyncio.Queue(), 0
+    def __init__(self, bus, stopping):
+        self.stopping = stopping
+        self._bus, self.leases, self._seq, self.is_there = bus, asyncio.Queue(), 0, True
 
     async def begin(self):
         await self._bus.control.subscribe(subjects.control("default", CALL, "leg"), cb=self._granted)
         await self._bus.subscribed()
 
     async def _granted(self, message):
-        if message.reply:
+        if message.reply and self.is_there:
             await message.respond(CommandReply(ok=True, details={"recording": True}).to_json())
             self.leases.put_nowait(message)
 
-    async def ask(self):
-        request = RecordRequest(call=CALL, org="default", gw="gw-1", rate_hz=8000, answered_at=datetime.now(UTC))
+    async def ask(self, call=CALL):
+        request = RecordRequest(call=call, org="default", gw="gw-1", rate_hz=8000, answered_at=datetime.now(UTC))
         answer = await self._bus.request(subjects.rpc("recorder", "record"), request.to_json(), 2)
         return RecordReply.model_validate_json(answer)
+
+    async def read(self, **asked):
+        query = RpcRequest(**asked).to_json()
+        return RpcReply.model_validate_json(await self._bus.request(subjects.rpc("recorder", "read"), query, 2))
 
     async def speak(self, frames):
         for _ in range(frames):
@@ -76,15 +83,15 @@ class Leg:
 
 
 @asynccontextmanager
-async def recording(tmp_path, store):
+async def recording(tmp_path, store, capacity=10):
     async with nats_server() as server:
         bus, ours = await Bus.connect(server.url, "rec-1"), await Bus.connect(server.url, "gw-1")
         await provision(bus.js)
         events, stopping, up = Events(), asyncio.Event(), asyncio.Event()
-        recorder = Recorder(bus, events, store, tmp_path / "spool", 10)
+        recorder = Recorder(bus, events, store, tmp_path / "spool", capacity)
         task = asyncio.create_task(recorder.run(stopping, up.set))
         await up.wait()
-        leg = Leg(ours)
+        leg = Leg(ours, stopping)
         await leg.begin()
         try:
             yield recorder, leg, events, task
@@ -167,3 +174,53 @@ async def test_a_recording_is_stored_once_when_the_store_comes_back_while_leftov
         assert read_wav((tmp_path / "objects" / stored.key).read_bytes()).duration_ms >= 1000
         await until(lambda: not list((tmp_path / "spool").iterdir()))
         assert not task.done()
+
+
+async def test_a_recorder_that_is_asked_to_end_stores_what_it_has_and_takes_no_more(tmp_path):
+    async with recording(tmp_path, ObjectStore.open(str(tmp_path / "objects"))) as (_, leg, events, task):
+        assert (await leg.ask()).accepted
+        await leg.leases.get()
+        await leg.speak(50)
+        await leg.leases.get()
+        leg.stopping.set()
+        await asyncio.wait_for(asyncio.shield(task), 5)
+        [stored] = events
+        assert read_wav((tmp_path / "objects" / stored.key).read_bytes()).duration_ms >= 1000
+
+
+async def test_a_call_whose_gateway_is_gone_is_stored_without_its_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(one, "GIVE_UP_S", 0.3)
+    monkeypatch.setattr(one, "LEG_TIMEOUT_S", 0.1)
+    async with recording(tmp_path, ObjectStore.open("memory://")) as (_, leg, events, _):
+        assert (await leg.ask()).accepted
+        await leg.leases.get()
+        await leg.speak(50)
+        leg.is_there = False
+        await until(lambda: events)
+
+
+async def test_more_calls_than_it_may_have_are_refused_with_what_to_do(tmp_path):
+    async with recording(tmp_path, ObjectStore.open("memory://"), capacity=1) as (recorder, leg, _, _):
+        assert (await leg.ask()).accepted
+        assert (await leg.ask()).accepted  # the same one again
+        refused = await leg.ask("01OTHER")
+        assert (refused.accepted, "RECORDER_CAPACITY" in refused.reason) == (False, True)
+        assert recorder.active == 1
+
+
+async def test_a_recording_is_read_in_pieces_by_its_organisation_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(shell, "PIECE_BYTES", 4)
+    store = ObjectStore.open("memory://")
+    await store.put("recordings/default/x.wav", b"0123456789")
+    await store.put("secrets/default/key", b"0123456789")
+    async with recording(tmp_path, store) as (_, leg, _, _):
+        key, offset, heard = "recordings/default/x.wav", 0, b""
+        while offset is not None:
+            answer = await leg.read(org="default", parameters={"key": key, "offset": offset})
+            heard, offset = heard + base64.b64decode(answer.data["base64"]), answer.data["next"]
+        assert heard == b"0123456789"
+        assert not (await leg.read(org="other", parameters={"key": key})).ok
+        assert not (await leg.read(parameters={"key": "secrets/default/key"})).ok
+        assert not (await leg.read(org="default", parameters={"key": "recordings/default/../other/x.wav"})).ok
+        assert not (await leg.read(parameters={})).ok
+        assert "no such object" in (await leg.read(parameters={"key": "recordings/default/y.wav"})).error
