@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, date, datetime
 
 import pytest
 from aiohttp import web
+from prometheus_client import generate_latest
 from structlog.testing import capture_logs
 
 from libs.contracts.agent import AgentConfig, Budget, Speech, Transcription
 from libs.contracts.offer import Offer
+from services.ai_session import exporting
 from services.ai_session.backends.factory import plan_scripted
 from services.ai_session.costs import Model, Models, load
 from services.ai_session.model_listing import WatchedPlans, ask
@@ -178,3 +181,15 @@ def test_operators_are_warned_of_the_models_of_agents_whose_calls_come():
     assert [entry["model"] for entry in logs if "shut down" in entry["event"]] == ["old"]
     assert [entry["model"] for entry in logs if "budget" in entry["event"]] == ["gpt-transcribe", "old"]
     assert plans.watch.timestamps().keys() == {"old"}
+
+
+def test_when_the_models_in_use_end_is_a_metric():
+    plans = WatchedPlans(plan_scripted, TABLE, USUAL)
+    plans.watch.use(["tts-1"])
+    exporting.export_models(plans, ())
+    ends_at = plans.watch.timestamps()["tts-1"]
+    shown = re.search(
+        r'^callbus_model_shutdown_timestamp_seconds\{model="tts-1"\} (.+)$', generate_latest().decode(), re.MULTILINE
+    )
+    assert shown is not None
+    assert float(shown[1]) == ends_at

@@ -124,3 +124,5 @@ async def test_metrics_tell_of_the_cache_before_anything_was_said(voices):
     shown = generate_latest().decode()
     assert 'callbus_speech_cache_requests_total{outcome="store_hits"} 0.0' in shown
     assert "callbus_speech_cache_hit_ratio 0.0" in shown
+    voices.cache.counters.update(memory_hits=2, collapsed=1, misses=1)
+    assert "callbus_speech_cache_hit_ratio 0.75" in generate_latest().decode()
