@@ -321,7 +321,7 @@ def _nothing(_: Lab) -> float:
 
 
 CHECKS: tuple[Check, ...] = (
-    Check("own-socket", "the worker's own session with every field", _spoken(), workers_own),
+    Check("own-socket", "the worker's own session, with most of what an agent may set", _spoken(), workers_own),
     Check("codec-echo", "session.updated echoes G.711 both ways", _nothing, codec_echo),
     Check("instructions", "response.instructions replace the session's", _spoken(2), instructions_replace),
     Check("truncation", "items are cut to what was heard, not beyond", _spoken(), truncation),
