@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -20,7 +20,7 @@ from rich.text import Text
 from cli.bus import bus_address, connected
 from cli.commands import WAITING, live_calls
 from cli.errors import CliError
-from cli.queries import local_time, print_json, print_table, table
+from cli.queries import fit, local_time, print_json, print_table, table
 from cli.settings import CliSettings
 from libs.contracts import events as ev, subjects
 from libs.contracts.heartbeat import CallEntry, GatewayHeartbeat, WorkerHeartbeat
@@ -28,6 +28,9 @@ from libs.contracts.wire import event_decoder
 
 COLUMNS = ("call", "since", "phase", "caller", "callee", "agent", "worker", "epoch", "state", "last words")
 TELLING = ("call.muted", "call.held", "call.recording", "caller.turn", "agent.turn")  # what KV `calls` does not hold
+EXPENDABLE = ("epoch", "worker", "agent", "callee", "since", "caller", "state")  # on a terminal too narrow for all
+ID_CHARACTERS = 6  # of the end: what commands take
+LEAST_CHARACTERS = 8  # of a word that is cut: a phase can still be read
 REFRESHES_PER_S = 4
 SILENT_S = 1.0  # ten heartbeats
 LISTED_EVERY_S = 5.0  # what the bucket's messages told is compared with what it holds
@@ -106,9 +109,19 @@ class Board:
         except ValidationError:
             return
 
-    def rows(self, now: float | None = None) -> Table:
+    def fitted(self, now: float | None, width: int) -> Table:
+        """The table for a terminal of this width: words are cut, then ids told by their end, then columns left out."""
+        rows = self.rows(now)
+        left_out = -1
+        while not fit(rows, width, LEAST_CHARACTERS) and left_out < len(EXPENDABLE):
+            left_out += 1
+            rows = self.rows(now, ID_CHARACTERS, EXPENDABLE[:left_out])
+        return rows
+
+    def rows(self, now: float | None = None, id_characters: int | None = None, without: Collection[str] = ()) -> Table:
         """The table. With `now` calls whose gateway is silent are marked."""
-        rows = table(*COLUMNS)
+        columns = [column for column in COLUMNS if column not in without]
+        rows = table(*columns)
         for entry in sorted(self.entries.values(), key=lambda one: (one.offered_at, one.call)):
             facts = self.facts.get(entry.call, Facts())
             phase = f"{entry.phase} (accept?)" if entry.phase == WAITING else entry.phase
@@ -118,9 +131,10 @@ class Board:
             worker = entry.wk[-6:] if entry.wk else "none"
             since = local_time(entry.offered_at)[-5:]
             parties = (entry.caller, entry.callee, entry.agent)
-            rows.add_row(
-                entry.call, since, phase, *parties, worker, str(entry.epoch), facts.state, facts.last_words, style=style
-            )
+            name = entry.call[-id_characters:] if id_characters else entry.call
+            cells = (name, since, phase, *parties, worker, str(entry.epoch), facts.state, facts.last_words)
+            told = dict(zip(COLUMNS, cells, strict=True))
+            rows.add_row(*(told[column] for column in columns), style=style)
         return rows
 
     def footer(self, now: float) -> str:
@@ -208,7 +222,7 @@ async def _watch(client: Client, console: Console) -> None:
 
     def shown() -> Group:
         now = loop.time()
-        rows = board.rows(now if now - began_at > SILENT_S else None)
+        rows = board.fitted(now if now - began_at > SILENT_S else None, console.width)
         empty = [] if board.entries else [Text("no call is going on")]
         foot = f"{datetime.now(UTC).astimezone():%H:%M:%S}  {board.footer(now)}; Ctrl-C ends this"
         return Group(rows, *empty, Text(foot, style="dim"))

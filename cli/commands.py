@@ -57,15 +57,25 @@ def meant(entries: list[CallEntry], wanted: str | None, waiting: bool = False) -
         if len(candidates) > 1:
             raise CliError(f"several calls are going on; name one, or say `last`:\n{_listed(candidates)}")
         return candidates[0]
+    found = fitting(entries, wanted)
+    if found is None:
+        raise CliError(f"no live call begins or ends with {wanted!r}; going on:\n{_listed(entries)}")
+    return found
+
+
+def fitting(entries: list[CallEntry], wanted: str) -> CallEntry | None:
+    """The live call with this id, or whose id begins or ends so.
+
+    Raises:
+        CliError: several fit; they are listed.
+    """
     name = wanted.upper()
-    fitting = [entry for entry in entries if entry.call.upper() == name] or [
+    found = [entry for entry in entries if entry.call.upper() == name] or [
         entry for entry in entries if entry.call.upper().startswith(name) or entry.call.upper().endswith(name)
     ]
-    if not fitting:
-        raise CliError(f"no live call begins or ends with {wanted!r}; going on:\n{_listed(entries)}")
-    if len(fitting) > 1:
-        raise CliError(f"{wanted!r} fits several calls; type more of one:\n{_listed(fitting)}")
-    return fitting[0]
+    if len(found) > 1:
+        raise CliError(f"{wanted!r} fits several calls; type more of one:\n{_listed(found)}")
+    return found[0] if found else None
 
 
 def _listed(entries: list[CallEntry]) -> str:

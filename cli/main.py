@@ -186,7 +186,7 @@ def calls(
     "callbus tap all --filter tool --filter 'call.*' · callbus tap 01JC… --json | jq .kind",
 )
 def tap(  # noqa: PLR0913, PLR0917  one parameter per option
-    call: Annotated[str, typer.Argument(help="A call id, `last`, or `all`")] = "last",
+    call: Annotated[str, typer.Argument(help="A call id (of a live call its end will do), `last`, or `all`")] = "last",
     wait: Annotated[bool, typer.Option("--wait", help="Wait for a call that is not known yet")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Sentences, usage and turn starts as well")] = False,
     kinds: Annotated[

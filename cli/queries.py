@@ -60,16 +60,22 @@ def print_table(console: Console, rows: Table) -> None:
     """On a terminal words (never ids) are cut until a row fits; a program (a pipe, a file) gets all of them."""
     if not console.is_terminal:
         return Console(file=console.file, width=WIDEST, highlight=False).print(rows)
+    fit(rows, console.width)  # a terminal for half a row: ids stay whole, the row goes on in the next line
+    return Console(file=console.file, width=WIDEST, highlight=False, force_terminal=True).print(rows)
+
+
+def fit(rows: Table, width: int, least: int = LEAST_CHARACTERS) -> bool:
+    """Cut words (never ids) down to `least` characters until a row has room in `width`; whether it has."""
     widths = [max(map(cell_len, (str(c.header), *map(str, c.cells)))) for c in rows.columns]
     may_cut = [i for i, column in enumerate(rows.columns) if column.header not in _WHOLE]
-    while sum(widths) + len(widths) - 1 > console.width:
+    while sum(widths) + len(widths) - 1 > width:
         widest = max(may_cut, key=widths.__getitem__)
-        if widths[widest] <= LEAST_CHARACTERS:
-            break  # a terminal for half a row: ids stay whole, the row goes on in the next line
+        if widths[widest] <= least:
+            break
         widths[widest] -= 1
-    for column, width in zip(rows.columns, widths, strict=True):
-        column.width = width
-    return Console(file=console.file, width=WIDEST, highlight=False, force_terminal=True).print(rows)
+    for column, cut in zip(rows.columns, widths, strict=True):
+        column.width = cut
+    return sum(widths) + len(widths) - 1 <= width
 
 
 def local_time(iso: str | None) -> str:

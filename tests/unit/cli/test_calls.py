@@ -97,3 +97,26 @@ def test_a_call_whose_gateway_is_silent_is_marked_and_who_is_silent_does_not_cou
     assert CALL in shown(board)
     board.entry(CALL, b"")
     assert CALL not in shown(board)
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 132])
+def test_on_a_narrow_terminal_phase_words_and_a_name_for_commands_are_left(width: int) -> None:
+    board = Board()
+    several = ("01M7ZPPX8BNE1MW5VJABCDEF", "01M7ZPPX8BNE1MW5VJGHIJKL")
+    for call in several:
+        parties = {"agent": "bestellung", "caller": "+4930111222333", "callee": "+4930999888777"}
+        worker = "wk-01m7zng697mf467mgw2a8jfkk5"
+        entry = CallEntry(call=call, org="default", gw="gw-1", wk=worker, epoch=1, phase="talking", **parties)
+        board.entry(call, entry.to_json())
+        board.event(EVENTS[ev.CallRecording].model_copy(update={"call": call}))
+        board.event(EVENTS[ev.CallerTurn].model_copy(update={"call": call, "text": "Guten Tag, " * 20}))
+    output = io.StringIO()
+    Console(file=output, width=width).print(board.fitted(None, width))
+    head, *rows = output.getvalue().splitlines()
+    assert "phase" in head
+    assert len(rows) == len(several)
+    for call, row in zip(several, rows, strict=True):
+        assert call[-6:] + " " in row
+        assert "talking" in row
+        assert "caller:" in row
+        assert len(row.rstrip()) <= width

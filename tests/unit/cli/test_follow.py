@@ -24,10 +24,11 @@ from libs.audio.wav import read_wav
 from libs.contracts import events as ev, examples, subjects
 from libs.contracts.commands import CommandReply, Listen
 from libs.contracts.frame import AudioFrame, Codec, pack
+from libs.contracts.heartbeat import CallEntry
 from libs.contracts.live import PartialTranscript
 from libs.contracts.termination import Reason, Termination
 from libs.contracts.wire import leg_command_decoder
-from libs.runtime.streams import provision
+from libs.runtime.streams import bucket, provision
 from tests.support.nats import nats_server
 
 CALL = examples.CALL
@@ -119,6 +120,17 @@ async def test_partial_transcripts_come_under_a_lease_that_is_given_back(capsys:
     assert first.lease_s == 10
     assert first.by.startswith("tap-")
     assert last.lease_s < 0.1
+
+
+async def test_the_end_of_a_live_calls_id_names_it(capsys: pytest.CaptureFixture[str]) -> None:
+    async with nats_server() as server, connected(server.url) as client, asyncio.timeout(20):
+        call = await LiveCall(client).start()
+        entry = CallEntry(call=CALL, org=examples.ORG, gw="gw-1", wk=None, epoch=1, phase="talking", agent="a")
+        await (await bucket(client.jetstream(), subjects.KV_CALLS)).put(CALL, entry.to_json())
+        await call.end()
+        options = TapOptions(as_json=True)
+        await follow(Console(), CliSettings(_env_file=None), server.url, CALL[-6:].lower(), options)
+    assert '"kind":"call.ended"' in capsys.readouterr().out
 
 
 async def test_a_tap_ends_with_its_call_also_when_a_renewal_swallows_the_cancellation(
