@@ -33,11 +33,12 @@ SUBJECTS = {
     "follow_for_good": "$JS.API.CONSUMER.DURABLE.CREATE.EVENTS.name",
     "unbind": "$JS.API.CONSUMER.DELETE.EVENTS.transcript_store",
     "watch": "$JS.API.CONSUMER.CREATE.KV_config",
+    "watch_money": "$JS.API.CONSUMER.CREATE.KV_spend",
 }
 MAY_PUBLISH = {
-    "gateway": {"up", "agent", "ended", "placed", "turn", "calls", "make", "watch"},
-    "browser": {"up", "dn", "agent", "leg", "ended", "placed", "turn", "calls", "make", "watch"},
-    "worker": {"dn", "leg", "tool", "ended", "placed", "turn", "spend", "make", "follow"},
+    "gateway": {"up", "agent", "ended", "placed", "turn", "calls", "make", "watch", "watch_money"},
+    "browser": {"up", "dn", "agent", "leg", "ended", "placed", "turn", "calls", "make", "watch", "watch_money"},
+    "worker": {"dn", "leg", "tool", "ended", "placed", "turn", "spend", "make", "follow", "watch_money"},
     "tools": {"placed", "make", "watch"},
     "store": {"ended", "calls", "make", "follow_for_good"},
     "recorder": {"leg", "make"},
