@@ -35,6 +35,15 @@ def test_a_container_gets_every_setting_of_its_service_and_no_other(name: str) -
     assert known - given - OF_THE_IMAGE == set()
 
 
+def test_the_command_finds_recordings_where_the_recorder_puts_them() -> None:
+    command, recorder = SERVICES["callbus"], SERVICES["recorder"]
+    stores = {name for name in recorder["environment"] if name.startswith(("OBJECT_STORE_", "AWS_"))}
+    assert {name: command["environment"].get(name, "unset") for name in stores} == {
+        name: recorder["environment"][name] for name in stores
+    }
+    assert "objects:/var/lib/callbus/objects" in {*command["volumes"]} & {*recorder["volumes"]}
+
+
 def test_what_is_filled_in_from_the_environment_is_documented() -> None:
     page = (ROOT / "docs" / "settings.md").read_text("utf-8")
     named = set(re.findall(r"(?<!\$)\$\{([A-Z_]+)", TEXT))
