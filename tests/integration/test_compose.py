@@ -65,6 +65,7 @@ async def test_workers_are_scaled_by_an_option_and_everything_ends_when_it_is_as
     with pytest.raises(NotRunning, match="refuses"):
         async with connected(running.nats_url.replace("local:", "local:not")):
             pass
+    assert "violation" not in await running.compose("logs", "nats")  # nobody asks for more than its user may
     ours = [one for one in await running.containers() if not one.endswith(("-nats-1", "-postgres-1"))]
     for container in ours:
         assert await docker("inspect", "--format", "{{.Config.User}}", container) == "10001:10001\n"

@@ -35,7 +35,7 @@ def test_a_container_gets_every_setting_of_its_service_and_no_other(name: str) -
     assert known - given - OF_THE_IMAGE == set()
 
 
-def test_the_command_finds_recordings_where_the_recorder_puts_them() -> None:
+def test_the_doctor_looks_where_the_recorder_writes() -> None:
     command, recorder = SERVICES["callbus"], SERVICES["recorder"]
     stores = {name for name in recorder["environment"] if name.startswith(("OBJECT_STORE_", "AWS_"))}
     assert {name: command["environment"].get(name, "unset") for name in stores} == {
