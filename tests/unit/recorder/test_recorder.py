@@ -224,3 +224,12 @@ async def test_a_recording_is_read_in_pieces_by_its_organisation_alone(tmp_path,
         assert not (await leg.read(org="default", parameters={"key": "recordings/default/../other/x.wav"})).ok
         assert not (await leg.read(parameters={})).ok
         assert "no such object" in (await leg.read(parameters={"key": "recordings/default/y.wav"})).error
+
+
+async def test_what_was_heard_can_be_played_from_the_spool_within_a_second(tmp_path):
+    async with recording(tmp_path, ObjectStore.open("memory://")) as (_, leg, _, _):
+        assert (await leg.ask()).accepted
+        await leg.leases.get()
+        await leg.speak(50)
+        async with asyncio.timeout(1):  # what a kill may cost
+            await until(lambda: any(read_wav(f.read_bytes()).duration_ms >= 1000 for f in tmp_path.rglob("*.wav")))
