@@ -33,7 +33,7 @@ class Fallback(Message):
       Twilio dials it (`<Dial>`). An entrance that can do neither (the browser), and any call that was answered
       before (it lost its last worker), rejects instead.
     - `voicemail`: the message and a tone, then up to `max_recording_s` of what the caller says, kept as a recording.
-      Over SIP, and with a recorder running; other entrances play the message alone.
+      Without a recorder it is the message and the tone.
     """
 
     kind: Literal["reject", "message", "transfer", "voicemail"] = "reject"
@@ -41,6 +41,11 @@ class Fallback(Message):
     message_ulaw_b64: str | None = None  # u-law, 8 kHz; `callbus apply` fills it from a WAV file
     number: str | None = None  # E.164
     max_recording_s: Annotated[int, Field(ge=5, le=600)] = 120
+
+    @property
+    def has_message(self) -> bool:
+        """Whether the caller hears something."""
+        return self.kind in ("message", "voicemail") and bool(self.message_ulaw_b64)
 
     @field_validator("number")
     @classmethod

@@ -13,7 +13,6 @@ from libs.contracts.config import Fallback
 from libs.contracts.media import MediaStatistics
 from libs.contracts.termination import Reason, Termination
 from libs.runtime.log import get_logger
-from services.browser_gateway.announcement import message_of
 from services.browser_gateway.messages import (
     Answered,
     Flush,
@@ -53,7 +52,7 @@ class BrowserCall:
         self.playout = PagePlayout(FRAME_BYTES, self._flush)
         self.audio.playout = self.playout
         self.shell: LegShell | None = None
-        self.message_pcm = b""
+        self.parting: Fallback | None = None  # its message is for the page, by the gateway
         self._answered = False
         self._heard_at = 0.0
         self._keys_allowed, self._pressed_at = KEYS_AT_ONCE, self._loop.time()
@@ -77,7 +76,8 @@ class BrowserCall:
 
     def reject(self, fallback: Fallback, termination: Termination) -> None:
         """The route's message where it has one; the end is told by the gateway, once."""
-        self.message_pcm = message_of(fallback)
+        if fallback.has_message:
+            self.parting = fallback
 
     def hang_up(self, termination: Termination) -> None:
         """Nothing here: the gateway tells every end, whoever's doing it was."""

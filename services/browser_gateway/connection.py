@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from services.browser_gateway.messages import FromPage, ToPage
+from services.browser_gateway.messages import FromPage, HangUpPressed, MutePressed, ToPage
 from services.browser_gateway.page_stream import PageStream
 
 MAX_AUDIO = 25  # half a second; beyond it the oldest goes
@@ -113,10 +113,18 @@ class Connection:
                 self.close_code = NOT_UNDERSTOOD
                 return None
 
-    async def read_on(self) -> None:
-        """Read and forget, so that pings are answered and the page's leaving is seen, while nobody listens to it."""
-        while await self.receive() is not None:
-            pass
+    async def read_on(self, heard: Callable[[list[bytes]], None]) -> None:
+        """Until the page leaves or hangs up, while there is no agent: its words, and pings are answered."""
+        while (received := await self.receive()) is not None:
+            match received:
+                case list():
+                    heard(received)
+                case MutePressed():
+                    self.stream.muted = received.muted
+                case HangUpPressed():
+                    return
+                case _:
+                    pass
 
 
 LEFT = (WSCloseCode.OK, WSCloseCode.GOING_AWAY)  # the person closed the page or left it

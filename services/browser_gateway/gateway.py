@@ -13,10 +13,13 @@ from pydantic import ValidationError
 
 from libs.call_leg.admission import Admitted, Arrival, Refused
 from libs.call_leg.admission_shell import Admission
+from libs.call_leg.audio import CallAudio
 from libs.call_leg.gateway import CallLegs
+from libs.call_leg.last_words import LastWords
 from libs.call_leg.ports import NewCall
 from libs.contracts import subjects
 from libs.contracts.agent import DEFAULT_ORG
+from libs.contracts.config import Fallback
 from libs.contracts.ids import is_token, new_call_id, new_process_id
 from libs.contracts.offer import CallState
 from libs.contracts.rpc import RpcReply, RpcRequest
@@ -25,7 +28,7 @@ from libs.runtime.bus import Bus
 from libs.runtime.config_copy import ConfigCopy
 from libs.runtime.log import get_logger
 from libs.runtime.respond import respond
-from services.browser_gateway.announcement import Announcement, message_of
+from services.browser_gateway.announcement import Announcement
 from services.browser_gateway.call import BrowserCall
 from services.browser_gateway.connection import LEFT, REFUSED, Connection
 from services.browser_gateway.messages import Answered, Ended, HangUpPressed, NotDone, Ringing
@@ -40,7 +43,7 @@ log = get_logger()
 
 SERVICE = "browser_gateway"
 STATE = CallState(codec="L16", rate_hz=RATE_HZ)
-ANNOUNCEMENT_GRACE_S = 5.0
+MAX_SPEAKING = 16  # pages that leave a message, at a time: they hold connections that calls may need
 
 
 class BrowserGateway:
@@ -55,6 +58,7 @@ class BrowserGateway:
         key = secret.get_secret_value().encode() if secret else secrets.token_bytes(32)
         self.tokens = Tokens(key, legs.gw, ttl_s=settings.browser_token_ttl_s, new_id=lambda: secrets.token_hex(12))
         self.ticker = Ticker(legs.roster.ticked)
+        self.last_words = LastWords(bus, legs.gw, MAX_SPEAKING)
         self.taken: set[TakenCall] = set()
         self.url = ""  # where browsers reach the page; set when it listens
         self.counters: Counter[str] = Counter()
@@ -124,11 +128,17 @@ class BrowserGateway:
         self.counters[f"refused_{why.reason}"] += 1
         log.warning("call refused", callee=refused.callee, reason=why.reason, detail=why.detail)
         self.admission.record(arrival, refused)
+        audio = CallAudio(refused.org, self._legs.gw, refused.call, self._bus.send_frame, rate_hz=RATE_HZ)
+
+        def heard(frames: list[bytes]) -> None:
+            for pcm in frames:
+                audio.received(pcm, asyncio.get_running_loop().time())
+
         async with asyncio.TaskGroup() as tasks:
-            beside = [tasks.create_task(connection.write()), tasks.create_task(connection.read_on())]
-            if message := message_of(refused.fallback):
+            beside = [tasks.create_task(connection.write()), tasks.create_task(connection.read_on(heard))]
+            if refused.fallback is not None and refused.fallback.has_message:
                 connection.send(Answered(call=refused.call))
-                await self._announce(connection, message, 0)
+                await self._announce(connection, refused.fallback, audio, 0, beside[1])
             connection.send(Ended(termination=why))
             await connection.finish(REFUSED, why.reason)
             for task in beside:
@@ -155,10 +165,10 @@ class BrowserGateway:
                 reading = tasks.create_task(self._listen_to_page(connection, call))
                 await self._legs.serve(shell)
                 termination = shell.leg.termination
-                if call.message_pcm and not reading.done():
+                if call.parting is not None and not reading.done():
                     self.ticker.remove(call)
                     connection.send(Answered(call=new.call))
-                    await self._announce(connection, call.message_pcm, call.playout.sent)
+                    await self._announce(connection, call.parting, call.audio, call.playout.sent, reading)
                     termination = Termination.of(Reason.FALLBACK_PLAYED)
                 connection.send(Ended(termination=termination))
                 await connection.finish(1000, termination.reason if termination else "ended")
@@ -169,14 +179,16 @@ class BrowserGateway:
             await feed.stop()
             self.media.update(call.counted())
 
-    async def _announce(self, connection: Connection, pcm: bytes, position: int) -> None:
-        announcement = Announcement(connection, pcm, position)
+    async def _announce(
+        self, connection: Connection, fallback: Fallback, audio: CallAudio, position: int, reading: asyncio.Task[None]
+    ) -> None:
+        """The route's message, and what the page says to it; until it leaves, when `reading` it ends."""
+        gone = asyncio.Event()
+        reading.add_done_callback(lambda _: gone.set())
+        announcement = Announcement(connection, audio, position, gone)
         self.ticker.add(announcement)
         try:
-            async with asyncio.timeout(len(pcm) / (2 * RATE_HZ) + ANNOUNCEMENT_GRACE_S):
-                await announcement.done.wait()
-        except TimeoutError:
-            log.warning("a message was not played to its end")
+            await self.last_words.say(fallback, audio, gone)
         finally:
             self.ticker.remove(announcement)
 

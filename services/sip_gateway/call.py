@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import audioop
-import base64
 from typing import TYPE_CHECKING, Literal
 
 from libs.audio.dtmf import DtmfError
-from libs.audio.resample import Resampler
-from libs.audio.tone import tone
 from libs.contracts.commands import LegCommand, Transfer
 from libs.contracts.config import Fallback
 from libs.contracts.media import MediaStatistics
@@ -38,8 +34,6 @@ log = get_logger()
 
 HOLD_AGAIN_S = 0.5  # while an offer of the other side is open
 HOLD_TRIES = 8
-PLAY_TAIL_S = 0.2
-TONE_HZ, TONE_MS = 1000, 300  # after which a message may be left
 # What a caller is told when no agent takes the call and the route names no status of its own.
 STATUS_OF: dict[Reason, int] = {
     Reason.NO_ROUTE: 404,
@@ -260,8 +254,7 @@ class InboundCall(SipCall):
 
     def reject(self, fallback: Fallback, termination: Termination) -> None:
         """The route's message or its other number where it has one, else a final response."""
-        has_message = bool(fallback.message_ulaw_b64) and fallback.kind in ("message", "voicemail")
-        if has_message and self._exchange.may_announce:
+        if fallback.has_message and self._exchange.last_words.has_room:
             self.fallback = fallback
         elif fallback.kind == "transfer" and fallback.number:
             self.redirect(fallback.number)
@@ -279,30 +272,11 @@ class InboundCall(SipCall):
         self._exchange.tell(self.local, lambda core, now: core.reject(self.dialog, 302, now, headers=[contact]))
 
     async def play(self, fallback: Fallback) -> None:
-        """No agent came: the route's message, what the caller says to it (`voicemail`), then BYE.
-
-        Its silence at the end lets no packet under way be cut off, and none of the beginning come again.
-        """
-        pcm = audioop.ulaw2lin(base64.b64decode(fallback.message_ulaw_b64 or ""), 2)
-        rate_hz = 50 * self.audio.frame_samples
-        if rate_hz != 8000:
-            pcm = Resampler(8000, rate_hz).process(pcm)
-        takes_message = fallback.kind == "voicemail"
-        if takes_message:
-            pcm += tone(TONE_HZ, TONE_MS, rate_hz)
-        self.audio.set_filler(pcm + bytes(4 * int(rate_hz * PLAY_TAIL_S)))  # longer than we wait: it would go round
+        """No agent came: the route's message, what the caller says to it (`voicemail`), then BYE."""
         self.answer()
-        self._exchange.announcing += 1
         try:
-            async with asyncio.timeout(len(pcm) / 2 / rate_hz + (0.0 if takes_message else PLAY_TAIL_S)):
-                await self._left.wait()
-        except TimeoutError:
-            if takes_message and self._exchange.voicemail is not None:
-                self.audio.set_filler(b"")
-                voicemail = self._exchange.voicemail(self.audio)
-                await voicemail.take(fallback.max_recording_s, self._left)
+            await self._exchange.last_words.say(fallback, self.audio, self._left)
         finally:
-            self._exchange.announcing -= 1
             self.hang_up(Termination.of(Reason.FALLBACK_PLAYED))
 
     def on_sip(self, event: sip.Action) -> None:

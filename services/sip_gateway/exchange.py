@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from libs.call_leg.audio import CallAudio, Publish
-from libs.call_leg.voicemail import Voicemail
+from libs.call_leg.last_words import LastWords
 from libs.contracts.termination import Reason, Termination
 from libs.sip import events as sip
 from libs.sip.errors import SipStateError
@@ -22,9 +22,6 @@ from services.sip_gateway.trace import SipTrace
 from services.sip_gateway.transport import Local, SipTransport
 from services.sip_gateway.trunk import Trunks
 
-MAX_ANNOUNCING = 64
-"""Calls without an agent that hear their route's message at a time: those are not within `max_calls`."""
-
 
 class DialogOwner(Protocol):
     """Whoever a dialog's events are for; told until its `Ended`, `Rejected` or `Cancelled`."""
@@ -34,7 +31,9 @@ class DialogOwner(Protocol):
 
 
 class Exchange:
-    """One per gateway."""
+    """One per gateway, which sets `last_words`."""
+
+    last_words: LastWords
 
     def __init__(  # noqa: PLR0913, PLR0917  the parts that the gateway is made of
         self, gw: str, transport: SipTransport, ticker: Ticker, ports: PortPool, trunks: Trunks, trace: SipTrace,
@@ -51,8 +50,6 @@ class Exchange:
         self._loop = asyncio.get_running_loop()
         self.owners: dict[str, DialogOwner] = {}
         self.counters: Counter[str] = Counter()
-        self.announcing = 0
-        self.voicemail: Callable[[CallAudio], Voicemail] | None = None
         self.media: Counter[str] = Counter()
         """Media statistics of all calls that ended; frames that came after `call.ended` are in it too."""
 
@@ -79,11 +76,6 @@ class Exchange:
             self.counters["too_late"] += 1
             return False
         return True
-
-    @property
-    def may_announce(self) -> bool:
-        """Whether one more caller may hear a message; a crowd that no agent takes is refused in a word."""
-        return self.announcing < MAX_ANNOUNCING
 
     # -- RTP ---------------------------------------------------------------------------------------------------
 

@@ -12,9 +12,9 @@ from nats.aio.msg import Msg
 from libs.call_leg.admission_shell import Admission
 from libs.call_leg.fences import OutboundFence
 from libs.call_leg.gateway import CallLegs
+from libs.call_leg.last_words import LastWords
 from libs.call_leg.originate import Originations, Placement
 from libs.call_leg.shell import LegShell
-from libs.call_leg.voicemail import Voicemail
 from libs.contracts import subjects
 from libs.contracts.rpc import RpcReply
 from libs.contracts.termination import Reason, Termination
@@ -107,7 +107,7 @@ class SipGateway:
         self._doormen = self._make_doormen()
         self.exchange = Exchange(legs.gw, self.transport, self.ticker, self._ports, self.trunks, self.trace,
                                  bus.send_frame, settings.sip_public_host)  # fmt: skip
-        self.exchange.voicemail = lambda audio: Voicemail(bus, audio, legs.gw)
+        self.exchange.last_words = LastWords(bus, legs.gw)
         self.originations = Originations("sip", legs, config, self.admission, self._fences, self._place)
         self._incoming = Incoming(self.exchange, legs, self.admission, self._serve_inbound, self._spawn_for_call)
 

@@ -152,7 +152,7 @@ class Incoming:
                 contact = ("Contact", f"<{SipUri.build(fallback.number, trunk.server or event.source[0])}>")
                 self._reject(local, event.dialog, 302, [contact])  # RFC 3261 §21.3.3
                 return
-            if fallback.message_ulaw_b64 and self._announce(local, event, trunk, refused, fallback):
+            if fallback.has_message and self._announce(local, event, trunk, refused, fallback):
                 return
         self._reject(local, event.dialog, STATUS_OF.get(reason, fallback.status if fallback else 503))
 
@@ -160,7 +160,7 @@ class Incoming:
         self, local: Local, event: sip.IncomingCall, trunk: TrunkConfig, refused: Refused, fallback: Fallback
     ) -> bool:
         """The route's message for a call without a leg; False when there is no way to play it."""
-        if not self._exchange.may_announce:
+        if not self._exchange.last_words.has_room:
             return False
         try:
             call = self._entrance(local, event, trunk, refused.org, refused.call)

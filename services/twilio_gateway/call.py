@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import audioop
-import base64
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -17,6 +15,7 @@ from libs.audio.dtmf import tones
 from libs.audio.g711 import Law
 from libs.audio.tone import waiting_tone
 from libs.call_leg.audio import CallAudio
+from libs.call_leg.last_words import LastWords
 from libs.call_leg.shell import LegShell
 from libs.contracts.commands import LegCommand, Transfer
 from libs.contracts.config import Fallback
@@ -26,6 +25,7 @@ from services.twilio_gateway import media_stream as stream
 from services.twilio_gateway.heard import HeardPlayout
 from services.twilio_gateway.line import Line
 from services.twilio_gateway.slices import Slices
+from services.twilio_gateway.totals import Totals
 
 RATE_HZ = 8000
 FRAME_SAMPLES = 160
@@ -35,6 +35,7 @@ AGAIN_WITHIN_S = 4.0  # after a stream broke off: the call may still live, and t
 SILENT_S = 10.0  # Twilio sends silence, too: without any message the connection is dead
 LINGER_S = 0.6  # for the last words in Twilio's buffer
 decode = Law.PCMU.decode
+Spawn = Callable[[Coroutine[Any, Any, None]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +58,13 @@ class TwilioCall:
     """Implements `libs.call_leg.ports.Entrance`; `tick` is called every 20 ms from set-up to end.
 
     The gateway sets `shell`, `may_reach` (transfers), `place` (outbound: ask Twilio to call), `complete` and
-    `update` (the REST API).
+    `update` (the REST API). A call without `shell` has no leg: `part_with` it, and `finish`.
     """
 
-    def __init__(self, call: str, audio: CallAudio, spawn: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+    def __init__(self, call: str, audio: CallAudio, spawn: Spawn, last_words: LastWords) -> None:
         self.call = call
         self.audio = audio
+        self._last_words = last_words
         self._playout = HeardPlayout(FRAME_BYTES)
         self._playout.on_cut = self._cut
         audio.playout = self._playout
@@ -80,7 +82,9 @@ class TwilioCall:
         self.next = Next.CONNECT
         self.transfer_command: Transfer | None = None
         self.transfers = 0  # so far: what Twilio reports of an earlier one says nothing about the present one
-        self.last_words: bytes | None = None
+        self.parting: Fallback | None = None  # what the caller hears on the stream when no agent comes
+        self.unheard: Fallback | None = None  # the same, until there is a stream
+        self._line_came = asyncio.Event()  # or will not come
         self.forward_to: str | None = None
         self.is_answered = False
         self._is_released = False  # the caller is with the target of a transfer
@@ -89,8 +93,7 @@ class TwilioCall:
         self._slices = Slices()
         self._concealer = Concealer(RATE_HZ)
         self._keys = b""
-        self._round_trip_s: float | None = None
-        self.counters: Counter[str] = Counter()
+        self._totals = Totals()
 
     # -- the entrance's verbs ------------------------------------------------------------------------------------
 
@@ -114,16 +117,27 @@ class TwilioCall:
         self._decide(None)
 
     def reject(self, fallback: Fallback, termination: Termination) -> None:
-        """Before the answer Twilio refuses; after the ringing time the caller hears the message on the stream."""
-        if self._decide(NoAgent(fallback, termination)) or self.line is None:
-            return
-        if fallback.kind == "transfer":
+        """Before the answer Twilio refuses, or plays the message itself.
+
+        What the caller says to it comes by a stream; and after the ringing time all of this is on the stream.
+        """
+        is_unanswered = self._decide(NoAgent(fallback, termination))
+        if is_unanswered:
+            if self._last_words.takes_message(fallback, termination.reason):
+                self.part_with(fallback)
+        elif fallback.kind == "transfer":
             self.forward_to = fallback.number
             self._close()
-        elif fallback.message_ulaw_b64:
-            self.last_words = audioop.ulaw2lin(base64.b64decode(fallback.message_ulaw_b64), 2)
+        elif fallback.has_message:
+            self.part_with(fallback)
         else:
             self._close()
+
+    def part_with(self, fallback: Fallback) -> None:
+        """This is for the caller, by `finish`, on the stream that is there or asked for."""
+        self.parting = fallback
+        if self.line is None:
+            self.unheard = fallback
 
     def hang_up(self, termination: Termination) -> None:
         """End the call, unless the caller is with somebody else now."""
@@ -142,7 +156,7 @@ class TwilioCall:
         self.transfers += 1
         self._line_due_at = None
         if self.line is not None:
-            self._forget(self.line)
+            self._totals.forget(self.line)
             self.line.close(reason="transfer")
             self.line = None
         elif self.update is not None:
@@ -173,28 +187,11 @@ class TwilioCall:
 
     def statistics(self) -> MediaStatistics:
         """Counters of the call so far; "RTP" is the stream's frames here."""
-        audio, seen, sent = self.audio, self.counters, Counter[str]()
-        if self.line is not None:
-            seen, sent = seen + self.line.stream.counters, self.line.downlink.counters
-            self._round_trip_s = self.line.downlink.round_trip_s
-        bus = audio.statistics()
-        line = {
-            "rtp_received": self._slices.frames + seen["duplicate"],
-            "rtp_lost": seen["lost"],
-            "rtp_duplicate": seen["duplicate"],
-            "rtp_foreign": seen["foreign"],
-            "rtp_malformed": seen["malformed"],
-            "rtp_sent": seen["frames"] + sent["frames"],
-            "rtp_unsent": seen["unsent"] + (self.line.dropped if self.line else 0),
-            "up_dropped": bus.up_dropped + self._slices.dropped,
-            "round_trip_ms": None if self._round_trip_s is None else round(1000 * self._round_trip_s, 1),
-        }
-        return bus.model_copy(update=line)
+        return self._totals.statistics(self.line, self._slices, self.audio)
 
     def totals(self) -> Counter[str]:
         """What the call's streams have counted so far."""
-        now = Counter[str]() if self.line is None else self.line.stream.counters + self.line.downlink.counters
-        return self.counters + now + Counter(cut=self.audio.playout.counters["cut"])
+        return self._totals.of_all(self.line) + Counter(cut=self.audio.playout.counters["cut"])
 
     # -- what happens at Twilio --------------------------------------------------------------------------------
 
@@ -212,9 +209,10 @@ class TwilioCall:
         """The call's stream is there, the first one or another after a transfer or a broken connection."""
         now = self._loop.time()
         if self.line is not None:
-            self._forget(self.line)
+            self._totals.forget(self.line)
             self.line.close(reason="another stream took its place")
-        self.line, self._line_due_at = line, None
+        self.line, self._line_due_at, self.unheard = line, None, None
+        self._line_came.set()
         line.send(line.downlink.begin(now))
         if not self.is_answered and not self.is_outbound:
             self.audio.set_filler(waiting_tone(RATE_HZ))
@@ -232,7 +230,7 @@ class TwilioCall:
         line.gone.set()
         if line is not self.line:
             return
-        self._forget(line)
+        self._totals.forget(line)
         self.line = None
         if self.shell is None or self._closing_at is not None or self.next is not Next.CONNECT:
             return
@@ -240,14 +238,22 @@ class TwilioCall:
             self._line_due_at = self._loop.time() + AGAIN_WITHIN_S
         elif by == "refused":
             self.next = Next.HANG_UP
-            self.shell.end(Termination.of(Reason.TRUNK_FAILED, "the media stream broke Twilio's protocol"))
+            self.end(Termination.of(Reason.TRUNK_FAILED, "the media stream broke Twilio's protocol"))
         else:
             self.gone()
+
+    def end(self, why: Termination) -> None:
+        """Something broke that this call cannot do without."""
+        if self.shell is not None:
+            self.shell.end(why)
+        if self.parting is not None and self.line is not None:
+            self.line.close(reason=why.reason)
 
     def gone(self, detail: str = "") -> None:
         """The other side has left."""
         self.next = Next.HANG_UP
         self._line_due_at = None
+        self._line_came.set()
         self._decide(NoAgent(Fallback(), Termination.of(Reason.CALLER_CANCELLED)))
         if self.shell is not None:
             is_callee, talked = self.is_outbound, self.is_answered
@@ -328,12 +334,12 @@ class TwilioCall:
 
     async def finish(self) -> None:
         """The leg has ended: the fallback's message, the last words in Twilio's buffer, the stream's end."""
-        if self.last_words is not None and (line := self.line) is not None:
-            self.audio.set_filler(self.last_words + bytes(int(2 * RATE_HZ * LINGER_S)))
-            with suppress(TimeoutError):  # or the caller has heard enough
-                async with asyncio.timeout(len(self.last_words) / (2 * RATE_HZ) + LINGER_S / 2):
-                    await line.gone.wait()
-            self.audio.set_filler(b"")
+        if self.parting is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(STREAM_WITHIN_S):
+                    await self._line_came.wait()
+            if (line := self.line) is not None:
+                await self._last_words.say(self.parting, self.audio, line.gone)
         if (line := self.line) is None:
             return
         self._close()
@@ -361,9 +367,11 @@ class TwilioCall:
         self.verdict.set_result(verdict)
         return True
 
-    def _forget(self, line: Line) -> None:
-        """Keep what an ended stream has counted."""
-        self.counters.update(line.stream.counters)
-        self.counters.update(line.downlink.counters)
-        self._round_trip_s = line.downlink.round_trip_s
-        self.counters["unsent"] += line.dropped
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """A call with its leg, while it lasts."""
+
+    shell: LegShell
+    call: TwilioCall
+    left: asyncio.Future[None]

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import secrets
 from collections import Counter
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any
 
-from libs.audio.g711 import Law
-from libs.audio.wav import write_wav
 from libs.call_leg.admission import Arrival, Refused
 from libs.call_leg.admission_shell import Admission
 from libs.call_leg.audio import CallAudio
 from libs.call_leg.fences import NotAllowedError, OutboundFence
 from libs.call_leg.gateway import CallLegs
+from libs.call_leg.last_words import LastWords
 from libs.call_leg.numbers import normalise
 from libs.call_leg.originate import Placement
 from libs.call_leg.ports import NewCall
@@ -27,20 +24,19 @@ from libs.contracts.termination import Reason, Termination
 from libs.runtime.bus import Bus
 from libs.runtime.log import get_logger
 from services.twilio_gateway import twiml
-from services.twilio_gateway.call import RATE_HZ, Next, NoAgent, TwilioCall
+from services.twilio_gateway.call import RATE_HZ, Live, Next, NoAgent, TwilioCall
 from services.twilio_gateway.callers import party
+from services.twilio_gateway.farewells import KEPT_S, Caller, Farewells, Kept
 from services.twilio_gateway.outcomes import end_of_attempt, end_of_request
 from services.twilio_gateway.rest import TwilioApi, TwilioError, insist
 from services.twilio_gateway.settings import Settings
-from services.twilio_gateway.streams import Live, Streams
+from services.twilio_gateway.streams import Streams
 from services.twilio_gateway.ticker import Ticked, Ticker
 from services.twilio_gateway.transfers import Transfers
 
 log = get_logger()
 
-T = TypeVar("T")
 Form = Mapping[str, str]
-KEPT_S = 30.0  # what Twilio fetches after a call has ended here
 NO_FALLBACK = Fallback()
 TRUNK = "twilio"
 OVER = ("completed", "busy", "no-answer", "failed", "canceled")  # values of CallStatus
@@ -59,11 +55,12 @@ class TwilioGateway:
         self._tasks: asyncio.TaskGroup | None = None
         self._live: dict[str, Live] = {}  # by our call id
         self._by_sid: dict[str, Live] = {}
-        self._messages: dict[str, bytes] = {}
-        self._arriving: dict[str, asyncio.Future[Live | NoAgent]] = {}  # by CallSid, until admitted or refused
-        self._given_up: dict[str, bool] = {}  # outbound calls that ended here before their answer
-        self._partings: dict[str, str] = {}  # what calls do that have ended here and go on elsewhere
-        self.streams = Streams(self._knows, self._answered)
+        self._arriving: dict[str, asyncio.Future[Live | str]] = {}  # by CallSid, until admitted or refused
+        self._given_up: Kept[bool] = Kept()  # outbound calls that ended here before their answer
+        self.streams = Streams(self._knows, self._started)
+        self._last_words = LastWords(bus, legs.gw)
+        self.farewells = Farewells(settings, self._last_words, self._spawn)
+        self.farewells.open, self.farewells.connect, self.farewells.left = self._made, self._connect, self._left
         self._fence = OutboundFence(settings.outbound_rules)
         self.transfers = Transfers(settings, self._fence, self._live.get, self.after)
         self.ticker = Ticker(self._ticked, self._media_failed)
@@ -81,7 +78,7 @@ class TwilioGateway:
     @property
     def is_busy(self) -> bool:
         """Whether any call lasts, or has not quite left."""
-        return bool(self._live)
+        return bool(self._live) or self.farewells.is_busy
 
     async def leave(self, timeout_s: float, linger_s: float) -> None:
         """At the end: let calls that were ended leave, and answer what Twilio asks when their streams are closed."""
@@ -96,9 +93,8 @@ class TwilioGateway:
         self._legs.roster.ticked(lateness_s, now)
 
     def _media_failed(self, failed: Ticked) -> None:
-        for live in list(self._live.values()):
-            if live.call is failed:
-                live.shell.end(Termination.of(Reason.INTERNAL_ERROR, "a defect in the gateway's media; see its log"))
+        if isinstance(failed, TwilioCall):
+            failed.end(Termination.of(Reason.INTERNAL_ERROR, "a defect in the gateway's media; see its log"))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         if self._tasks is None:
@@ -123,18 +119,22 @@ class TwilioGateway:
         sid = form.get("CallSid", "")
         live = self._by_sid.get(sid)
         if live is None:  # else Twilio repeats a request whose answer it did not get
+            if (leaving := self.farewells.find(sid)) is not None:
+                return self._connect(leaving, form.get("To", ""))
             accepted = await self._arrived(sid, form)
-            if isinstance(accepted, NoAgent):
-                return self._refusal(accepted)
+            if isinstance(accepted, str):
+                return accepted
             live = accepted
         try:
             async with asyncio.timeout(self._settings.twilio_ring_s):
                 verdict = await asyncio.shield(live.call.verdict)
         except TimeoutError:
             verdict = live.call.rang_enough()  # Twilio waits 15 s for us: it answers, the caller waits with a tone
-        return self._connect(live) if verdict is None else self._refusal(verdict)
+        if verdict is None or live.call.parting is not None:
+            return self._connect_to_agent(live)
+        return self.farewells.refusal(verdict)
 
-    async def _arrived(self, sid: str, form: Form) -> Live | NoAgent:
+    async def _arrived(self, sid: str, form: Form) -> Live | str:
         """One call for each CallSid, however often and fast Twilio asks: admission takes its time."""
         if (arriving := self._arriving.get(sid)) is not None:
             return await asyncio.shield(arriving)
@@ -147,7 +147,8 @@ class TwilioGateway:
             arriving.cancel()  # where it has no result: the repeated requests fail with this one
             del self._arriving[sid]
 
-    async def _accept(self, sid: str, form: Form) -> Live | NoAgent:
+    async def _accept(self, sid: str, form: Form) -> Live | str:
+        """The call; or the TwiML for one that was refused."""
         arrival = Arrival(new_call_id(), "twilio", party(form.get("From", "")), party(form.get("To", "")),
                           country=self._settings.default_country)  # fmt: skip
         admitted = await self._admission.admit(arrival)
@@ -156,7 +157,11 @@ class TwilioGateway:
             self.counters["refused"] += 1
             end = admitted.termination
             log.info("call refused", caller=admitted.caller, callee=admitted.callee, why=end.reason, detail=end.detail)
-            return NoAgent(admitted.fallback or NO_FALLBACK, end)
+            no_agent = NoAgent(admitted.fallback or NO_FALLBACK, end)
+            if not self.farewells.takes_message(no_agent):
+                return self.farewells.refusal(no_agent)
+            caller = Caller(admitted.call, admitted.org, admitted.callee, sid)
+            return self.farewells.take_message(caller, no_agent.fallback)
         route = admitted.route
         new = NewCall(
             call=admitted.call, org=admitted.org, entrance="twilio", direction="inbound", caller=admitted.caller,
@@ -167,8 +172,7 @@ class TwilioGateway:
         return self._open(new, sid)
 
     def _open(self, new: NewCall, sid: str) -> Live:
-        audio = CallAudio(new.org, self._legs.gw, new.call, self._send_frame, rate_hz=RATE_HZ)
-        call = TwilioCall(new.call, audio, self._spawn)
+        call = self._made(new.org, new.call)
         call.may_reach = self._may_reach
         call.is_outbound = new.direction == "outbound"
         live = Live(self._legs.open(new, call), call, self._loop.create_future())
@@ -176,11 +180,17 @@ class TwilioGateway:
         call.complete = lambda: self._complete(live)
         call.update = lambda: self._update(live)
         self._live[new.call] = live
-        self._knows(live, sid)
+        self._knows(call, sid)
         self.counters[new.direction] += 1
         log.info("call offered", call=new.call, caller=new.caller, callee=new.callee, agent=new.agent.name, sid=sid)
         self._spawn(self._serve(live))
         return live
+
+    def _made(self, org: str, call_id: str) -> TwilioCall:
+        audio = CallAudio(org, self._legs.gw, call_id, self._send_frame, rate_hz=RATE_HZ)
+        call = TwilioCall(call_id, audio, self._spawn, self._last_words)
+        self.ticker.add(call)
+        return call
 
     def _may_reach(self, target: str) -> str | None:
         """Why nobody is transferred there; None when it is allowed. An agent's word opens no costly numbers."""
@@ -190,74 +200,65 @@ class TwilioGateway:
             return str(objection)
         return None
 
-    def _knows(self, live: Live, sid: str) -> None:
-        live.call.call_sid = sid
-        if sid:
+    def _knows(self, call: TwilioCall, sid: str) -> None:
+        call.call_sid = sid
+        live = self._live.get(call.call)
+        if sid and live is not None:
             self._by_sid[sid] = live
+
+    def _started(self, call: TwilioCall) -> None:
+        """Its stream has started."""
+        live = self._live.get(call.call)
+        if live is not None:
+            self._answered(live)
 
     async def _serve(self, live: Live) -> None:
         call = live.call
-        self.ticker.add(call)
         try:
             await self._legs.serve(live.shell)
             await call.finish()
         finally:
             live.left.set_result(None)
             self._admission.release(live.shell.new.org, call.call)
-            if call.forward_to is not None:
-                self._keep(
-                    self._partings, call.call, twiml.forward(call.forward_to, self._settings.twilio_dial_timeout_s)
-                )
+            self.farewells.part(call)
             if call.is_outbound and not call.is_answered:
-                self._keep(self._given_up, call.call, True, live.shell.new.ring_timeout_s + KEPT_S)
-            self.ticker.remove(call)
-            counted = call.statistics().model_dump(exclude={"schema_version"})
-            self.streamed.update(call.totals())
-            self.media.update({name: value for name, value in counted.items() if isinstance(value, int)})
+                self._given_up.keep(call.call, True, live.shell.new.ring_timeout_s + KEPT_S)
             del self._live[call.call]
             if self._by_sid.get(call.call_sid) is live:
                 del self._by_sid[call.call_sid]
-            self.streams.forget(live)
+            self._left(call)
+
+    def _left(self, call: TwilioCall) -> None:
+        self.ticker.remove(call)
+        counted = call.statistics().model_dump(exclude={"schema_version"})
+        self.streamed.update(call.totals())
+        self.media.update({name: value for name, value in counted.items() if isinstance(value, int)})
+        self.streams.forget(call)
 
     # -- what Twilio is to do --------------------------------------------------------------------------------------
 
-    def _connect(self, live: Live, ringing_s: float = 0) -> str:
-        token, new = self.streams.ticket(live, ringing_s), live.shell.new
+    def _connect_to_agent(self, live: Live, ringing_s: float = 0) -> str:
+        new = live.shell.new
+        return self._connect(live.call, new.callee, new.agent.name, ringing_s)
+
+    def _connect(self, call: TwilioCall, number: str, agent: str = "", ringing_s: float = 0) -> str:
         if not ringing_s:
-            live.call.expect_line()
-        parameters = {"token": token, "number": new.callee, "agent": new.agent.name}
-        return twiml.connect(f"{self._settings.stream_url}/media", parameters, self._url(f"/calls/{new.call}/after"))
-
-    def _refusal(self, refused: NoAgent) -> str:
-        fallback, reason = refused.fallback, refused.termination.reason
-        if fallback.kind == "transfer" and fallback.number:
-            return twiml.forward(fallback.number, self._settings.twilio_dial_timeout_s)
-        if fallback.kind != "reject" and fallback.message_ulaw_b64:
-            token = secrets.token_urlsafe(24)
-            pcm = Law.PCMU.decode(base64.b64decode(fallback.message_ulaw_b64))
-            self._keep(self._messages, token, write_wav(pcm, RATE_HZ))
-            return twiml.play(self._url(f"/messages/{token}.wav"))
-        return twiml.reject(reason)
-
-    def _keep(self, among: dict[str, T], key: str, value: T, kept_s: float = KEPT_S) -> None:
-        among[key] = value
-        self._loop.call_later(kept_s, among.pop, key, None)
-
-    def message(self, token: str) -> bytes | None:
-        """The fallback's message as a WAV file, for Twilio's `<Play>`."""
-        return self._messages.get(token)
+            call.expect_line()
+        parameters = {"token": self.streams.ticket(call, ringing_s), "number": number}
+        if agent:
+            parameters["agent"] = agent
+        return twiml.connect(f"{self._settings.stream_url}/media", parameters, self._url(f"/calls/{call.call}/after"))
 
     def after(self, call: str) -> str:
         """A stream has ended: what the call does next."""
         live = self._live.get(call)
-        if live is None or live.call.next is Next.HANG_UP:
-            forward_to = live.call.forward_to if live is not None else None
-            if forward_to is not None:
-                return twiml.forward(forward_to, self._settings.twilio_dial_timeout_s)
-            return self._partings.get(call) or twiml.hang_up()
+        if live is None:
+            return self.farewells.after(call, None)
+        if live.call.next is Next.HANG_UP or live.call.unheard is not None:
+            return self.farewells.after(call, live.call)
         if live.call.next is Next.DIAL:
             return self.transfers.dial(live)
-        return self._connect(live)
+        return self._connect_to_agent(live)
 
     # -- outbound, and the course of a call ----------------------------------------------------------------------
 
@@ -282,7 +283,7 @@ class TwilioGateway:
 
     async def _place(self, live: Live) -> None:
         new, call = live.shell.new, live.call
-        document = self._connect(live, ringing_s=new.ring_timeout_s)
+        document = self._connect_to_agent(live, ringing_s=new.ring_timeout_s)
         try:
             sid = await self._api.create(
                 new.callee, new.caller, document, self._url(f"/calls/{new.call}/status"), int(new.ring_timeout_s)
@@ -296,14 +297,14 @@ class TwilioGateway:
         if call.next is Next.HANG_UP or new.call not in self._live:  # given up while the request was under way
             await self._complete(live)
         else:
-            self._knows(live, sid)
+            self._knows(call, sid)
 
     def status(self, call: str, form: Form) -> None:
         """The course of an outbound call (`StatusCallback`)."""
         live, sid = self._live.get(call), form.get("CallSid", "")
         if live is not None:
             if sid and not live.call.call_sid:  # faster than the answer to our request
-                self._knows(live, sid)
+                self._knows(live.call, sid)
             self._status(live, form)
         elif sid and form.get("CallStatus") not in OVER and self._given_up.pop(call, False):
             # what placed it was answered too late, or what ended it failed: nobody is to find a dead line
@@ -312,9 +313,12 @@ class TwilioGateway:
 
     def number_status(self, form: Form) -> None:
         """The number's own status callback: how we hear of a caller who gives up while it rings."""
-        live = self._by_sid.get(form.get("CallSid", ""))
+        sid = form.get("CallSid", "")
+        live, leaving = self._by_sid.get(sid), self.farewells.find(sid)
         if live is not None:
             self._status(live, form)
+        elif leaving is not None and form.get("CallStatus") in OVER:
+            leaving.gone()
 
     def _status(self, live: Live, form: Form) -> None:
         status, call = form.get("CallStatus", ""), live.call

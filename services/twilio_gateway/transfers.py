@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 
 from libs.call_leg.fences import OutboundFence
 from services.twilio_gateway import twiml
+from services.twilio_gateway.call import Live
 from services.twilio_gateway.outcomes import end_of_dial
 from services.twilio_gateway.settings import Settings
-from services.twilio_gateway.streams import Live
 
 Form = Mapping[str, str]
 

@@ -118,7 +118,7 @@ class WebServer:
 
     async def _message(self, request: web.Request) -> web.Response:
         """No signature: the name is secret, new for each caller, and known for half a minute."""
-        sound = self._gateway.message(request.match_info["token"])
+        sound = self._gateway.farewells.message(request.match_info["token"])
         return web.Response(status=404) if sound is None else web.Response(body=sound, content_type="audio/wav")
 
     async def _media(self, request: web.Request) -> web.StreamResponse:

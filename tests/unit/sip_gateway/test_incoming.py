@@ -5,6 +5,7 @@ import base64
 
 import pytest
 
+from libs.audio.compare import best_correlation
 from libs.audio.g711 import Law
 from libs.audio.tone import tone
 from libs.contracts.config import Fallback, OrgConfig, RouteConfig
@@ -14,6 +15,7 @@ from libs.sip.digest import Login
 from libs.sip.events import Answered, Rejected
 from libs.softphone.phone import CallOptions, CallRejected, Softphone
 from services.sip_gateway.limiter import INVITES_OF_A_CALL, MAX_SOURCES, InviteScreen, SourceLimiter, refusal
+from tests.support.fake_recorder import FakeRecorder
 from tests.unit.sip_gateway.conftest import AGENT, ROUTE, world
 from tests.unit.sip_gateway.far_end import FarEnd, ringing
 
@@ -227,6 +229,22 @@ async def test_a_caller_who_leaves_during_the_message_is_gone(server, phone):
         call = await phone.call(here.uri)
         await call.hang_up()
         await here.until(lambda: here.gateway._ports.draining == 1)
+
+
+@pytest.mark.parametrize("agent", ["nobody", "bestellung"], ids=["no agent", "no worker"])
+async def test_a_caller_leaves_a_message_after_the_tone(server, phone, agent):
+    route = ROUTE.model_copy(update={"agent": agent, "fallback": recorded(tone(700, 400, 8000), "voicemail")})
+    async with world(server, AGENT, route) as here, FakeRecorder(server.url) as recorder:
+        call = await phone.call(here.uri)
+        await here.until(lambda: recorder.ticks)
+        voice = tone(620, 600, 8000)
+        await call.play(voice).wait()
+        await call.hang_up()
+        async with asyncio.timeout(3):
+            await recorder.over.wait()
+        assert best_correlation(voice[:4800], bytes(recorder.said))[0] > 0.95
+        assert len(here.of(CallEnded)) == 1
+        await here.until(lambda: not here.gateway.exchange.owners)
 
 
 @pytest.mark.parametrize("agent", ["nobody", "bestellung"], ids=["no agent", "no worker"])

@@ -106,10 +106,10 @@ async def test_keys_by_info_reach_the_bridged_target(server):
 # -- one call and all the others ---------------------------------------------------------------------------------
 
 
-async def test_a_crowd_that_no_agent_takes_is_not_announced_to_without_end(server, monkeypatch):
-    monkeypatch.setattr("services.sip_gateway.exchange.MAX_ANNOUNCING", 2)
+async def test_a_crowd_that_no_agent_takes_is_not_announced_to_without_end(server):
     fallback = Fallback(kind="message", message_ulaw_b64=base64.b64encode(b"\xff" * 8000).decode())
-    async with called(server, ROUTE.model_copy(update={"fallback": fallback}), max_calls=1) as (_, caller):
+    async with called(server, ROUTE.model_copy(update={"fallback": fallback}), max_calls=1) as (here, caller):
+        here.gateway.exchange.last_words.most = 2
         for number in range(5):  # one has the agent, two hear the message
             caller.invite(f"call-{number}")
             await caller.message("SIP/2.0 ", 3 * number)
