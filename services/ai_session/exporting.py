@@ -43,6 +43,7 @@ def _export_worker(worker: Worker) -> None:
     instruments.CAPACITY.read_from(lambda: worker.claims.capacity)
     instruments.DRAINING.read_from(lambda: float(worker.claims.draining))
     instruments.CONNECTIONS.read_from(instruments.open_connections)
+    instruments.SOCKETS.read_from(instruments.sockets_in_use)
     instruments.RING.read_from(worker.ring_frames)
     frames, offers = instruments.FRAME_KEYS, instruments.OFFER_KEYS
     instruments.FRAMES.read_from(lambda: {frames[k]: n for k, n in worker.counted().items() if k in frames})

@@ -7,7 +7,8 @@ here cannot disagree.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from libs.contracts.events import AgentTurn, CallEvent, LatencyMeasured, SessionTrouble, ToolReturned, UsageReported
 from libs.runtime.metrics import at_most, counter, gauge, histogram, matching, one_of
@@ -18,6 +19,8 @@ MOST_CODES = 100
 
 BACKEND = one_of("realtime", "live", "pipeline", "scripted")
 MODEL = at_most(MOST_MODELS, "models that agents name")
+PROVIDER_STAGE = one_of("session", "transcription", "chat", "speech")
+PROVIDER = one_of("openai", "realtime", "elevenlabs", "local")
 CODE = at_most(MOST_CODES, "codes of errors, ours and the provider's")
 
 # Answers begin within a second where all is well; nobody waits for ten.
@@ -105,6 +108,12 @@ TOOL_LOOKUPS = counter(
 # -- models ----------------------------------------------------------------------------------------------------
 
 CONNECTIONS = gauge("callbus_model_connections", "Open connections to models, by backend", backend=BACKEND)
+SOCKETS = gauge(
+    "callbus_provider_sockets",
+    "Sockets to providers in use, by stage: one for each request under way; `session` are connections of speech models",
+    stage=PROVIDER_STAGE,
+    provider=PROVIDER,
+)
 SPARES = gauge("callbus_model_spare_connections", "Connections to models that are kept open for emergencies")
 OPENING = histogram(
     "callbus_model_open_seconds",
@@ -123,8 +132,8 @@ STAGE = histogram(
 ERRORS = counter(
     "callbus_provider_errors_total",
     "What providers refused, broke off or did not do in time, by stage; `session` is a connection of a speech model",
-    stage=one_of("session", "transcription", "chat", "speech"),
-    provider=one_of("openai", "realtime", "elevenlabs", "local"),
+    stage=PROVIDER_STAGE,
+    provider=PROVIDER,
     code=CODE,
 )
 TROUBLES = counter(
@@ -198,6 +207,7 @@ OFFER_KEYS = {"accepted": "accepted", "refused": "refused", "offer_malformed": "
 
 
 _open: set[tuple[int, str]] = set()  # connections to models, by identity
+_requests: Counter[tuple[str, ...]] = Counter()  # under way, by stage and provider
 
 
 def connection_opened(connection: object, backend: str) -> None:
@@ -213,6 +223,25 @@ def connection_closed(connection: object, backend: str) -> None:
 def open_connections() -> Counter[str]:
     """Connections to models, by backend."""
     return Counter(backend for _, backend in _open)
+
+
+@contextmanager
+def request_under_way(stage: str, provider: str) -> Iterator[None]:
+    """Around a request to a provider, to the last byte of its answer: HTTP/1.1 gives each a socket of its own."""
+    _requests[stage, provider] += 1
+    try:
+        yield
+    finally:
+        _requests[stage, provider] -= 1
+
+
+def sockets_in_use() -> dict[tuple[str, ...], float]:
+    """By stage and provider."""
+    found: dict[tuple[str, ...], float] = dict(_requests)
+    found.pop(("speech", "local"), None)  # a program, not a socket
+    connections = open_connections()
+    found["session", "openai"] = connections["realtime"] + connections["live"]
+    return found
 
 
 class SessionMeter:

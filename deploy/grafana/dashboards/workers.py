@@ -58,6 +58,11 @@ def build() -> Dashboard:
             ("sum(callbus_model_spare_connections)", "spare"),
         ),
         graph(
+            "Sockets",
+            "In use at providers, by stage.",
+            ("sum by (provider, stage) (callbus_provider_sockets)", "{{provider}} {{stage}}"),
+        ),
+        graph(
             "What sessions went through",
             "Within five minutes: reconnects, rotations at the provider's time limit, troubles.",
             (

@@ -17,6 +17,7 @@ from openai import AsyncStream
 from services.ai_session.backends.chat_reply import ChatReply, ReplyWritten
 from services.ai_session.backends.chat_request import ChatRequest, Dialect
 from services.ai_session.backends.stage_errors import Patience, StageFault, stage_error
+from services.ai_session.instruments import request_under_way
 
 FIRST_CHUNK_WITHIN_S = 10.0
 NEXT_CHUNK_WITHIN_S = 8.0
@@ -46,7 +47,8 @@ class ChatModel:
         while True:
             body = self._dialect.body(request)
             try:
-                return await self._stream(body, reply, on_text)
+                with request_under_way("chat", "openai"):
+                    return await self._stream(body, reply, on_text)
             except openai.APIStatusError as error:
                 if error.status_code in _NOT_TAKEN and self._dialect.refused(body, error.param, error.message):
                     self._counters["chat_dialect"] += 1

@@ -20,6 +20,7 @@ from libs.audio.wav import write_wav
 from services.ai_session.backends.chat_reply import BrokenReplyError
 from services.ai_session.backends.stage_errors import Patience, StageError, StageFault, stage_error
 from services.ai_session.costs import tokens_of
+from services.ai_session.instruments import request_under_way
 from services.ai_session.language import code_of
 
 WITHIN_S = 5.0  # all attempts together: the session gives up a turn whose words do not come
@@ -58,7 +59,8 @@ class Transcriber:
             async with asyncio.timeout(self.within_s):
                 while True:
                     try:
-                        return await self._once(wav, settings)
+                        with request_under_way("transcription", "openai"):
+                            return await self._once(wav, settings)
                     except (*StageFault, ValueError) as error:
                         failure = stage_error("transcription", error)
                     self._counters["transcription_failed"] += 1

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
+from services.ai_session.instruments import request_under_way
 from services.ai_session.voices.port import Chunk, Sound, Voice, VoiceError
 
 WAITS_S = (0.2, 0.8)  # before the second attempt and the third; a caller hears a pause, or a filler
@@ -37,10 +38,11 @@ class PatientVoice:
         for wait_s in (*WAITS_S, None):
             begun = False
             try:
-                async with aclosing(self._voice.speak(text)) as speech:
-                    async for chunk in speech:
-                        begun = begun or bool(chunk.pcm)  # what a failed attempt cost is no audio
-                        yield chunk
+                with request_under_way("speech", self.sound.provider):
+                    async with aclosing(self._voice.speak(text)) as speech:
+                        async for chunk in speech:
+                            begun = begun or bool(chunk.pcm)  # what a failed attempt cost is no audio
+                            yield chunk
                 return
             except VoiceError as error:
                 self._counters[f"{self.sound.provider}_{error.code}"] += 1

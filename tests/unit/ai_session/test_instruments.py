@@ -1,5 +1,6 @@
 """A worker's metrics: a turn's latency in its parts, barge-ins, tools, tokens and money, the providers' errors."""
 
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import numpy as np
@@ -125,6 +126,19 @@ def test_open_connections_are_counted_once_each():
         instruments.connection_closed(one, "live")
     assert instruments.open_connections()["live"] == before - 1
     instruments.connection_closed(other, "live")
+
+
+def test_sockets_are_in_use_while_a_request_is_under_way():
+    line = object()
+    before = instruments.sockets_in_use()
+    instruments.connection_opened(line, "realtime")
+    with suppress(OSError), instruments.request_under_way("chat", "openai"):
+        now = instruments.sockets_in_use()
+        raise OSError
+    assert now["chat", "openai"] == before.get(("chat", "openai"), 0) + 1
+    assert now["session", "openai"] == before["session", "openai"] + 1
+    instruments.connection_closed(line, "realtime")
+    assert instruments.sockets_in_use() == {("chat", "openai"): 0, **before}
 
 
 def frames(level, count, seed=1):

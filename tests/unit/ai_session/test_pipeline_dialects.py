@@ -16,6 +16,8 @@ from services.ai_session.backends.chat_reply import ChatReply
 from services.ai_session.backends.chat_request import ChatRequest, Dialect
 from services.ai_session.backends.pipeline_stages import HttpEndpoint, client_of, stages_of
 from services.ai_session.backends.stage_errors import StageError, voice_failed
+from services.ai_session.backends.transcriber import Transcriber
+from services.ai_session.instruments import sockets_in_use
 from services.ai_session.phrases import Verbatim
 from services.ai_session.settings import Settings
 from services.ai_session.voices.port import VoiceError
@@ -101,6 +103,24 @@ async def answered(caller, count=1):
 
 def no(field):
     return {"error": {"message": f"Unrecognized request argument supplied: {field}", "param": None, "code": None}}
+
+
+async def test_requests_are_counted_as_sockets_while_they_are_under_way():
+    server, seen = Server(), []
+
+    async def transcribe(_):
+        seen.append(sockets_in_use()["transcription", "openai"])
+        return web.json_response({"text": "Hallo."})
+
+    server.transcribe = transcribe
+    server.refuse_if = lambda body: seen.append(sockets_in_use()["chat", "openai"])
+    async with a_call_to(server) as caller:
+        await answered(caller)
+        assert caller.text() == "Guten Tag."
+    async with serving(server) as url, client_of(HttpEndpoint(url, "")) as client:
+        await Transcriber(client, Counter()).transcribe(bytes(3200), 8000, {"model": "whisper-1"})
+    assert seen == [1, 1]
+    assert (sockets_in_use()["chat", "openai"], sockets_in_use()["transcription", "openai"]) == (0, 0)
 
 
 async def test_a_server_without_stream_options_is_asked_without_from_then_on():

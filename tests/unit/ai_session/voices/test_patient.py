@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 
 from services.ai_session.backends.port import UsageCounted
+from services.ai_session.instruments import sockets_in_use
 from services.ai_session.voices import patient
 from services.ai_session.voices.cache import CachedVoice, SpeechCache
 from services.ai_session.voices.patient import PatientVoice
@@ -32,6 +33,13 @@ async def test_short_trouble_costs_a_moment_and_not_the_sentence():
     fake.failures = [busy(), busy()]
     assert await heard(fake, counters) == rendered("Hallo")
     assert counters == {"fake_busy": 2, "retries": 2}
+
+
+async def test_a_voice_holds_a_socket_while_it_speaks():
+    voice = PatientVoice(FakeVoice(), Counter(), lambda: 1.0)
+    seen = [sockets_in_use()["speech", "fake"] async for _ in voice.speak("Hallo")]
+    assert set(seen) == {1}
+    assert sockets_in_use()["speech", "fake"] == 0
 
 
 async def test_after_three_attempts_it_is_told():
