@@ -22,7 +22,19 @@ ROOT = Path(__file__).parents[3]
 ALL = [metric for modules, _ in SECTIONS.values() for metric in metrics_in(modules)]
 UNITS = ("_seconds", "_bytes", "_ratio", "_total", "_info", "_frames")
 # Counts of things that are there now have the things' name.
-THINGS = ("calls", "workers", "held", "waiting", "products", "sessions", "capacity", "connections", "events", "over")
+THINGS = (
+    "calls",
+    "workers",
+    "held",
+    "waiting",
+    "products",
+    "sessions",
+    "capacity",
+    "connections",
+    "events",
+    "over",
+    "sockets",
+)
 STATES = ("_up", "_state", "_draining")
 
 
