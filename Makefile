@@ -43,7 +43,7 @@ types: setup  ## mypy --strict on libs, services, cli
 test: test-parts test-calls  ## everything that needs neither network nor docker (6 minutes on two cores)
 
 test-parts: setup
-	@$(BIN)/pytest -q -n 6 --dist loadfile --no-loadscope-reorder -m "$(PARTS)" tests/conformance tests/integration tests/unit
+	@$(BIN)/pytest -q -n 4 --dist loadfile --no-loadscope-reorder -m "$(PARTS)" tests/conformance tests/integration tests/unit
 
 test-calls: setup  # in real time: with more of them beside each other two cores falter
 	@$(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "$(PARTS)" tests/e2e

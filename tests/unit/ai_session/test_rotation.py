@@ -205,6 +205,7 @@ async def test_keys_that_the_caller_pressed_are_known_to_the_next_session(server
         for digit in "42":
             await leg.nats.request(subject, DtmfPressed(digit=digit).to_json(), timeout=1)
         await leg.run_until(lambda: worker.counters["rotated"] == 1, limit_s=8)
+        await leg.run_until(lambda: len(leg.rehearsal.sessions.all()[-1].items()) > 1)  # told, and on the way there
         said = [item.text for item in leg.rehearsal.sessions.all()[-1].items()]
         assert said[1] == Phrases.keys("42")
 

@@ -62,12 +62,12 @@ def test_byte_by_byte_works_and_no_byte_is_searched_twice_too_often():
 def test_a_megabyte_of_small_messages_takes_no_quadratic_time():
     def seconds(count: int) -> float:
         framer, stream = StreamFramer(), message() * count
-        start = time.perf_counter()
+        start = time.process_time()
         assert len(framer.feed(stream)) == count
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     seconds(100)
-    assert seconds(8000) < 40 * max(seconds(800), 0.001)
+    assert seconds(8000) < 40 * max(max(seconds(800) for _ in range(3)), 0.001)
 
 
 def test_a_content_length_may_stand_on_a_line_of_its_own():
