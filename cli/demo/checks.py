@@ -11,6 +11,7 @@ from typing import Any
 from cli.demo.script import LEAST_CORRELATION, OUTCOME, ExpectedLine
 from libs.audio.compare import best_correlation
 from libs.contracts.events import AgentTurn, CallClaimed, CallEnded, Event, OrderPlaced
+from libs.contracts.media import MediaStatistics
 
 RATE_HZ = 8000
 LEAST_COMPARED_MS = 200  # shorter pieces correlate with anything
@@ -164,10 +165,23 @@ def _cut_off(evidence: Evidence) -> Check:
 def _heard(evidence: Evidence) -> Check:
     found = correlations(evidence)
     least = min(found.values(), default=0.0)
+    passed = least >= LEAST_CORRELATION
     detail = ", ".join(f"{value:.3f}" for value in found.values())
-    return Check(
-        f"what the ledger says was heard was heard (≥ {LEAST_CORRELATION})", least >= LEAST_CORRELATION, detail
-    )
+    if not passed and (torn := _torn(evidence.events)):
+        detail += f"; on its way: {torn}"
+    return Check(f"what the ledger says was heard was heard (≥ {LEAST_CORRELATION})", passed, detail)
+
+
+def _torn(events: Sequence[Event]) -> str:
+    """What the entrance counted that tears a voice apart, as far as it happened."""
+    media = next((event.media for event in events if isinstance(event, CallEnded)), MediaStatistics())
+    counted = {
+        "underruns": media.dn_underrun,
+        "frames trimmed": media.dn_trimmed,
+        "frames lost on the bus": media.dn_lost,
+        "stale frames": media.dn_stale,
+    }
+    return ", ".join(f"{number} {what}" for what, number in counted.items() if number)
 
 
 def _order_lines(orders: Sequence[Mapping[str, Any]], wanted: Sequence[ExpectedLine]) -> tuple[bool, str]:

@@ -10,6 +10,8 @@ once per 20 ms by the call's tick and hands out one frame's worth, or None when 
    until newer audio arrives: the worker repeats its flush until it has seen the flag. Where the line is ours
    sample by sample (`fades`), a voice that is cut within a word gets its next frame, falling to silence, instead
    of a click: that frame counts as played, and the flag goes up behind it.
+ - *Underrun*: the queue ran dry where more was due. Of a paced worker that is known once the same response goes on
+   after silence; a response that has nothing more to say may be slow to tell its end, and leaves no gap.
  - *Quiet* is a playout that has handed out all of the last response, and has seen its end mark or its flush.
  - *Depth*. A paced worker leads by up to 200 ms: that is no latency, it is ours to drop at barge-in, and
    the first frame is played at once. A continuous source (echo, take-over, a live model) cannot be asked to
@@ -65,6 +67,7 @@ class Playout:
         self._responses = 0
         self._ends: deque[int] = deque()  # positions of end marks that are not played yet
         self._is_open = False  # a response came without its end so far
+        self._ran_dry = False  # in the middle of it, as it seems
         self._last_seq = -1
         self._flush_seq = -1
         self._fading: _Queued | None = None  # the last frame of a voice that was cut
@@ -135,6 +138,9 @@ class Playout:
             self._is_open = False
         elif frame.payload:
             self._is_open = True
+        if self._ran_dry:
+            self.counters["underrun"] += bool(frame.payload)
+            self._ran_dry = False
         if not frame.payload:
             self.counters["control"] += 1
             if self._remainder and frame.flags & END_OF_RESPONSE:  # a late end mark
@@ -174,7 +180,7 @@ class Playout:
             self._remainder = b""
             self._responses += len(self._ends) + self._is_open
             self._ends.clear()
-            self._is_open = False
+            self._is_open = self._ran_dry = False
         if self._fades and self._talking and self._fading is None and self._queue and self._queue[0].seq < seq:
             last = self._queue.popleft()
             self._fading = last._replace(payload=fade_out(last.payload))
@@ -218,6 +224,8 @@ class Playout:
         if self._pacing == "continuous":
             self.counters["underrun"] += 1
             self._target = min(self._target + 1, CONTINUOUS_MAX_TARGET)
+        else:
+            self._ran_dry = self._is_open
         self._window, self._least_depth, self._calm = 0, HARD_CAP_FRAMES, 0
 
     def _watch_depth(self) -> None:

@@ -39,7 +39,7 @@ class MediaStatistics(Message):
     dn_flushed: int = 0
     dn_discarded: int = 0  # unplayed when their epoch ended
     dn_waiting: int = 0
-    dn_underrun: int = 0
+    dn_underrun: int = 0  # the agent's voice ran dry and went on after silence
     rtp_unauthentic: int = 0  # SRTP: wrong key, changed on the way, or replayed
     rtp_early: int = 0  # before the answer; not in `rtp_received`
     rtp_jitter_ms: float | None = None  # as read in slots of 5 ms, which are part of it

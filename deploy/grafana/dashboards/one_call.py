@@ -33,7 +33,7 @@ def build() -> Dashboard:
         ),
         graph(
             "What went wrong with its frames",
-            "Of 20 ms, per second: `underrun` is silence where the agent's voice was due.",
+            "Of 20 ms, per second: `underrun` is how often the agent's voice ran dry before its end.",
             (
                 f'sum by (direction, event) (rate(callbus_frames_total{{{gateway}, event=~"concealed|filled|dropped|'
                 'fenced|stale|malformed|underrun|trimmed|discarded"}[$__rate_interval]))',

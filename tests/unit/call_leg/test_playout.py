@@ -256,6 +256,33 @@ def test_underruns_raise_the_pre_buffer_to_a_bound_and_calm_lowers_it_again():
     assert made._target == 1
 
 
+@pytest.mark.parametrize(
+    ("then", "underruns"),
+    [
+        (frame(1), 1),
+        (frame(1, flags=Flag.END_OF_RESPONSE), 1),
+        (frame(1, flags=Flag.END_OF_RESPONSE, payload=b""), 0),  # there was nothing more to say
+        (flush(1), 0),
+    ],
+)
+def test_a_paced_voice_that_goes_on_after_silence_has_had_an_underrun(then, underruns):
+    made = playout()
+    made.push(frame(0))
+    heard(made, 4)
+    made.push(then)
+    heard(made, 1)
+    made.push(frame(2))
+    assert made.counters["underrun"] == underruns
+
+
+def test_silence_between_two_responses_is_no_underrun():
+    made = playout()
+    for seq in range(3):
+        made.push(frame(seq, flags=Flag.END_OF_RESPONSE))
+        heard(made, 3)
+    assert made.counters["underrun"] == 0
+
+
 # -- depth (promise 5) ----------------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from cli.demo.caller import read_clips
 from cli.demo.checks import Check, Evidence, Said, conversation_checks, takeover_checks
 from cli.demo.script import ORDER, STEPS
 from libs.contracts import events as ev
+from libs.contracts.media import MediaStatistics
 from libs.contracts.termination import Reason, Termination
 
 COMMON: dict[str, Any] = {"event_id": "c:x:1", "org": "default", "call": "c", "at": datetime.now(UTC)}
@@ -128,3 +129,12 @@ def test_a_voice_at_real_time_pace_may_falter_and_nothing_of_it_may_be_missing()
     assert failed(call) == []
     missing = said[:4000] + bytes(8000) + said[12_000:]
     assert failed(call | {"heard": bytes(1600) + missing + bytes(1600)}) == [HEARD]
+
+
+def test_a_torn_voice_is_explained_by_what_the_entrance_counted() -> None:
+    evidence = good()
+    evidence["heard"] = bytes(16_000)
+    end = evidence["events"][-1]
+    evidence["events"][-1] = end.model_copy(update={"media": MediaStatistics(dn_underrun=2, dn_lost=1)})
+    checks = {check.text: check for check in conversation_checks(Evidence(**evidence), TEXTS, ORDER)}
+    assert checks[HEARD].detail.endswith("; on its way: 2 underruns, 1 frames lost on the bus")
