@@ -13,6 +13,7 @@ from services.ai_session import instruments as ai_session
 from services.browser_gateway import instruments as browser_gateway
 from services.catalog_tools import instruments as catalog_tools
 from services.recorder import instruments as recorder
+from services.rehearsal.metrics import DEFINED, Defined
 from services.sip_gateway import instruments as sip_gateway, quality
 from services.transcript_store import instruments as transcript_store
 from services.twilio_gateway import instruments as twilio_gateway
@@ -27,6 +28,8 @@ Units are base units: seconds, bytes, ratios from 0 to 1. A histogram has `_buck
 are bounded: a value outside of what stands here is shown as `other`. Times inside one call are in its record
 (`callbus show`), not here: no metric has the id of a call, a number or a text.
 """
+TABLE = "| Metric | Type | Labels | Meaning |\n|---|---|---|---|\n"
+REHEARSAL = f"\n## rehearsal\n\nAt `/metrics` of its one port; it is on no bus.\n\n{TABLE}"
 EVERY_SERVICE = (
     "sip_gateway",
     "twilio_gateway",
@@ -73,12 +76,13 @@ def render() -> str:
     """The page."""
     parts = [HEAD]
     for title, (modules, _) in SECTIONS.items():
-        parts.append(f"\n## {title}\n\n| Metric | Type | Labels | Meaning |\n|---|---|---|---|\n")
+        parts.append(f"\n## {title}\n\n{TABLE}")
         parts += [_row(metric) for metric in metrics_in(modules)]
+    parts += [REHEARSAL, *(_row(metric) for metric in DEFINED)]
     return "".join(parts)
 
 
-def _row(metric: Metric) -> str:
+def _row(metric: Metric | Defined) -> str:
     labels = "<br>".join(f"`{name}`: {_values(label)}" for name, label in metric.labels.items())
     text = metric.text
     if isinstance(metric, Histogram):
@@ -86,7 +90,9 @@ def _row(metric: Metric) -> str:
     return f"| `{metric.name}` | {metric.kind} | {labels} | {text} |\n"
 
 
-def _values(label: Label) -> str:
+def _values(label: Label | str) -> str:
+    if isinstance(label, str):
+        return label
     if label.values:
         return ", ".join(f"`{value}`" for value in label.values)
     return f"{label.text} (at most {label.most})" if label.most else label.text

@@ -20,7 +20,7 @@ from cli.settings import CliSettings
 from cli.state import running
 
 FOLDER = Path(__file__).parent
-NOT_SERVICES = {"rehearsal", "nats-server"}
+NOT_SERVICES = {"nats-server"}
 
 
 def with_addresses(targets: Mapping[str, Sequence[str]], alertmanagers: Sequence[str] = ()) -> dict[str, Any]:

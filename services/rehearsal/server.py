@@ -19,7 +19,7 @@ from pathlib import Path
 from random import Random
 
 from aiohttp import WSCloseCode, web
-from prometheus_client import generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import ValidationError
 
 from services.rehearsal.caller_clips import CallerClips
@@ -197,7 +197,7 @@ class Rehearsal:
         return web.json_response({"status": "ok"})
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(self.metrics.registry), content_type="text/plain")
+        return web.Response(body=generate_latest(self.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def _models(self, _: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": list(self.offered.listing())})

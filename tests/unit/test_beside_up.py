@@ -12,7 +12,7 @@ from deploy.prometheus.beside_up import by_service, main, with_addresses
 
 
 def test_processes_of_one_service_are_targets_of_one_job() -> None:
-    ports = {"rehearsal": 1, "sip_gateway": 2, "ai_session-1": 3, "ai_session-2": 4}
+    ports = {"nats-server": 1, "sip_gateway": 2, "ai_session-1": 3, "ai_session-2": 4}
     assert by_service(ports) == {"sip_gateway": ["127.0.0.1:2"], "ai_session": ["127.0.0.1:3", "127.0.0.1:4"]}
 
 

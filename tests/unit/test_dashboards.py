@@ -133,7 +133,7 @@ def test_recorded_series_are_used() -> None:
 def test_prometheus_looks_for_every_service_where_its_image_tells() -> None:
     [services, _] = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text("utf-8"))["scrape_configs"]
     [found] = services["dns_sd_configs"]
-    assert set(found["names"]) == set(EVERY_SERVICE) - {"plugins"}
+    assert set(found["names"]) == {*EVERY_SERVICE, "rehearsal"} - {"plugins"}
     image = (ROOT / "deploy" / "Dockerfile").read_text("utf-8")
     assert f"HEALTH_PORT={found['port']} " in image
     compose = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text("utf-8"))["services"]

@@ -6,9 +6,11 @@ import io
 import aiohttp
 import pytest
 from openai import AsyncOpenAI
+from prometheus_client.parser import text_string_to_metric_families
 
 from libs.audio.wav import read_wav
 from services.rehearsal.faults import Fault
+from services.rehearsal.metrics import DEFINED
 from services.rehearsal.server import Rehearsal
 from services.rehearsal.settings import RehearsalSettings
 from services.rehearsal.validation import ServerEventError
@@ -101,6 +103,17 @@ async def test_health_and_metrics_answer_without_a_key(rehearsal):
             assert answer.status == 200
         async with http.get(f"{rehearsal.url}/metrics") as answer:
             assert "rehearsal_sessions_active 0.0" in await answer.text()
+
+
+async def test_its_metrics_are_those_that_are_documented(rehearsal):
+    rehearsal.metrics.client_errors.labels("none").inc()
+    shown = set()
+    async with aiohttp.ClientSession() as http, http.get(f"{rehearsal.url}/metrics") as answer:
+        for family in text_string_to_metric_families(await answer.text()):
+            if not family.name.startswith(("process_", "python_")):
+                name = family.name + "_total" * (family.type == "counter")
+                shown.add((name, family.type, family.documentation))
+    assert shown == {(one.name, one.kind, one.text) for one in DEFINED}
 
 
 async def test_an_ordered_refusal_hits_the_next_session_only(rehearsal):
