@@ -43,7 +43,7 @@ class EventLines:
 def _quiet(event: ev.Event) -> tuple[str, str]:
     if isinstance(event, ev.SipTraced):
         arrow = "◀" if event.direction == "in" else "▶"
-        return f"SIP {arrow} {event.peer} {_short(event.text.partition(chr(10))[0].strip())}", "dim"
+        return f"SIP {arrow} {event.peer} {shortened(event.text.partition(chr(10))[0].strip())}", "dim"
     return f"{event.kind} {_details(event)}", "dim"
 
 
@@ -57,10 +57,10 @@ def _said(event: ev.Event, other: str) -> tuple[str, str]:
         case ev.AgentTurn():
             return f"Agent   {event.text}", "bold green"
         case ev.ToolCalled():
-            return f"→ {event.name} {_short(event.arguments)}", "magenta"
+            return f"→ {event.name} {shortened(event.arguments)}", "magenta"
         case ev.ToolReturned():
             verdict = "" if event.ok else "failed "
-            return f"← {event.name} {event.took_ms:.0f} ms {verdict}{_short(event.output)}", "magenta"
+            return f"← {event.name} {event.took_ms:.0f} ms {verdict}{shortened(event.output)}", "magenta"
         case ev.LatencyMeasured():
             return _latency(event), "blue"
         case ev.OrderPlaced():
@@ -147,9 +147,10 @@ def _latency(event: ev.LatencyMeasured) -> str:
 
 def _details(event: ev.Event) -> str:
     hidden = {"schema_version", "event_id", "org", "call", "at", "kind"}
-    return _short(event.model_dump(mode="json", exclude=hidden, exclude_none=True))
+    return shortened(event.model_dump(mode="json", exclude=hidden, exclude_none=True))
 
 
-def _short(value: Any) -> str:
+def shortened(value: Any) -> str:
+    """One line of it."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(", ", ": "))
     return text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 1] + "…"

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from cli.remedies import REMEDIES
+from cli.render import shortened
 from libs.contracts.termination import Reason
 
 _ROLES = {"caller": ("Caller  ", "bold cyan"), "agent": ("Agent   ", "bold green")}
@@ -25,7 +26,9 @@ def print_conversation(console: Console, answer: dict[str, Any]) -> None:
     if why := _why(conversation):
         console.print(why, style="red", soft_wrap=True, markup=False)
     for part in answer.get("recordings", ()):
-        console.print(f"recorded {part['duration_ms'] / 1000:.1f} s: callbus play {conversation['call']}", style="dim")
+        lacking = "" if part.get("is_complete", True) else ", its end may be missing"
+        seconds = part["duration_ms"] / 1000
+        console.print(f"recorded {seconds:.1f} s{lacking}: callbus play {conversation['call']}", style="dim")
 
 
 def conversation_lines(answer: dict[str, Any]) -> list[Text]:
@@ -95,6 +98,12 @@ def _turn(turn: dict[str, Any]) -> Text:
 
 
 def _tool_call(call: dict[str, Any]) -> Text:
-    verdict = "" if call.get("ok") is not False else " failed"
+    match call.get("ok", True):
+        case None:
+            verdict = " without an answer"
+        case False:
+            verdict = f" failed: {shortened(call.get('output'))}"
+        case _:
+            verdict = ""
     took = f" {call['took_ms']:.0f} ms" if call.get("took_ms") is not None else ""
     return Text(f"        → {call.get('name')} {call.get('arguments')}{took}{verdict}", style="magenta")

@@ -180,6 +180,7 @@ def _torn(events: Sequence[Event]) -> str:
         "frames trimmed": media.dn_trimmed,
         "frames lost on the bus": media.dn_lost,
         "stale frames": media.dn_stale,
+        "packets without a time, the gateway having stood still": media.rtp_skipped,
     }
     return ", ".join(f"{number} {what}" for what, number in counted.items() if number)
 

@@ -113,7 +113,9 @@ TICKER = histogram("callbus_ticker_lateness_seconds", "How late the ticker of th
 RING = gauge("callbus_playout_waiting_frames", "Frames of 20 ms that wait to be played, of all calls")
 DEEPEST = gauge("callbus_playout_deepest_frames", "Frames of 20 ms that wait in the call with most of them")
 
-_RTP = ("received", "lost", "late", "duplicate", "foreign", "malformed", "sent", "unsent", "unauthentic", "early")
+_RTP = (
+    "received", "lost", "late", "duplicate", "foreign", "malformed", "sent", "unsent", "skipped", "unauthentic", "early",
+)  # fmt: skip
 _RTCP = ("received", "sent", "malformed")
 _UP = ("concealed", "filled", "published", "dropped", "bridged", "bridge_dropped")
 _DOWN = (

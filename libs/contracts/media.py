@@ -24,6 +24,7 @@ class MediaStatistics(Message):
     rtp_malformed: int = 0
     rtp_sent: int = 0
     rtp_unsent: int = 0  # the system refused them
+    rtp_skipped: int = 0  # not made, as this process stood still for longer than a burst can make up for
     up_concealed: int = 0
     up_filled: int = 0  # made up because the network owed frames (R2)
     up_published: int = 0

@@ -126,11 +126,11 @@ class Recorder:
                 return
             size = HEADER_BYTES + file.data_bytes
             try:
-                await self._keep(Left(file.path, file.label, file.duration_ms, size), is_complete=True)
+                await self._keep(Left(file.path, file.label, file.duration_ms, size))
             finally:
                 file.close()
 
-    async def _keep(self, file: Left, *, is_complete: bool) -> None:
+    async def _keep(self, file: Left) -> None:
         """Store a file that is locked, tell of it, remove it; one that cannot be stored stays where it is."""
         try:
             await self._upload(file.path, file.label)
@@ -151,7 +151,7 @@ class Recorder:
                 duration_ms=file.duration_ms,
                 rate_hz=label.rate_hz,
                 size_bytes=file.size_bytes,
-                is_complete=is_complete,
+                is_complete=label.is_complete,
             )
         )
         self.counters["stored"] += 1
@@ -177,7 +177,7 @@ class Recorder:
             found = left_behind(self._spool)
             while left := await asyncio.to_thread(next, found, None):
                 log.info("a recording was left in the spool", file=left.path.name)
-                await self._keep(left, is_complete=False)
+                await self._keep(left)
             await asyncio.sleep(LEFTOVERS_EVERY_S)
 
     # -- queries ----------------------------------------------------------------------------------------------

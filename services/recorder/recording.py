@@ -161,7 +161,10 @@ class Recording:
             return
         with self._ending_it():
             self._file.add(self._track.rest())
-            self._file.flush()
+            if self._problem is None:
+                self._file.complete()
+            else:
+                self._file.flush()
         if self._problem is not None:
             with self._ending_it():
                 self._file.close()

@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -37,6 +37,7 @@ class Label:
     part: str
     rate_hz: int
     started_at: str  # ISO 8601
+    is_complete: bool = False  # its recorder came to the end of it
 
     @property
     def key(self) -> str:
@@ -68,7 +69,7 @@ class Spooled:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             file.write(wav_header(label.rate_hz, CHANNELS, 0))
-            _label_path(path).write_text(json.dumps(asdict(label)), "utf-8")
+            _write_label(path, label)
         except OSError:
             remove(path)
             file.close()
@@ -97,6 +98,16 @@ class Spooled:
             if self._header_bytes != whole:
                 os.pwrite(self._file.fileno(), wav_header(self.label.rate_hz, CHANNELS, whole), 0)
                 self._header_bytes = whole
+
+    def complete(self) -> None:
+        """Write the rest, and in the label that nothing is missing: it may be another recorder that stores it.
+
+        Raises:
+            OSError: that could not be written.
+        """
+        self.flush()
+        self.label = replace(self.label, is_complete=True)
+        _write_label(self.path, self.label)
 
     @property
     def duration_ms(self) -> float:
@@ -165,6 +176,13 @@ def remove(path: Path) -> None:
     """The object store has it."""
     path.unlink(missing_ok=True)
     _label_path(path).unlink(missing_ok=True)
+
+
+def _write_label(path: Path, label: Label) -> None:
+    """A label is read whole, or as it was before."""
+    new = path.with_suffix(".json.new")
+    new.write_text(json.dumps(asdict(label)), "utf-8")
+    new.replace(_label_path(path))
 
 
 def _label_path(path: Path) -> Path:

@@ -42,6 +42,7 @@ class Outbound:
     ) -> None:
         self.source = source
         self.may_send = True
+        self.skipped = 0  # packets that had no time, since the process stood still
         self.ssrc = start.ssrc
         self._send = send
         self._sequence = start.sequence_number
@@ -120,6 +121,7 @@ class Outbound:
             return
         if now - next_at > STALL_S:  # we were stalled: the timeline goes on in real time, no burst makes up for it
             missed = int((now - next_at) / FRAME_S)
+            self.skipped += missed
             self._timestamp += missed * CLOCK_UNITS
             next_at += missed * FRAME_S
         self._slot(next_at)

@@ -373,6 +373,7 @@ class RtpSession:
             "rtp_early": self.early_packets,
             "rtp_sent": self.sent,
             "rtp_unsent": self.unsent,
+            "rtp_skipped": self._out.skipped,
             "rtp_jitter_ms": rtcp.reception.jitter_ms,
             "rtcp_received": self.rtcp_received,
             "rtcp_sent": self.rtcp_sent,

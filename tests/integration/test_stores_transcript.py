@@ -293,6 +293,7 @@ async def test_an_event_that_the_database_cannot_hold_does_not_hold_up_the_other
     async with store(server, url) as running:
         await running.publish([*bad.events, *good])
         await until(lambda: running.app.consumer.counters["refused"] >= 2)
+        await running.settled()
         assert len(await running.rows(StoredEvent)) == len(good) + len(bad.events) - 1
         assert (await running.query("get", call="good")).data["conversation"]["outcome"] == "ordered"
 

@@ -123,13 +123,18 @@ def test_a_stored_conversation_reads_in_the_order_of_its_time() -> None:
             },
         ],
         "tool_calls": [
-            {"called_at": "2026-01-01T10:00:03", "name": "order_add", "arguments": {"quantity": 10}, "took_ms": 4.0}
+            {"called_at": "2026-01-01T10:00:03", "name": "order_add", "arguments": {"quantity": 10}, "took_ms": 4.0},
+            {"called_at": "2026-01-01T10:00:06", "name": "order_show", "arguments": {}, "took_ms": 9.0, "ok": False}
+            | {"output": {"error": "database is locked"}},
+            {"called_at": "2026-01-01T10:00:07", "name": "order_submit", "arguments": {}, "took_ms": None, "ok": None},
         ],
     }
     assert [text.plain for text in conversation_lines(answer)] == [
         "Caller  Zehn T-Stücke.",
         "        → order_add {'quantity': 10} 4 ms",
         "Agent   Gern. ✂ Was noch?",
+        '        → order_show {} 9 ms failed: {"error": "database is locked"}',
+        "        → order_submit {} without an answer",
         "talked 12000 ms",
     ]
 

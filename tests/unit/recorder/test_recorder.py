@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 
 import pytest
+from tenacity import stop_after_attempt
 
 from libs.audio.wav import read_wav
 from libs.contracts import subjects
@@ -174,6 +175,22 @@ async def test_a_recording_is_stored_once_when_the_store_comes_back_while_leftov
         assert read_wav((tmp_path / "objects" / stored.key).read_bytes()).duration_ms >= 1000
         await until(lambda: not list((tmp_path / "spool").iterdir()))
         assert not task.done()
+
+
+async def test_a_recording_that_waited_long_for_the_store_lacks_nothing(tmp_path, soon, monkeypatch):
+    monkeypatch.setattr(shell.Recorder._upload.retry, "stop", stop_after_attempt(1))
+    store = FailingStore(tmp_path / "objects")
+    async with recording(tmp_path, store) as (recorder, leg, events, _):
+        assert (await leg.ask()).accepted
+        await leg.leases.get()
+        await leg.speak(50)
+        await leg.leases.get()
+        await leg.end()
+        await until(lambda: recorder.counters["not_stored"])
+        store.back.set()
+        await until(lambda: events)
+        [stored] = events
+        assert stored.is_complete  # though it was found among what others left
 
 
 async def test_a_recorder_that_is_asked_to_end_stores_what_it_has_and_takes_no_more(tmp_path):

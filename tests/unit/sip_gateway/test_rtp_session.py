@@ -289,6 +289,7 @@ def test_after_a_stall_the_timeline_went_on_in_real_time_and_nothing_bursts(line
     assert len(after) == 1
     assert after[0].sequence_number == before.sequence_number + 1  # nothing was lost on the way
     assert (after[0].timestamp - before.timestamp) / 8000 == pytest.approx(0.5, abs=0.021)
+    assert line.rtp.statistics().rtp_skipped == (after[0].timestamp - before.timestamp) // 160 - 1
     line.pass_time(100)
     assert 4 <= len(line.heard()) <= 6
 
