@@ -114,7 +114,8 @@ RING = gauge("callbus_playout_waiting_frames", "Frames of 20 ms that wait to be 
 DEEPEST = gauge("callbus_playout_deepest_frames", "Frames of 20 ms that wait in the call with most of them")
 
 _RTP = (
-    "received", "lost", "late", "duplicate", "foreign", "malformed", "sent", "unsent", "skipped", "unauthentic", "early",
+    "received", "lost", "late", "duplicate", "foreign", "malformed", "sent", "unsent", "skipped", "unauthentic",
+    "early",
 )  # fmt: skip
 _RTCP = ("received", "sent", "malformed")
 _UP = ("concealed", "filled", "published", "dropped", "bridged", "bridge_dropped")
