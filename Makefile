@@ -52,11 +52,14 @@ test-calls: setup  # in real time: with more of them beside each other two cores
 test-minutes: setup  ## a real call of two minutes with a failover, recorded: how far its channels are apart (machine to itself)
 	@$(BIN)/pytest -q -m minutes tests/e2e
 
-.PHONY: test-integration test-peers test-flood
-test-integration: test-peers test-flood  ## with docker, SIP peers (sipp, baresip, kamailio), Prometheus and Chromium
+.PHONY: test-integration test-peers test-heard test-flood
+test-integration: test-peers test-heard test-flood  ## with docker, SIP peers (sipp, baresip, kamailio), Prometheus and Chromium
 
 test-peers: setup
-	@$(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "docker or peer" --ignore tests/integration/test_flood.py tests/integration tests/e2e
+	@$(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "docker or peer" --ignore tests/integration/test_flood.py --ignore tests/e2e/test_browser.py tests/integration tests/e2e
+
+test-heard: setup  # compares what a browser hears with what was said, sample by sample: alone
+	@$(BIN)/pytest -q -m "docker or peer" tests/e2e/test_browser.py
 
 test-flood: setup  # measures what a flood costs: alone
 	@$(BIN)/pytest -q -m "docker or peer" tests/integration/test_flood.py

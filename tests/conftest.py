@@ -7,7 +7,7 @@ import pytest
 LONGEST = (
     "e2e/test_demo_frozen_worker.py", "e2e/test_demo_killed_worker.py", "e2e/test_demo_live.py", "e2e/test_failover.py",
     "e2e/test_recording.py", "integration/test_compose.py", "integration/test_backends_postgres_nats.py",
-    "integration/test_monitoring.py", "integration/test_pbx.py", "integration/test_sipp.py", "e2e/test_browser.py",
+    "integration/test_monitoring.py", "integration/test_pbx.py", "integration/test_sipp.py",
     "unit/ai_session/test_live.py", "conformance/test_calls.py", "unit/cli/test_call.py",
     "integration/test_stores_transcript.py", "unit/sip_gateway/test_gateway.py",
     "unit/ai_session/test_pipeline_session.py", "unit/ai_session/test_realtime.py", "unit/ai_session/test_rotation.py",
