@@ -50,7 +50,7 @@ from services.ai_session.backends.port import (
     UsageCounted,
 )
 from services.ai_session.backends.realtime_errors import EXPIRED, FATAL
-from services.ai_session.backends.realtime_link import Endpoint, connect
+from services.ai_session.backends.realtime_link import MAX_EARLY_EVENTS, Endpoint, connect
 from services.ai_session.costs import RunningTotal
 from services.ai_session.phrases import Wish
 
@@ -200,10 +200,12 @@ class LiveBackend:
         elif not malformed:  # one line per connection; all are counted
             log.warning("the model's server sent a frame that is not understood", begins=repr(data[:80]))
         for event in events:
-            if self._arrivals is not None:
+            if self._arrivals is None:
+                self._take(event)
+            elif self._arrivals.qsize() < MAX_EARLY_EVENTS:
                 self._arrivals.put_nowait(event)
             else:
-                self._take(event)
+                self._endpoint.counters["early_events_dropped"] += 1
 
     def closing(self, code: int, reason: str) -> None:
         """The server says goodbye. 1000 and 1001 are losses, too: the call is not over."""

@@ -44,7 +44,7 @@ from services.ai_session.backends.realtime_events import (
     SessionUpdated,
     WireEvent,
 )
-from services.ai_session.backends.realtime_link import Endpoint, connect
+from services.ai_session.backends.realtime_link import MAX_EARLY_EVENTS, Endpoint, connect
 from services.ai_session.backends.realtime_mcp import AnswerDue, ApprovalAsked
 from services.ai_session.backends.realtime_refusals import without
 from services.ai_session.backends.responses import STALL_S, Create, Refusal, Responses
@@ -59,8 +59,6 @@ log = get_logger()
 CREATED_TIMEOUT_S = 2.0
 UPDATED_TIMEOUT_S = 2.0
 CLOSE_TIMEOUT_S = 0.5
-
-MAX_EARLY_EVENTS = 1000  # while opening
 MAX_RESPONSE_S = 300.0  # of audio; 4096 tokens, the most that an agent may allow, are 205 s
 
 _APPEND_HEAD = b'{"type":"input_audio_buffer.append","audio":"'

@@ -17,6 +17,7 @@ from libs.contracts.offer import CallState, Offer
 from services.ai_session.__main__ import Backends
 from services.ai_session.backends.factory import UnsupportedAgentError
 from services.ai_session.backends.live import LiveEndpoint, plan_live
+from services.ai_session.backends.port import BackendError
 from services.ai_session.backends.realtime_link import Endpoint
 from services.ai_session.costs import load
 from services.ai_session.settings import BUILT_IN_MODELS
@@ -266,6 +267,19 @@ async def test_a_session_that_does_not_open_ends_with_its_reason(server):
     async with asyncio.TaskGroup() as calls:
         for fault, reason in failures.items():
             calls.create_task(_not_opened(server, fault, reason))
+
+
+async def test_a_flood_before_the_session_is_open_is_dropped_and_counted(monkeypatch):
+    monkeypatch.setattr("services.ai_session.backends.live.MAX_EARLY_EVENTS", 5)
+    offer = Offer(call="c", org="o", gw="g", epoch=1, caller="1", callee="2", agent=agent())
+    endpoint = LiveEndpoint("http://127.0.0.1:1/v1", "k", "gpt-live-1", load(BUILT_IN_MODELS))
+    backend = plan_live(endpoint, offer).make(lambda _: None)
+    for _ in range(50):
+        backend.received(b'{"type":"session.output_transcript.delta","delta":"la"}')
+    assert endpoint.counters["early_events_dropped"] == 45
+    backend.disconnected()  # what decides about the opening is not lost in the flood
+    with pytest.raises(BackendError, match="the model connection broke"):
+        await backend._await_start()
 
 
 async def _not_opened(server, fault, reason):
