@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from cli.exit_codes import ExitCode
 from cli.main import app
 from cli.ports import free_port
 from cli.settings import CliSettings
-from cli.state import running
+from cli.state import ProcessIdentity, end, running
 from libs.contracts import events as ev
 from libs.contracts.commands import HangUp
 from libs.contracts.originate import AgentChanges, OriginateReply
@@ -298,31 +298,58 @@ def test_what_runs_already_is_used_and_left_alone(tmp_path: Path) -> None:
     assert not (tmp_path / "var").exists()
 
 
-async def test_what_is_started_for_a_call_is_ended_with_it_unless_it_is_to_be_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class OwnPlatform:
+    """`callbus call` where nothing runs yet."""
+
+    def __init__(self, settings: CliSettings) -> None:
+        self.settings = settings
+        self._commands: list[ProcessIdentity] = []
+
+    async def call(self, *words: str) -> tuple[int | None, bytes]:
+        command = await asyncio.create_subprocess_exec(
+            *[sys.executable, "-m", "cli.main", "call", *words], stderr=asyncio.subprocess.PIPE, cwd=ROOT
+        )
+        self._commands.append(ProcessIdentity.of(command.pid))
+        _, said = await command.communicate()
+        return command.returncode, said
+
+    def end(self) -> None:
+        """The commands first: each ends what it started, or has not yet left behind what `down` could find."""
+        end(self._commands, up.DOWN_GRACE_S)
+        up.down(self.settings, Console(quiet=True))
+
+
+@pytest.fixture
+def own_platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OwnPlatform]:
+    """Nothing of it outlives the test, however that ends: its time limit cuts it off anywhere."""
     monkeypatch.setenv("CALLBUS_VAR", str(tmp_path / "var"))
     monkeypatch.setenv("SIP_LISTEN_HOST", "127.0.0.1")
     monkeypatch.setenv("SIP_LISTEN_PORT", str(free_port(transport="udp")))
     for name in ("NATS_URL", "OPENAI_API_KEY", "OPENAI_BASE_URL", "SIP_SERVER", "SIP_DOMAIN"):
         monkeypatch.setenv(name, "")
-    words = ["call", "030", "--agent", "nobody"]
-    state = CliSettings().state_file
+    platform = OwnPlatform(CliSettings())
+    try:
+        yield platform
+    finally:
+        platform.end()
+
+
+@pytest.mark.timeout(180)  # the platform is started twice
+async def test_what_is_started_for_a_call_is_ended_with_it_unless_it_is_to_be_kept(own_platform: OwnPlatform) -> None:
+    words = ["030", "--agent", "nobody"]
+    state = own_platform.settings.state_file
     for keep in ([], ["--keep-running"]):
-        command = await asyncio.create_subprocess_exec(
-            *[sys.executable, "-m", "cli.main", *words, *keep], stderr=asyncio.subprocess.PIPE, cwd=ROOT
-        )
-        _, said = await command.communicate()
-        assert command.returncode == ExitCode.NO_AGENT, said
+        code, said = await own_platform.call(*words, *keep)
+        assert code == ExitCode.NO_AGENT, said
         assert b"there is no agent named 'nobody': there are bestellung" in said
         left = running(state)
         assert (left is not None) == bool(keep), said
     # The next call uses what the first one kept, and leaves it alone.
-    result = await asyncio.to_thread(CliRunner().invoke, app, words)
+    result = await asyncio.to_thread(CliRunner().invoke, app, ["call", *words])
     assert result.exit_code == ExitCode.NO_AGENT
     assert "starting it" not in result.stderr
     assert running(state) is not None
-    assert await asyncio.to_thread(up.down, CliSettings(), Console(quiet=True))
+    assert await asyncio.to_thread(up.down, own_platform.settings, Console(quiet=True))
 
 
 @pytest.mark.parametrize("option", ["--model", "--voice"])
