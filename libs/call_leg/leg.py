@@ -565,7 +565,10 @@ class Leg:
         """The other side ended the call (CANCEL, BYE, no ACK, silence of RTP)."""
         if self.phase is Phase.BRIDGED and reason in (Reason.CALLER_HUNG_UP, Reason.CALLEE_HUNG_UP):
             reason = Reason.TRANSFERRED
-        return self.end(Termination.of(reason, detail), now, by_caller=True)
+        end = Termination.of(reason, detail)
+        if self.phase in (Phase.SEEKING, Phase.OFFERING, Phase.CLAIMED) and not self._parked:
+            end = self._search.left(end, now)
+        return self.end(end, now, by_caller=True)
 
     def end(self, termination: Termination, now: float, *, by_caller: bool = False) -> list[Action]:
         """The one end. Releases whoever has the call, tells the other side unless it knows."""

@@ -12,6 +12,8 @@ Theory of operation.
    was only silent is asked again, with more time, while set-up has patience.
  - A model that fails whoever asks it must not keep a caller in an endless row of workers: `FAILURES_IN_A_ROW` owners
    that each failed within `STEADY_S` end the call.
+ - Somebody who hears nothing but the waiting tone hangs up. That is no proper end: from `GAVE_UP_AFTER_S` on the call
+   ends with what kept it waiting, or an outage would look the better the less patient its callers are.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ SEEK_LIMIT_S = 20.0
 SETUP_PATIENCE_S = 3.0
 STEADY_S = 10.0  # an owner that lasted this long was well; failures after shorter times are counted together
 FAILURES_IN_A_ROW = 3
+GAVE_UP_AFTER_S = 2.0  # who leaves earlier would have left anyway
+BY_CHOICE = (Reason.CALLER_HUNG_UP, Reason.CALLEE_HUNG_UP, Reason.CALLER_CANCELLED)
 NEVER = float("inf")
 
 
@@ -99,6 +103,17 @@ class WorkerSearch:
     def has_another(self, wk: str, is_connected: bool) -> bool:
         """Whether somebody could be asked if this one gave the call away."""
         return self._roster.pick({wk} if is_connected else self._excluded | {wk}) is not None
+
+    def left(self, own: Termination, now: float) -> Termination:
+        """The other side ended the call, with `own`, while no agent had it: what the call ends with."""
+        was_served = self._until != NEVER
+        waited_s = now - (self._until - self._limit_s if was_served else self._setup_from)
+        why = self._failure
+        if why is None and was_served:
+            why = Termination.of(Reason.WORKER_LOST, "no worker could take the call over")
+        if why is None or waited_s < GAVE_UP_AFTER_S or own.reason not in BY_CHOICE:
+            return own
+        return Termination.of(why.reason, f"{why.detail}; the other side gave up after {waited_s:.0f} s")
 
     def given_up(self, is_connected: bool, is_patient: bool, now: float) -> Termination | None:
         """`next` found nobody: what the call ends with, or None to try again. `is_patient`: a transfer still runs."""
