@@ -20,9 +20,9 @@ from tests.support.services import NATS_IMAGE, POSTGRES_IMAGE, PYTHON_IMAGE, nee
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]  # the images may have to be built
 
-# That the recording is the model's audio to the sample: the demos prove it, on a machine that keeps up. Here ten
-# containers share it and two start in the middle of the call.
-FIDELITY = "what the ledger says was heard was heard"
+# Ten containers share this machine and two start in the middle of the call: the voice may be torn where the gateway's
+# own counters say why, and nowhere else.
+FIDELITY, EXPLAINED = "what the ledger says was heard was heard", "on its way"
 HEARTBEATS_SEEN = 60  # four workers, ten each in a second
 IDENTITY = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:8080/healthz').read().decode())"
 
@@ -49,7 +49,11 @@ async def test_both_workers_are_restarted_one_after_the_other_and_the_caller_doe
     place = Place(running.sip_port, running.rehearsal_url)
     shown = StringIO()
     checks = await call_elsewhere(running.nats_url, place, Console(file=shown, width=160), restart_both)
-    failed = [check for check in checks if not check.passed and not check.text.startswith(FIDELITY)]
+    failed = [
+        check
+        for check in checks
+        if not check.passed and not (check.text.startswith(FIDELITY) and EXPLAINED in check.detail)
+    ]
     assert failed == [], shown.getvalue()
     assert exit_codes == [0, 0]  # drained, not killed
     assert len({claim.wk for claim in claims}) == 3  # a restarted worker is a new one
