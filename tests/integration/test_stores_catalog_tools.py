@@ -29,8 +29,9 @@ from services.catalog_tools.importer import import_csv
 from services.catalog_tools.models import Answer
 from services.catalog_tools.settings import Settings
 from services.catalog_tools.tools import TOOLS
-from tests.support.builders import DATABASES, database_url, running_outbox, until
+from tests.support.builders import DATABASES, database_url, running_outbox
 from tests.support.nats import NatsServer, nats_server
+from tests.support.waiting import until
 
 CALL = "01JCALL"
 

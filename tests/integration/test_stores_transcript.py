@@ -28,8 +28,9 @@ from services.transcript_store.janitor import EndCall
 from services.transcript_store.models import Conversation, StoredEvent, Table, Turn
 from services.transcript_store.projection import project
 from services.transcript_store.settings import Settings
-from tests.support.builders import DATABASES, CallScript, database_url, demo_call, publish, running_outbox, until
+from tests.support.builders import DATABASES, CallScript, database_url, demo_call, publish, running_outbox
 from tests.support.nats import NatsServer, nats_server
+from tests.support.waiting import until
 
 
 class Running:

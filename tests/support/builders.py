@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -245,13 +245,6 @@ async def running_outbox(outbox: EventOutbox) -> AsyncIterator[EventOutbox]:
         task = tasks.create_task(outbox.run())
         yield outbox
         task.cancel()
-
-
-async def until(happened: Callable[[], object], timeout_s: float = 20) -> None:
-    """Wait for what has no event of its own to wait for, such as a counter."""
-    async with asyncio.timeout(timeout_s):
-        while not happened():  # noqa: ASYNC110  a counter cannot be awaited
-            await asyncio.sleep(0.01)
 
 
 POSTGRES = "TEST_POSTGRES_URL"

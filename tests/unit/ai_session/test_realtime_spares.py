@@ -18,15 +18,10 @@ from services.rehearsal.faults import parse_fault
 from services.rehearsal.server import Rehearsal
 from services.rehearsal.settings import RehearsalSettings
 from tests.support.fake_leg import FakeLeg
+from tests.support.waiting import until
 from tests.unit.ai_session.conftest import ended, gateway, running_worker
 from tests.unit.ai_session.fake_model import configured, fake_model
 from tests.unit.ai_session.test_rotation import a_call, turn_of
-
-
-async def until(happened):
-    async with asyncio.timeout(5):
-        while not happened():  # noqa: ASYNC110  counts have no event
-            await asyncio.sleep(0.01)
 
 
 @asynccontextmanager

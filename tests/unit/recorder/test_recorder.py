@@ -22,6 +22,7 @@ from services.recorder import recorder as shell, recording as one
 from services.recorder.recorder import Recorder
 from services.recorder.spool import left_behind
 from tests.support.nats import nats_server
+from tests.support.waiting import until
 
 CALL = "01CALL"
 FRAME = b"\1\0" * 160
@@ -101,12 +102,6 @@ async def recording(tmp_path, store, capacity=10):
             await asyncio.wait_for(task, 10)
             await bus.close()
             await ours.close()
-
-
-async def until(holds):
-    async with asyncio.timeout(10):
-        while not holds():  # noqa: ASYNC110  another task does it
-            await asyncio.sleep(0.01)
 
 
 @pytest.fixture

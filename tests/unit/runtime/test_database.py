@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from libs.runtime import database
 from libs.runtime.database import Probe, failed, masked, open_engine, reading
 from services.catalog_tools.tools import TIMEOUT_MS
-from tests.support.builders import until
+from tests.support.waiting import until
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from libs.softphone.phone import CallRejected, Softphone
 from services.sip_gateway.rtp_ports import PortPool
 from services.sip_gateway.rtp_session import MediaFormat, RtpSession, RtpStart
 from services.sip_gateway.ticker import Ticker
+from tests.support.waiting import until
 from tests.unit.softphone.answering import AnsweringSide
 
 
@@ -87,12 +88,6 @@ async def echoes(call) -> bool:
     await call.play(pcm).wait()
     await asyncio.sleep(0.3)
     return best_correlation(pcm[: 2 * call.rate_hz // 5], bytes(call.heard))[0] > 0.9
-
-
-async def until(happened) -> None:
-    async with asyncio.timeout(5):
-        while not happened():  # noqa: ASYNC110  counters have no event
-            await asyncio.sleep(0.01)
 
 
 async def test_g722_is_heard_and_said_at_16_khz(gateway, phone):

@@ -22,8 +22,8 @@ from services.ai_session.voices.ahead import SpeechAhead, texts_ahead
 from services.ai_session.voices.factory import Voices
 from services.ai_session.voices.opening import open_voices
 from services.ai_session.worker import Worker
+from tests.support.waiting import until
 from tests.unit.ai_session.voices.providers import SpeechProvider, speech_provider, tone
-from tests.unit.ai_session.voices.waiting import until
 
 FILLERS = ("Einen Moment, ich schaue nach.", "Ich bin gleich so weit.")
 

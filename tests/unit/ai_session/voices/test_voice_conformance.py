@@ -24,8 +24,8 @@ from services.rehearsal.faults import Fault
 from services.rehearsal.request_log import RequestRecord
 from services.rehearsal.server import Rehearsal
 from services.rehearsal.settings import RehearsalSettings
+from tests.support.waiting import until
 from tests.unit.ai_session.test_realtime import SCENARIO, Speech
-from tests.unit.ai_session.voices.waiting import until
 
 SOUNDS = {
     "openai": Sound("openai", "gpt-4o-mini-tts", "marin", 8000, language="de"),
