@@ -135,12 +135,6 @@ async def running(endpoint: Rehearsal) -> AsyncIterator[Platform]:
         yield started
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def feed(running: Platform) -> AsyncIterator[EventFeed]:
-    async with running.events() as following:
-        yield following
-
-
 @pytest_asyncio.fixture(loop_scope="module")
 async def phone() -> AsyncIterator[Softphone]:
     async with await Softphone.open() as opened:

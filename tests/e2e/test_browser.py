@@ -25,7 +25,7 @@ from libs.audio.tone import tone
 from libs.audio.wav import read_wav, write_wav
 from libs.contracts import subjects
 from libs.contracts.agent import AgentConfig
-from libs.contracts.commands import CommandReply, Describe, HangUp
+from libs.contracts.commands import Describe, HangUp
 from libs.contracts.config import RouteConfig
 from libs.contracts.events import AgentTurn, CallEnded, CallOffered, DtmfReceived
 from libs.contracts.frame import unpack
@@ -154,11 +154,6 @@ async def call(page, to: str) -> str:
     return await page.evaluate("window.callbus.id")
 
 
-async def command(running: Platform, call_id: str, message) -> CommandReply:
-    reply = await running.client.request(subjects.control("default", call_id, "leg"), message.to_json(), timeout=5)
-    return CommandReply.model_validate_json(reply.data)
-
-
 async def end_of(feed: EventFeed, call_id: str) -> CallEnded:
     async with asyncio.timeout(10):
         while not feed.of(CallEnded, call_id):  # noqa: ASYNC110  the feed is polled everywhere
@@ -228,8 +223,8 @@ async def test_keys_of_the_page_reach_the_call_and_the_agent_can_hang_up(running
     call_id = await call(page, "echo")
     await page.locator("#keys").get_by_text("5", exact=True).click()
     assert (await feed.wait_for(DtmfReceived))[0].digit == "5"
-    epoch = (await command(running, call_id, Describe())).details["epoch"]
-    assert (await command(running, call_id, HangUp(epoch=epoch, reason=Reason.AGENT_HUNG_UP))).ok
+    epoch = (await running.tell(call_id, Describe())).details["epoch"]
+    assert (await running.tell(call_id, HangUp(epoch=epoch, reason=Reason.AGENT_HUNG_UP))).ok
     await in_state(page, "ended")
     assert (await end_of(feed, call_id)).termination.reason is Reason.AGENT_HUNG_UP
     assert await page.locator("#call").is_enabled()
@@ -291,7 +286,7 @@ async def test_an_operator_takes_a_call_over_from_a_link_and_gives_it_back(runni
     assert await operator.locator("#call").inner_text() == "Take the call over"
     await operator.locator("#call").click()
     await in_state(operator, "talking")
-    owner = (await command(running, call_id, Describe())).details
+    owner = (await running.tell(call_id, Describe())).details
     assert owner["is_person"]
     await operator.locator("#hand-over").click()
     await in_state(operator, "ended")
@@ -319,7 +314,7 @@ async def open_take_over(running: Platform, browser, call_id: str):
 
 async def until_owner_is(running: Platform, call_id: str, *, person: bool) -> None:
     async with asyncio.timeout(10):
-        while (await command(running, call_id, Describe())).details["is_person"] is not person:  # noqa: ASYNC110
+        while (await running.tell(call_id, Describe())).details["is_person"] is not person:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
 

@@ -5,12 +5,9 @@ Audio is judged by the median over sections of one second: a stall of a busy mac
 """
 
 import asyncio
-from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from statistics import median
 
-import numpy as np
 import pytest
 import pytest_asyncio
 
@@ -18,17 +15,14 @@ from libs.audio.compare import best_correlation, snr_db
 from libs.audio.g711 import Law
 from libs.audio.rtp import pack_header
 from libs.audio.tone import tone
-from libs.audio.wav import read_wav
 from libs.contracts.media import MediaStatistics
 from libs.softphone.phone import CallOptions, PhoneCall, RtpStart, Softphone
 from libs.softphone.ticker import shared_ticker
 from tests.support.platform import ECHO_AGENT, ECHO_ROUTE, Platform, platform
+from tests.support.speech import sections, the_speech
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-CLIPS = Path(__file__).resolve().parents[2] / "services" / "rehearsal" / "clips" / "caller"
-SECTION_BYTES = 2 * 8000
-MARGIN_BYTES = 2 * 4000
 PACKET_BYTES = 160
 JUST_BELOW_THE_WRAP = RtpStart(sequence_number=65_536 - 100, timestamp=2**32 - 100 * 160, ssrc=0xC0FFEE)
 
@@ -39,39 +33,10 @@ def the_tone() -> bytes:
     return tone(400, 6000, 8000, -24.5)
 
 
-@cache
-def the_speech() -> bytes:
-    """6 s of speech that is not on the codec's grid: the clips are G.711, so they are slowed down and scaled."""
-    pcm = b"".join(read_wav(path.read_bytes()).pcm for path in sorted(CLIPS.glob("*.wav")))
-    samples = np.frombuffer(pcm, "<i2").astype(np.float64)
-    slowed = np.interp(np.arange(6 * 8000) * 0.97, np.arange(len(samples)), samples)
-    return np.rint(0.77 * slowed).astype("<i2").tobytes()
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def running():
     async with platform(documents=[ECHO_AGENT, ECHO_ROUTE]) as started:
         yield started
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def feed(running):
-    async with running.events() as following:
-        yield following
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def phone(running):
-    async with await Softphone.open() as opened:
-        yield opened
-
-
-def sections(sent: bytes, heard: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Each second of what was sent, with what was heard around its time."""
-    _, lag = best_correlation(sent, heard)
-    for start in range(0, len(sent) - SECTION_BYTES + 1, SECTION_BYTES):
-        at = start + 2 * lag
-        yield sent[start : start + SECTION_BYTES], heard[max(0, at - MARGIN_BYTES) : at + SECTION_BYTES + MARGIN_BYTES]
 
 
 def median_snr_db(sent: bytes, heard: bytes) -> float:

@@ -15,13 +15,14 @@ from libs.audio.tone import tone
 from libs.audio.wav import read_wav
 from libs.contracts import subjects
 from libs.contracts.agent import AgentConfig
-from libs.contracts.commands import CommandReply, Listen, Record
+from libs.contracts.commands import Listen, Record
 from libs.contracts.config import Fallback, RouteConfig
-from libs.contracts.events import CallAnswered, CallRecording, RecordingStored
+from libs.contracts.events import CallRecording, RecordingStored
 from libs.contracts.termination import Reason
-from libs.softphone.phone import Softphone
-from tests.e2e.test_echo_fidelity import sections, the_speech
+from tests.support.calling import place
 from tests.support.platform import platform
+from tests.support.speech import sections, the_speech
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -43,25 +44,6 @@ async def running():
         yield started
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def feed(running):
-    async with running.events() as following:
-        yield following
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def phone(running):
-    async with await Softphone.open() as opened:
-        yield opened
-
-
-async def place(running, feed, phone, user):
-    """A call that is answered, and its id."""
-    number = len(feed.of(CallAnswered)) + 1
-    call = await phone.call(running.sip_uri(user))
-    return call, (await feed.wait_for(CallAnswered, number))[-1].call
-
-
 def channels(running, stored):
     wav = read_wav((running.directory / "objects" / stored.key).read_bytes())
     assert wav.channels == 2
@@ -74,24 +56,31 @@ def likeness(said, recorded):
     return median(best_correlation(section, around)[0] for section, around in sections(said, recorded) if any(section))
 
 
-async def tell(running, call, command):
-    reply = await running.client.request(subjects.control("default", call, "leg"), command.to_json(), timeout=2)
-    return CommandReply.model_validate_json(reply.data)
+async def told(feed, call):
+    """What became of the recording, once it is over."""
+    await feed.wait_where(CallRecording, lambda event: event.call == call and event.state == "stopped")
+    return [event.state for event in feed.of(CallRecording, call)]
+
+
+async def parts(feed, call, count):
+    """What is stored of it, once it is so many parts."""
+    await until(lambda: len(feed.of(RecordingStored, call)) >= count)
+    return feed.of(RecordingStored, call)
 
 
 async def test_the_caller_is_left_the_agent_right_and_each_is_whole(running, feed, phone):
-    call, _ = await place(running, feed, phone, "recorded")
+    call, mine = await place(running, feed, phone, "recorded")
     await asyncio.sleep(3.2)
     await call.play(the_speech()).wait()
     await call.hang_up()
-    [stored] = await feed.wait_for(RecordingStored, 1)
+    [stored] = await parts(feed, mine, 1)
     left, right = channels(running, stored)
     assert stored.is_complete
     assert likeness(the_speech(), left) > 0.99
     assert likeness(bytes(call.heard)[: 2 * 8000 * 3], right) > 0.98
     a, b = (np.frombuffer(side, "<i2").astype(float) for side in (left, right))
     assert abs(np.corrcoef(a, b)[0, 1]) < 0.1
-    assert [each.state for each in feed.of(CallRecording, stored.call)] == ["started", "stopped"]
+    assert await told(feed, mine) == ["started", "stopped"]
 
 
 async def test_a_killed_recorder_leaves_what_it_heard_and_the_next_one_goes_on(running, feed, phone):
@@ -105,24 +94,20 @@ async def test_a_killed_recorder_leaves_what_it_heard_and_the_next_one_goes_on(r
     [spooled] = (running.directory / "recordings").glob(f"{mine}*.wav")
     assert read_wav(spooled.read_bytes()).duration_ms / 1000 > lasted_s - 1
     await running.start("recorder")
+    await until(lambda: [event.state for event in feed.of(CallRecording, mine)].count("started") == 2)
+    await asyncio.sleep(0.5)  # of which it hears something, however long it took to start
     await playing.wait()
     await call.hang_up()
-    parts = []
-    async with asyncio.timeout(20):
-        while len(parts) < 2:
-            parts = feed.of(RecordingStored, mine)
-            await asyncio.sleep(0.05)
-    assert sorted(part.is_complete for part in parts) == [False, True]
-    states = [event.state for event in feed.of(CallRecording, mine)]
-    assert states == ["started", "lost", "started", "stopped"]
+    assert sorted(part.is_complete for part in await parts(feed, mine, 2)) == [False, True]
+    assert await told(feed, mine) == ["started", "lost", "started", "stopped"]
 
 
 async def test_a_call_is_recorded_by_command_and_not_before(running, feed, phone):
     call, mine = await place(running, feed, phone, "silent")
-    assert (await tell(running, mine, Record(on=True))).ok
+    assert (await running.tell(mine, Record(on=True))).ok
     await feed.wait_where(CallRecording, lambda event: event.call == mine and event.state == "started")
     await asyncio.sleep(0.5)
-    assert (await tell(running, mine, Record(on=False))).ok
+    assert (await running.tell(mine, Record(on=False))).ok
     stored = await feed.wait_where(RecordingStored, lambda event: event.call == mine)
     assert 200 < stored.duration_ms < 3000
     await call.hang_up()
@@ -143,7 +128,7 @@ async def test_a_caller_whom_no_agent_serves_leaves_a_message(running, feed, pho
 async def test_whoever_listens_hears_what_the_caller_hears_while_the_lease_lives(running, feed, phone):
     call, mine = await place(running, feed, phone, "silent")
     heard = await running.client.subscribe(subjects.audio("default", "*", "*", mine, "out"))
-    reply = await tell(running, mine, Listen(by="tap", lease_s=0.5))
+    reply = await running.tell(mine, Listen(by="tap", lease_s=0.5))
     assert reply.ok
     assert (reply.details["rate_hz"], reply.details["recording"]) == (8000, False)
     await heard.next_msg(timeout=1)

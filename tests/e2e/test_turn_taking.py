@@ -8,7 +8,6 @@ import pytest
 import pytest_asyncio
 
 from libs.audio.wav import read_wav
-from libs.contracts import subjects
 from libs.contracts.agent import AgentConfig, TurnTaking
 from libs.contracts.commands import Mute
 from libs.contracts.events import AgentTurn, CallerTurn, CallOffered
@@ -82,10 +81,10 @@ async def test_a_muted_agent_is_silent_within_two_frames_and_goes_on_unheard(run
         await call.wait_for_speech()
         offered = await feed.wait_where(CallOffered, lambda event: event.caller == "+49305559002")
         await asyncio.sleep(0.5)
-        await _mute(platform, offered, muted=True)
+        assert (await platform.tell(offered.call, Mute(muted=True))).ok
         muted_at = time.monotonic()
         await asyncio.sleep(0.6)
-        await _mute(platform, offered, muted=False)
+        assert (await platform.tell(offered.call, Mute(muted=False))).ok
         await call.wait_for_speech()
         await call.hang_up()
     pcm = np.frombuffer(call.heard, "<i2").astype(np.int32)
@@ -96,9 +95,3 @@ async def test_a_muted_agent_is_silent_within_two_frames_and_goes_on_unheard(run
     ]
     last_before = max(at for at in loud_at if at < muted_at + 0.3)
     assert (last_before - muted_at) * 1000 <= MUTED_WITHIN_MS + MACHINE_MS
-
-
-async def _mute(platform, offered, *, muted):
-    subject = subjects.control(offered.org, offered.call, "leg")
-    reply = await platform.client.request(subject, Mute(muted=muted).to_json(), timeout=2)
-    assert b'"ok":true' in reply.data.replace(b" ", b"")

@@ -30,8 +30,9 @@ from cli.programs import Options, Plan, Program, plan
 from cli.supervisor import Supervisor
 from libs.contracts import subjects
 from libs.contracts.agent import AgentConfig
+from libs.contracts.commands import Command, CommandReply
 from libs.contracts.config import OrgConfig, RouteConfig
-from libs.contracts.events import CallEnded, CallEvent, CallOffered, Event
+from libs.contracts.events import CallAnswered, CallEnded, CallEvent, CallOffered, Event
 from libs.contracts.wire import event_decoder
 from libs.runtime.streams import bucket
 
@@ -124,6 +125,11 @@ class Platform:
             if found == sample and labels.items() <= dict(has).items()
         )
 
+    async def tell(self, call: str, command: Command, org: str = "default") -> CommandReply:
+        """Send a command to a call's leg; what it answers."""
+        reply = await self.client.request(subjects.control(org, call, "leg"), command.to_json(), timeout=5)
+        return CommandReply.model_validate_json(reply.data)
+
     async def publish(self, *documents: Document) -> None:
         """Put configuration where gateways and workers follow it."""
         store = await bucket(self.client.jetstream(), subjects.KV_CONFIG)
@@ -195,16 +201,19 @@ class EventFeed:
         Raises:
             tenacity.RetryError: there is none in time.
         """
-        waiting = AsyncRetrying(
-            stop=stop_after_delay(timeout_s), wait=wait_fixed(0.02), retry=retry_if_result(lambda end: end is None)
-        )
-        end = await waiting(self._find_end, caller)
-        assert end is not None
-        return end
+        return await self.wait_where(CallEnded, lambda event: event.call in self._from(caller), timeout_s)
 
-    async def _find_end(self, caller: str) -> CallEnded | None:
-        calls = {offered.call for offered in self.of(CallOffered) if offered.caller == caller}
-        return next((end for end in self.of(CallEnded) if end.call in calls), None)
+    async def answered(self, caller: str, timeout_s: float = 20.0) -> str:
+        """The id of the call from this number that was answered.
+
+        Raises:
+            tenacity.RetryError: there is none in time.
+        """
+        found = await self.wait_where(CallAnswered, lambda event: event.call in self._from(caller), timeout_s)
+        return found.call
+
+    def _from(self, caller: str) -> set[str]:
+        return {offered.call for offered in self.of(CallOffered) if offered.caller == caller}
 
     async def _count(self, kind: type[CallEvent]) -> int:
         return len(self.of(kind))
