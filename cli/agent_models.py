@@ -6,10 +6,9 @@ from collections.abc import Iterable
 from datetime import date
 from typing import Literal, NamedTuple
 
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr
 
-from cli.checkout import ROOT
-from cli.errors import CliError
+from cli.service_settings import read_settings
 from cli.settings import CliSettings
 from libs.contracts.agent import AgentConfig
 from services.ai_session.costs import Models
@@ -33,11 +32,7 @@ def worker_settings(settings: CliSettings) -> Settings:
     Raises:
         CliError: a setting is wrong.
     """
-    try:
-        read = Settings(_env_file=ROOT / ".env")
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise CliError(f"setting {'.'.join(map(str, first['loc'])).upper()}: {first['msg']}") from None
+    read = read_settings(Settings)
     key, url = settings.openai_api_key, settings.openai_base_url
     update = {"openai_api_key": SecretStr(key) if key else read.openai_api_key, "openai_base_url": url}
     return read.model_copy(update={name: value for name, value in update.items() if value})

@@ -8,12 +8,10 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from cli.checkout import ROOT
 from cli.errors import CliError
 from cli.findings import Finding, Site
 from cli.ports import complaint, is_free
+from cli.service_settings import read_settings
 from cli.settings import CliSettings
 from libs.object_store.settings import ObjectStoreSettings
 from libs.object_store.store import ObjectStore, ObjectStoreError
@@ -44,11 +42,9 @@ async def check_ports(site: Site) -> list[Finding]:
 
 def _rtp(site: Site) -> list[Finding]:
     try:
-        sip = SipSettings(_env_file=ROOT / ".env")
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        text = f"a setting of the SIP gateway is wrong: {'.'.join(map(str, first['loc']))}: {first['msg']}"
-        return [Finding("ports", "fail", text, "correct it in .env (docs/settings.md)")]
+        sip = read_settings(SipSettings)
+    except CliError as error:
+        return [Finding("ports", "fail", f"the SIP gateway: {error}", "correct it in .env (docs/settings.md)")]
     if sip.rtp_ports is None:
         return [Finding("ports", "ok", "RTP uses any free port: a firewall needs RTP_PORTS")]
     first_port, last_port = sip.rtp_ports
@@ -112,11 +108,7 @@ async def check_object_store(site: Site) -> list[Finding]:
 
 
 def _object_store(settings: CliSettings) -> ObjectStore:
-    try:
-        read = ObjectStoreSettings(_env_file=ROOT / ".env")
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise CliError(f"setting {'.'.join(map(str, first['loc'])).upper()}: {first['msg']}") from None
+    read = read_settings(ObjectStoreSettings)
     url = read.object_store_url
     if url == OBJECTS_DEFAULT:  # as `callbus up` sets it
         url = str(settings.callbus_var / "objects")

@@ -32,7 +32,6 @@ from cli.up import start_all
 from libs.contracts.agent import Backend
 
 TIME_LIMIT_S = 150.0  # a demo that hangs must end, too; a good one takes about 60
-STORED_TIMEOUT_S = 10.0
 WORKERS = 2
 PREFIX = "callbus-demo-"
 LEFTOVER_S = 24 * 3600.0

@@ -9,6 +9,7 @@ import pytest
 
 from cli.bus import connected
 from cli.bus_checks import age_findings, check_clock, clock_finding, recorder_findings
+from cli.doctor import _carried_out
 from cli.findings import Finding, Site
 from cli.machine_checks import check_disk, check_ntp, check_object_store, check_ports
 from cli.model_endpoint import check_model, unknown_models
@@ -100,7 +101,17 @@ async def test_a_wrong_setting_of_the_gateway_is_told(site: Site, monkeypatch: p
     monkeypatch.setenv("RTP_PORTS", "some")
     _, wrong = await check_ports(site)
     assert wrong.state == "fail"
-    assert "rtp_ports" in wrong.text
+    assert "RTP_PORTS" in wrong.text
+
+
+async def test_a_setting_of_the_workers_that_is_no_json_is_a_finding(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MCP_TOKENS", "s3cret")
+    [found] = await _carried_out(check_model, with_key(site, "http://127.0.0.1:1/v1"))
+    assert (found.check, found.state) == ("model", "fail")
+    assert "mcp_tokens" in found.text
+    assert "s3cret" not in found.text
 
 
 @pytest.mark.parametrize(("free", "state"), [(5 << 30, "ok"), (500 << 20, "warn"), (10 << 20, "fail")])
