@@ -30,8 +30,7 @@ def serve(names: list[str], nats_url: str | None = None) -> int:
             raise ConnectionError("there is no plug-in to serve")
         host = PluginHost(service.bus, loaded.plugins)
         CALLS.read_from(lambda: host.counters)
-        service.is_up()
-        await host.run(service.stopping)
+        await host.run(service.stopping, service.is_up)
 
     return run("plugins", "pl", settings, main, streams=False)
 

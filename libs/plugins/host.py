@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from libs.plugins.endpoints import OfferedTool, ToolEndpoints
 from libs.plugins.loading import Plugin
@@ -55,11 +55,12 @@ class PluginHost:
             return False
         return True
 
-    async def run(self, stopping: asyncio.Event) -> None:
-        """Serve until `stopping`, in a process that does nothing else."""
+    async def run(self, stopping: asyncio.Event, up: Callable[[], object]) -> None:
+        """Serve until `stopping`, in a process that does nothing else; `up` is called when the tools are on the bus."""
         async with asyncio.TaskGroup() as tasks:
             names = await self.start(tasks)
             await self._bus.subscribed()
             log.info("plug-ins are offered", tools=names)
+            up()
             await stopping.wait()
             await self.stop()

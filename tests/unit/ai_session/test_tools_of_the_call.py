@@ -206,7 +206,7 @@ def test_a_tool_of_one_organisation_is_told_from_those_of_all():
 async def test_a_call_survives_whatever_a_plug_in_does(server, fault):
     bus = await Bus.connect(server.url, "pl-1")
     host, stopping = PluginHost(bus, [samples.fault(samples.FAULTS[fault])]), asyncio.Event()
-    serving = asyncio.create_task(host.run(stopping))
+    serving = asyncio.create_task(host.run(stopping, lambda: None))
     try:
         async with a_call(server, agent(greeting="x", tools=("faulty",), options=calls("faulty"))) as (worker, leg):
             async with asyncio.timeout(5):

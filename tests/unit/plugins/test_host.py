@@ -30,9 +30,11 @@ async def server():
 async def hosted(url, *plugins):
     bus = await Bus.connect(url, "pl-1")
     host, stopping = PluginHost(bus, plugins), asyncio.Event()
-    task = asyncio.create_task(host.run(stopping))
-    await asyncio.sleep(0.2)
+    up = asyncio.Event()
+    task = asyncio.create_task(host.run(stopping, up.set))
     try:
+        async with asyncio.timeout(20):
+            await up.wait()
         yield host
     finally:
         stopping.set()
@@ -41,10 +43,13 @@ async def hosted(url, *plugins):
 
 
 @asynccontextmanager
-async def worker(url, *tools):
+async def worker(url, *tools, offered=None):
+    """A worker's way to tools, once it has found those that its agent has, or what else is `offered`."""
     bus = await Bus.connect(url, "wk-1")
     directory = ToolDirectory(bus)
-    await directory.refresh()
+    async with asyncio.timeout(20):
+        while not all(directory.find("default", name) for name in offered or tools):
+            await directory.refresh()
     agent = AgentConfig(name="x", tools=tools, limits=Limits(tool_timeout_s=0.6))
     offer = Offer(call="c", org="default", gw="g", epoch=1, caller="+49301234567", callee="b", agent=agent)
     try:
@@ -67,8 +72,10 @@ async def test_a_worker_finds_a_plug_in_and_calls_it(server):
 
 
 async def test_a_tool_that_is_offered_but_not_in_the_agent_s_list_is_not_called(server):
-    async with hosted(server.url, samples.Stock()) as host, worker(server.url, "started") as (directory, caller):
-        assert directory.find("default", "stock") is not None
+    async with (
+        hosted(server.url, samples.Stock()) as host,
+        worker(server.url, "started", offered=["stock"]) as (_, caller),
+    ):
         assert "no tool" in (await caller.call("1", "stock", {"article": "4711"})).error
         assert not host.counters["answered"]
 
@@ -102,9 +109,7 @@ async def test_a_plug_in_runs_as_a_process_of_its_own(server):
     environment = {"NATS_URL": server.url, "PATH": "", "PYTHONPATH": ".", "HEALTH_PORT": "0"}
     process = await asyncio.create_subprocess_exec(*command, env=environment, stderr=asyncio.subprocess.DEVNULL)
     try:
-        async with asyncio.timeout(20), worker(server.url, "stock") as (directory, caller):
-            while not await directory.descriptions(AgentConfig(name="x", tools=("stock",))):
-                await directory.refresh()
+        async with worker(server.url, "stock") as (_, caller):
             assert (await caller.call("1", "stock", {"article": "1"})).output["stock"] == 7
     finally:
         process.terminate()
