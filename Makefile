@@ -103,9 +103,10 @@ bench: setup  ## CPU, latency and jitter per call, beside a bare UDP echo
 	@$(BIN)/python -m tests.load.bench $(ARGS)
 
 .PHONY: docs
-docs: setup  ## write again what is generated: bus, settings, metrics
+docs: setup  ## write again what is generated: bus, settings, metrics, dashboards
 	@$(BIN)/python -m libs.contracts.document > docs/bus.md
 	@$(BIN)/python -m cli.settings_document > docs/settings.md
+	@$(BIN)/python -m cli.settings_document env > .env.example
 	@$(BIN)/python -m cli.metrics_document > docs/metrics.md
 	@$(BIN)/python -m deploy.grafana.dashboards
 

@@ -1,4 +1,6 @@
-"""What the documents name has to exist: test files and tests in the table of standards, links, files, settings."""
+"""What the documents name has to exist: test files and tests in the table of standards, links, files,
+settings, metrics.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,9 @@ import re
 from pathlib import Path
 
 import pytest
+
+from cli.metrics_document import EVERY_SERVICE, metrics_of
+from services.rehearsal.metrics import DEFINED
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted(
@@ -17,6 +22,8 @@ TEST_FILES = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "test
 STATES = ("Yes", "Partial", "No")
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 TITLE = re.compile(r"^#+ +(.+)$", re.MULTILINE)
+METRIC = re.compile(r"(?:\b[a-z]+:)?callbus_[a-z0-9_]+(?::[a-z0-9_]+)?")
+PART = re.compile(r"_(bucket|sum|count)$")  # of a histogram
 CODE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
 
@@ -97,3 +104,19 @@ def test_settings_that_are_set_in_an_example_exist(path: Path) -> None:
     blocks = "\n".join(CODE.findall(path.read_text("utf-8")))
     names_set = set(re.findall(r"^ *#?([A-Z][A-Z0-9]+_[A-Z0-9_]+)=", blocks, re.MULTILINE))
     assert {name for name in names_set if not re.search(rf"\b{name}\b", known)} == set()
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=names)
+def test_metrics_that_are_named_exist(path: Path) -> None:
+    recorded = set(re.findall(r"record: (\S+)", (ROOT / "deploy" / "prometheus" / "recording.yml").read_text("utf-8")))
+    known = (
+        {name for service in EVERY_SERVICE for name in metrics_of(service)} | {one.name for one in DEFINED} | recorded
+    )
+    named = set(METRIC.findall(path.read_text("utf-8")))
+    assert {name for name in named if name not in known and PART.sub("", name) not in known} == set()
+
+
+def test_make_docs_writes_everything_that_is_generated() -> None:
+    recipe = (ROOT / "Makefile").read_text("utf-8").partition("\ndocs:")[2].partition("\n\n")[0]
+    for written in ("docs/bus.md", "docs/settings.md", ".env.example", "docs/metrics.md"):
+        assert f"> {written}\n" in f"{recipe}\n", written
