@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"no such check: {', '.join(unknown)}; --list names them")
     checks = [check for check in CHECKS if not given.only or check.name in given.only]
     settings = Settings()
-    if settings.openai_api_key is None and "api.openai.com" in settings.openai_base_url:
+    if not given.list and settings.openai_api_key is None and "api.openai.com" in settings.openai_base_url:
         print("there is no OPENAI_API_KEY: set it, or OPENAI_BASE_URL to an endpoint that needs none", file=sys.stderr)
         return 2
     return asyncio.run(_run(checks, settings, given))
