@@ -24,6 +24,7 @@ from services.ai_session.costs import load
 from services.ai_session.settings import BUILT_IN_MODELS, Settings
 from services.ai_session.voices.cache import SpeechCache
 from services.ai_session.voices.factory import Voices
+from tests.load.conversations import quantiles
 
 FRAME_S = 0.02
 FRAME_BYTES = 320
@@ -85,14 +86,6 @@ class Caller:
                 self.waiting = False
             case _:
                 pass
-
-
-def quantiles(values: list[float]) -> str:
-    """Median, 95 % and longest, in ms."""
-    ordered = sorted(values) or [0.0]
-    return " / ".join(
-        f"{1000 * ordered[min(len(ordered) - 1, int(len(ordered) * part))]:.0f}" for part in (0.5, 0.95, 1)
-    )
 
 
 async def converse(base_url: str, calls: int, seconds: float) -> bool:

@@ -7,16 +7,15 @@ import json
 import os
 import random
 import secrets
-import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from tenacity import AsyncRetrying, retry_if_result, stop_after_delay, wait_fixed
 
-from cli.ports import free_port
+from cli.ports import free_port, is_free
 
 ROOT = Path(__file__).resolve().parents[2]
 RTP_PORTS_WANTED = 12  # of five calls; each one is a process of docker's proxy
@@ -149,18 +148,9 @@ def free_udp_range(count: int) -> int:
     """The first of so many neighbouring UDP ports that were free a moment ago."""
     while True:
         low = random.randrange(20_000, 30_000, 2)
-        if all(_is_free(port) for port in range(low, low + count)):
+        if all(is_free(port, "127.0.0.1", "udp") for port in range(low, low + count)):
             return low
 
 
 def _authorities() -> str:
     return str(CA_OF_THE_MACHINE) if CA_OF_THE_MACHINE.exists() else "/dev/null"
-
-
-def _is_free(port: int) -> bool:
-    with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True

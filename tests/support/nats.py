@@ -16,7 +16,9 @@ from pathlib import Path
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-NATS_USERS = ("gateway", "browser", "worker", "tools", "store", "recorder", "local")
+from cli.ports import free_port
+from cli.programs import NATS_USERS
+
 CONFIG = Path(__file__).resolve().parents[2] / "deploy" / "nats" / "nats.conf"
 
 
@@ -31,13 +33,6 @@ def nats_binary() -> str:
     if found is None:
         raise RuntimeError("nats-server is missing: run `make setup`")
     return found
-
-
-def free_port() -> int:
-    """A TCP port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_listening(port: int, timeout_s: float = 10.0) -> None:

@@ -5,6 +5,7 @@ import asyncio
 import aiohttp
 import pytest
 
+from cli.ports import free_port
 from libs.contracts import subjects
 from libs.contracts.agent import AgentConfig
 from libs.contracts.config import RouteConfig
@@ -17,7 +18,7 @@ from libs.runtime.health import HealthServer
 from libs.runtime.outbox import EventOutbox
 from libs.runtime.respond import respond
 from libs.runtime.streams import bucket, provision
-from tests.support.nats import free_port, nats_server
+from tests.support.nats import nats_server
 
 NOW = "2026-01-01T00:00:00Z"
 

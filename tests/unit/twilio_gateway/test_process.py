@@ -10,11 +10,11 @@ import sys
 import aiohttp
 import pytest
 
+from cli.ports import free_port
 from libs.contracts import subjects
 from libs.runtime.bus import Bus
 from libs.runtime.streams import bucket, provision
 from tests.support.fake_worker import FakeWorker
-from tests.support.nats import free_port
 from tests.unit.twilio_gateway.conftest import AGENT, PUBLIC_URL, ROUTE
 from tests.unit.twilio_gateway.twilio import ACCOUNT, AUTH_TOKEN, FakeTwilio
 

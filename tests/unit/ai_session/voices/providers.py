@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import math
-import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
-
-
-def tone(rate_hz: int, seconds: float) -> bytes:
-    count = int(rate_hz * seconds)
-    return b"".join(struct.pack("<h", int(8000 * math.sin(2 * math.pi * 440 * n / rate_hz))) for n in range(count))
 
 
 @dataclass

@@ -7,6 +7,7 @@ import pytest_asyncio
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
+from libs.audio.tone import tone
 from libs.contracts.agent import AgentConfig, Fillers, Speech
 from libs.contracts.ids import new_process_id
 from libs.contracts.offer import Offer
@@ -23,7 +24,7 @@ from services.ai_session.voices.factory import Voices
 from services.ai_session.voices.opening import open_voices
 from services.ai_session.worker import Worker
 from tests.support.waiting import until
-from tests.unit.ai_session.voices.providers import SpeechProvider, speech_provider, tone
+from tests.unit.ai_session.voices.providers import SpeechProvider, speech_provider
 
 FILLERS = ("Einen Moment, ich schaue nach.", "Ich bin gleich so weit.")
 
@@ -35,7 +36,7 @@ def agent(backend="scripted", **fields) -> AgentConfig:
 
 @pytest_asyncio.fixture
 async def provider() -> AsyncIterator[SpeechProvider]:
-    async with speech_provider(tone(24_000, 0.2)) as running:
+    async with speech_provider(tone(440, 200, 24_000)) as running:
         yield running
 
 

@@ -9,6 +9,7 @@ import pytest_asyncio
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
+from libs.audio.tone import tone
 from libs.contracts.agent import AgentConfig, Speech
 from services.ai_session.backends.factory import UnsupportedAgentError
 from services.ai_session.costs import load
@@ -16,7 +17,7 @@ from services.ai_session.settings import BUILT_IN_MODELS, Settings
 from services.ai_session.voices.factory import Voices
 from services.ai_session.voices.local import Program
 from services.ai_session.voices.port import Sound, VoiceError
-from tests.unit.ai_session.voices.providers import speech_provider, tone
+from tests.unit.ai_session.voices.providers import speech_provider
 
 MODELS = load(BUILT_IN_MODELS)
 
@@ -112,7 +113,7 @@ async def test_what_is_missing_is_said_in_a_sentence(fields, speech, says):
 
 
 async def test_the_key_of_one_server_is_not_told_to_another_that_speaks():
-    async with speech_provider(tone(24_000, 0.1)) as provider:
+    async with speech_provider(tone(440, 100, 24_000)) as provider:
         voices = voices_of(openai_base_url="https://api.openai.com/v1", speech_base_url=f"{provider.url}/v1")
         assert [chunk async for chunk in voices.for_agent(agent(), 8000).speak("Guten Tag.")]
         await voices.close()

@@ -6,17 +6,18 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from libs.audio.tone import tone
 from services.ai_session.costs import Model, Models
 from services.ai_session.voices.openai_speech import OpenAISpeech, client_of
 from services.ai_session.voices.port import Chunk, Sound, Voice, VoiceError
-from tests.unit.ai_session.voices.providers import SpeechProvider, speech_provider, tone
+from tests.unit.ai_session.voices.providers import SpeechProvider, speech_provider
 
 SOUND = Sound("openai", "gpt-4o-mini-tts", "marin", 8000, 1.1, "de", "freundlich")
 
 
 @pytest_asyncio.fixture
 async def provider() -> AsyncIterator[SpeechProvider]:
-    async with speech_provider(tone(24_000, 0.5)) as running:
+    async with speech_provider(tone(440, 500, 24_000)) as running:
         yield running
 
 
