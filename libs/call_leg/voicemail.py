@@ -6,6 +6,7 @@ The recorder asks the leg of a call whether to go on (`Listen`); here it is this
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
 import nats.errors
@@ -37,8 +38,8 @@ class Voicemail:
         self._left = asyncio.Event()
         self._listens = asyncio.Event()
 
-    async def take(self, max_s: float, gone: asyncio.Event) -> bool:
-        """Record until the caller is `gone` or `max_s` are over; False when no recorder could be had."""
+    async def take(self, said: Callable[[], Awaitable[None]]) -> bool:
+        """Record until the caller has `said` it all; False when no recorder could be had."""
         subject = subjects.control(self._request.org, self._request.call, "leg")
         subscription = await self._bus.control.subscribe(subject, cb=self._on_command)
         await self._bus.subscribed()
@@ -46,11 +47,7 @@ class Voicemail:
         try:
             if not await self._ask():
                 return False
-            try:
-                async with asyncio.timeout(max_s):
-                    await gone.wait()
-            except TimeoutError:
-                pass
+            await said()
             self._is_on = False
             try:
                 async with asyncio.timeout(GO_TIMEOUT_S):

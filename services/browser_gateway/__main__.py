@@ -46,8 +46,10 @@ async def main(service: Service, settings: Settings) -> None:
         await service.stopping.wait()
         log.info("draining", calls=len(legs), taken=len(gateway.taken), timeout_s=settings.browser_drain_timeout_s)
         legs.draining = True
+        until = asyncio.get_running_loop().time() + settings.browser_drain_timeout_s
         await gateway.give_everything_back()
         await legs.drain(settings.browser_drain_timeout_s)
+        await gateway.last_words.drain(until)
         await server.stop()
         await gateway.admission.flush(FLUSH_S)
         for task in background:

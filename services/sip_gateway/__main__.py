@@ -50,7 +50,9 @@ async def main(service: Service, settings: Settings) -> None:
         await service.stopping.wait()
         log.info("draining", calls=len(legs), timeout_s=settings.drain_timeout_s)
         await gateway.leave()
+        until = asyncio.get_running_loop().time() + settings.drain_timeout_s
         await legs.drain(settings.drain_timeout_s)
+        await gateway.exchange.last_words.drain(until)
         await gateway.admission.flush(FLUSH_S)
         for task in background:
             task.cancel()

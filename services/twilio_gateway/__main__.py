@@ -66,7 +66,9 @@ async def main(service: Service, settings: Settings) -> None:
         await service.stopping.wait()
         log.info("draining", calls=len(legs), timeout_s=settings.drain_timeout_s)
         await originations.stop()
+        until = asyncio.get_running_loop().time() + settings.drain_timeout_s
         await legs.drain(settings.drain_timeout_s)
+        await gateway.last_words.drain(until)
         await gateway.leave(LEAVE_S, LINGER_S)
         await admission.flush(FLUSH_S)
         await web.stop()

@@ -58,8 +58,8 @@ class TwilioGateway:
         self._arriving: dict[str, asyncio.Future[Live | str]] = {}  # by CallSid, until admitted or refused
         self._given_up: Kept[bool] = Kept()  # outbound calls that ended here before their answer
         self.streams = Streams(self._knows, self._started)
-        self._last_words = LastWords(bus, legs.gw)
-        self.farewells = Farewells(settings, self._last_words, self._spawn)
+        self.last_words = LastWords(bus, legs.gw)
+        self.farewells = Farewells(settings, self.last_words, self._spawn)
         self.farewells.open, self.farewells.connect, self.farewells.left = self._made, self._connect, self._left
         self._fence = OutboundFence(settings.outbound_rules)
         self.transfers = Transfers(settings, self._fence, self._live.get, self.after)
@@ -188,7 +188,7 @@ class TwilioGateway:
 
     def _made(self, org: str, call_id: str) -> TwilioCall:
         audio = CallAudio(org, self._legs.gw, call_id, self._send_frame, rate_hz=RATE_HZ)
-        call = TwilioCall(call_id, audio, self._spawn, self._last_words)
+        call = TwilioCall(call_id, audio, self._spawn, self.last_words)
         self.ticker.add(call)
         return call
 

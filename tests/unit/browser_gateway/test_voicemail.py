@@ -130,3 +130,33 @@ async def test_a_crowd_of_pages_hears_the_message_alone(server, route):
         await page.end()
         assert likeness(tone(500, 400, 16000), bytes(page.heard)) > 0.95
         assert recorder.requests == []
+
+
+@BOTH
+async def test_a_message_is_finished_within_the_drain(server, route):
+    async with world(server, AGENT, route) as here, FakeRecorder(server.url) as recorder:
+        await here.worker(on_offer=refuse)
+        page = await here.call()
+        await here.until(lambda: recorder.ticks)
+        draining = asyncio.create_task(here.gateway.last_words.drain(asyncio.get_running_loop().time() + 5))
+        await page.speak(VOICE)
+        await here.until(lambda: len(recorder.said) >= len(VOICE) - 1280)
+        assert not draining.done()
+        await page.leave()
+        await asyncio.wait_for(draining, 3)
+        await asyncio.wait_for(recorder.over.wait(), 1)
+        assert likeness(VOICE, bytes(recorder.said)) > 0.95
+
+
+@BOTH
+async def test_a_message_that_outlasts_the_drain_is_over_for_its_recorder_too(server, route):
+    async with world(server, AGENT, route) as here, FakeRecorder(server.url) as recorder:
+        await here.worker(on_offer=refuse)
+        page = await here.call()
+        await here.until(lambda: recorder.ticks)
+        await asyncio.wait_for(here.gateway.last_words.drain(asyncio.get_running_loop().time()), 3)
+        await asyncio.wait_for(recorder.over.wait(), 1)
+        await page.end()
+        late = await here.call()
+        await late.end()
+        assert len(recorder.requests) == 1

@@ -171,7 +171,7 @@ async def test_a_repeated_webhook_is_the_same_caller(server, route):
 @pytest.mark.parametrize("route", [SERVED, UNSERVED], ids=["leg", "no leg"])
 async def test_a_crowd_is_not_listened_to_without_end(server, route):
     async with world(server, AGENT, route) as here:
-        here.gateway._last_words.most = 0
+        here.gateway.last_words.most = 0
         await here.worker(on_offer=refuse)
         call = here.twilio.incoming()
         _, text = await here.twilio.post(f"{here.twilio.public_url}/voice", call.form())
