@@ -18,6 +18,7 @@ from rich.text import Text
 
 from cli.bus import bus_address, connected, worth_waiting
 from cli.commands import fitting, live_calls
+from cli.consoles import PlainConsole
 from cli.errors import CliError
 from cli.hearing import hearing
 from cli.listen import Listener, OnFrame
@@ -30,7 +31,7 @@ from libs.contracts.events import CallEnded, Event
 from libs.contracts.live import PARTIAL, PartialTranscript
 from libs.contracts.wire import event_decoder, kind_of
 
-errors = Console(stderr=True, highlight=False)
+errors = PlainConsole(stderr=True)
 REFRESHES_PER_S = 8
 KINDS = (*(str(cls.model_fields["kind"].default) for cls in event_classes()), PARTIAL)
 

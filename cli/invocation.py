@@ -13,9 +13,9 @@ from typing import Annotated, Any, TypeVar
 import nats.errors
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 
 from cli.bus import explained
+from cli.consoles import PlainConsole
 from cli.errors import CliError
 from cli.exit_codes import ExitCode
 from cli.settings import CliSettings
@@ -23,8 +23,8 @@ from cli.settings import CliSettings
 T = TypeVar("T")
 Nats = Annotated[str | None, typer.Option("--nats", metavar="URL", help="The bus; else NATS_URL, else the running up")]
 Json = Annotated[bool, typer.Option("--json", help="JSON for programs")]
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+console = PlainConsole()
+errors = PlainConsole(stderr=True)
 
 LIVE_CALL = "A live call"
 CALLS = "Calls"

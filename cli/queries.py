@@ -16,6 +16,7 @@ from rich.table import Table
 from cli.apply import apply, read_config, tool_warnings
 from cli.bus import bus_address, connected, query
 from cli.config_files import Problem
+from cli.consoles import PlainConsole
 from cli.errors import CliError, NotRunning
 from cli.settings import CliSettings
 from cli.show import print_conversation
@@ -59,9 +60,9 @@ def table(*columns: str) -> Table:
 def print_table(console: Console, rows: Table) -> None:
     """On a terminal words (never ids) are cut until a row fits; a program (a pipe, a file) gets all of them."""
     if not console.is_terminal:
-        return Console(file=console.file, width=WIDEST, highlight=False).print(rows)
+        return PlainConsole(file=console.file, width=WIDEST).print(rows)
     fit(rows, console.width)  # a terminal for half a row: ids stay whole, the row goes on in the next line
-    return Console(file=console.file, width=WIDEST, highlight=False, force_terminal=True).print(rows)
+    return PlainConsole(file=console.file, width=WIDEST, force_terminal=True).print(rows)
 
 
 def fit(rows: Table, width: int, least: int = LEAST_CHARACTERS) -> bool:

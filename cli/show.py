@@ -20,7 +20,7 @@ def print_conversation(console: Console, answer: dict[str, Any]) -> None:
     head = " · ".join(
         f"{name} {conversation[name]}" for name in ("caller", "callee", "agent", "outcome") if conversation.get(name)
     )
-    console.print(f"[bold]{conversation['call']}[/bold]  {head}", soft_wrap=True)
+    console.print(Text(str(conversation["call"]), style="bold").append(f"  {head}", style="default"), soft_wrap=True)
     for line in conversation_lines(answer):
         console.print(line, soft_wrap=True)
     if why := _why(conversation):

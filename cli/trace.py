@@ -18,6 +18,7 @@ from rich.text import Text
 
 from cli.bus import bus_address, connected
 from cli.commands import live_calls, send
+from cli.consoles import PlainConsole
 from cli.errors import CliError
 from cli.pcap import Datagram, pcap
 from cli.settings import CliSettings
@@ -77,7 +78,7 @@ async def trace_call(
         )
     if options.pcap is not None:
         options.pcap.write_bytes(pcap(datagrams(trace.messages)))
-        said = Console(stderr=True, highlight=False) if options.as_json else console
+        said = PlainConsole(stderr=True) if options.as_json else console
         said.print(f"{len(trace.messages)} messages written to {options.pcap}{_carried(trace)}", soft_wrap=True)
     if options.as_json:
         _print_json(trace, options)

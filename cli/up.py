@@ -17,6 +17,7 @@ import psutil
 from nats.aio.client import Client
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from cli import checkout
 from cli.apply import apply, read_config
@@ -203,8 +204,9 @@ def show_table(console: Console, supervisor: Supervisor, chosen: Plan, options: 
     for note in said:
         console.print(f"  • {note}", soft_wrap=True, highlight=False)
     host = own_address() if options.sip_host in {"0.0.0.0", ""} else options.sip_host
-    console.print(f"\nCall [bold]sip:bestellung@{host}:{options.sip_port}[/bold] with any softphone; ", end="")
-    console.print("follow it with `callbus tap all`. Ctrl-C (or `callbus down`) ends everything.", soft_wrap=True)
+    address = (f"sip:bestellung@{host}:{options.sip_port}", "bold")
+    then = "follow it with `callbus tap all`. Ctrl-C (or `callbus down`) ends everything."
+    console.print(Text.assemble("\nCall ", address, f" with any softphone; {then}"), soft_wrap=True)
 
 
 def notes(settings: CliSettings, options: UpOptions) -> list[str]:

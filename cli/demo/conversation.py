@@ -10,6 +10,7 @@ from typing import Any
 
 from nats.aio.client import Client
 from rich.console import Console
+from rich.text import Text
 
 from cli.bus import query
 from cli.demo.call_log import CallLog
@@ -66,9 +67,9 @@ def verdict(console: Console, checks: list[Check]) -> bool:
     """Print the checklist; whether everything on it holds."""
     console.rule("checked", align="left")
     for check in checks:
-        mark = "[green]✔[/green]" if check.passed else "[red]✘[/red]"
-        console.print(f" {mark} {check.text}", end="")
-        console.print(f"  {check.detail}" if check.detail else "", style="dim", markup=False, soft_wrap=True)
+        mark = ("✔", "green") if check.passed else ("✘", "red")
+        detail = (f"  {check.detail}" if check.detail else "", "dim")
+        console.print(Text.assemble(" ", mark, f" {check.text}", detail), soft_wrap=True)
     passed = all(check.passed for check in checks)
     console.print("everything holds" if passed else "not everything holds", style="bold")
     return passed
