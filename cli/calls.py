@@ -163,7 +163,7 @@ async def list_calls(
         return print_json([_document(entry, board.facts.get(entry.call, Facts())) for entry in board.entries.values()])
     if not board.entries:
         return console.print("no call is going on")
-    print_table(console, board.rows())
+    print_table(console, board.fitted(None, console.width) if console.is_terminal else board.rows())
     if any(entry.phase == WAITING for entry in board.entries.values()):
         console.print(HINT)
     return None

@@ -14,7 +14,7 @@ from rich.console import Console
 from cli.bus import bus_address, connected, keys_of
 from cli.errors import CliError
 from cli.settings import CliSettings
-from cli.tap import LAST
+from cli.tap import LAST, call_meant, past_call
 from libs.contracts import subjects
 from libs.contracts.commands import Command, CommandReply
 from libs.contracts.heartbeat import CallEntry
@@ -76,6 +76,19 @@ def fitting(entries: list[CallEntry], wanted: str) -> CallEntry | None:
     if len(found) > 1:
         raise CliError(f"{wanted!r} fits several calls; type more of one:\n{_listed(found)}")
     return found[0] if found else None
+
+
+async def live_or_past(client: Client, wanted: str) -> str:
+    """The id of a call that goes on or has ended: by id, the beginning or end of it, or `last`.
+
+    Raises:
+        CliError: it is no id, several fit, or there was no call yet.
+    """
+    call = await call_meant(client, wanted)
+    if wanted == LAST:
+        return call
+    live = fitting(await live_calls(client), wanted)
+    return live.call if live is not None else await past_call(client, wanted)
 
 
 def _listed(entries: list[CallEntry]) -> str:

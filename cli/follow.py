@@ -17,14 +17,14 @@ from rich.live import Live
 from rich.text import Text
 
 from cli.bus import bus_address, connected, worth_waiting
-from cli.commands import fitting, live_calls
+from cli.commands import live_or_past
 from cli.consoles import PlainConsole
 from cli.errors import CliError
 from cli.hearing import hearing
 from cli.listen import Listener, OnFrame
 from cli.render import EventLines
 from cli.settings import CliSettings
-from cli.tap import ALL, LAST, call_meant, lasting_events, require_known
+from cli.tap import ALL, lasting_events, require_known
 from cli.tap_state import TapState
 from libs.contracts.document import event_classes
 from libs.contracts.events import CallEnded, Event
@@ -135,9 +135,7 @@ async def follow(console: Console, settings: CliSettings, nats: str | None, want
         raise CliError("--wav, --play and --partials follow one call: name it, or say `last`")
     address = bus_address(nats, settings)
     async with connected(address) as client:
-        call = wanted if wanted == ALL else await call_meant(client, wanted)
-        if wanted not in (ALL, LAST) and (live := fitting(await live_calls(client), wanted)) is not None:
-            call = live.call  # which the end of its id names, as for commands
+        call = wanted if wanted == ALL else await live_or_past(client, wanted)
         if call != ALL and not options.wait:
             await require_known(client, call)
     has_panel = console.is_terminal and not options.as_json and call != ALL

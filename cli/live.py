@@ -12,6 +12,7 @@ from cli.bus import worth_waiting
 from cli.errors import CliError
 from cli.exit_codes import ExitCode, table_for_help
 from cli.invocation import CALLS, LIVE_CALL, Nats, console, errors, run, sentences, settings
+from cli.tap import LAST
 from libs.contracts.commands import (
     Accept,
     Command,
@@ -166,7 +167,7 @@ def transfer(
 def dtmf(words: Annotated[list[str], typer.Argument(metavar="[CALL] DIGITS", help=CALL_AND)], bus: Nats = None) -> None:
     """Press keys towards the other side: 0-9, A-D, * and #."""
     which, digits = _call_and(words, "DIGITS")
-    command = _checked(lambda: SendDtmf(digits=digits.upper()), "DIGITS", digits)
+    command = _checked(lambda: SendDtmf(digits=digits.upper()), "DIGITS", digits, "up to 32 of 0-9, A-D, * and #")
     _send(bus, which, command, f"pressed {digits.upper()}")
 
 
@@ -216,14 +217,17 @@ def _call_and(words: list[str], what: str) -> tuple[str | None, str]:
     """The call, if it was named, and the other argument."""
     if len(words) > 2:
         raise typer.BadParameter(f"give [CALL] {what}, not {len(words)} words: put quotes around a text with spaces")
+    if words == [LAST]:
+        raise typer.BadParameter(f"{what} is missing: it follows `last`")
     return (words[0] if len(words) == 2 else None), words[-1]
 
 
-def _checked(make: Callable[[], Command], what: str, value: str) -> Command:
+def _checked(make: Callable[[], Command], what: str, value: str, allowed: str = "") -> Command:
     try:
         return make()
     except ValidationError as error:
-        raise typer.BadParameter(f"{what} {value!r}: {error.errors()[0]['msg']}") from None
+        said = f"{allowed} are allowed" if allowed else error.errors()[0]["msg"]
+        raise typer.BadParameter(f"{what} {value!r}: {said}") from None
 
 
 def _send(bus: str | None, which: str | None, command: Command, done: str, *, waiting: bool = False) -> None:

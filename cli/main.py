@@ -186,7 +186,7 @@ def calls(
     "callbus tap all --filter tool --filter 'call.*' · callbus tap 01JC… --json | jq .kind",
 )
 def tap(  # noqa: PLR0913, PLR0917  one parameter per option
-    call: Annotated[str, typer.Argument(help="A call id (of a live call its end will do), `last`, or `all`")] = "last",
+    call: Annotated[str, typer.Argument(help="A call id, the beginning or end of it, `last`, or `all`")] = "last",
     wait: Annotated[bool, typer.Option("--wait", help="Wait for a call that is not known yet")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Sentences, usage and turn starts as well")] = False,
     kinds: Annotated[
@@ -218,7 +218,9 @@ def tap(  # noqa: PLR0913, PLR0917  one parameter per option
     epilog="Examples: callbus trace last · callbus trace last --follow · callbus trace 01JC… --pcap call.pcap",
 )
 def trace(
-    call: Annotated[str, typer.Argument(help="A call id, live or ended, or `last`")] = "last",
+    call: Annotated[
+        str, typer.Argument(help="A call id, live or ended, the beginning or end of it, or `last`")
+    ] = "last",
     pcap: Annotated[
         Path | None,
         typer.Option(
@@ -239,7 +241,7 @@ def trace(
 
 @app.command(rich_help_panel=CALLS, epilog="Examples: callbus conversations · callbus conversations --limit 5 --json")
 def conversations(
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, the latest first")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="How many, the latest first")] = 20,
     bus: Nats = None,
     as_json: Json = False,
 ) -> None:
@@ -251,7 +253,7 @@ def conversations(
 
 @app.command(rich_help_panel=CALLS, epilog="Examples: callbus show last · callbus show 01JC… --json")
 def show(
-    call: Annotated[str, typer.Argument(help="A call id, or `last`")] = "last",
+    call: Annotated[str, typer.Argument(help="A call id, the beginning or end of it, or `last`")] = "last",
     failed: Annotated[bool, typer.Option("--failed", help="With `last`: the last call that failed")] = False,
     bus: Nats = None,
     as_json: Json = False,
@@ -264,7 +266,7 @@ def show(
 
 @app.command(rich_help_panel=CALLS, epilog="Examples: callbus play last · callbus play 01JC… --out call.wav")
 def play(
-    call: Annotated[str, typer.Argument(help="A call id, or `last`")] = "last",
+    call: Annotated[str, typer.Argument(help="A call id, the beginning or end of it, or `last`")] = "last",
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a WAV file instead of playing it")] = None,
     bus: Nats = None,
     as_json: Json = False,

@@ -18,6 +18,7 @@ from rich.console import Console
 from cli.bus import bus_address, connected, query
 from cli.errors import CliError
 from cli.settings import CliSettings
+from cli.tap import require_name
 from libs.audio.wav import Wav, read_wav, write_wav
 from libs.contracts import subjects
 
@@ -49,6 +50,7 @@ async def play(console: Console, settings: CliSettings, nats: str | None, wanted
     Raises:
         CliError: there is no recording, or nothing here can play it.
     """
+    require_name(wanted)
     async with connected(bus_address(nats, settings)) as client:
         answer = await query(client, TRANSCRIPT_STORE, "get", call=wanted)
         call, parts = answer["conversation"]["call"], answer["recordings"]
@@ -61,13 +63,15 @@ async def play(console: Console, settings: CliSettings, nats: str | None, wanted
     seconds = whole.duration_ms / 1000
     if options.out is not None:
         options.out.write_bytes(write_wav(whole.pcm, whole.rate_hz, whole.channels))
-        console.print(f"{options.out}: {seconds:.1f} s, the caller left, what they heard right")
+        console.print(f"{options.out}: {seconds:.1f} s, the caller left, what they heard right", soft_wrap=True)
         return None
     player = _player()
     with tempfile.NamedTemporaryFile(suffix=".wav") as file:
         file.write(write_wav(whole.pcm, whole.rate_hz, whole.channels))
         file.flush()
-        console.print(f"{call}: {seconds:.1f} s, the caller left, what they heard right (Ctrl-C ends it)")
+        console.print(
+            f"{call}: {seconds:.1f} s, the caller left, what they heard right (Ctrl-C ends it)", soft_wrap=True
+        )
         argv = [part.replace("{}", file.name) for part in player]
         process = await asyncio.create_subprocess_exec(*argv, *([] if "{}" in player else [file.name]))
         if await process.wait():

@@ -18,8 +18,10 @@ from cli.bus import bus_address, connected, query
 from cli.config_files import Problem
 from cli.consoles import PlainConsole
 from cli.errors import CliError, NotRunning
+from cli.exit_codes import ExitCode
 from cli.settings import CliSettings
 from cli.show import print_conversation
+from cli.tap import LAST, require_name
 
 CATALOG_TOOLS = "catalog_tools"
 TRANSCRIPT_STORE = "transcript_store"
@@ -142,7 +144,14 @@ def _cell(row: dict[str, Any], name: str) -> str:
 async def show_conversation(
     console: Console, settings: CliSettings, nats: str | None, call: str, as_json: bool, *, failed: bool = False
 ) -> None:
-    """`callbus show`."""
+    """`callbus show`.
+
+    Raises:
+        CliError: there is no such call.
+    """
+    require_name(call)
+    if failed and call != LAST:
+        raise CliError("--failed looks for the last call that failed: leave the id out, or --failed", ExitCode.USAGE)
     async with connected(bus_address(nats, settings)) as client:
         found = await query(client, TRANSCRIPT_STORE, "get", call=call, failed=failed or None)
     if as_json:

@@ -21,7 +21,18 @@ LAST = "last"
 NO_STREAM = "the bus has no event stream yet: has any service started on it?"
 UNKNOWN_AFTER_S = 2.0
 LOOK_AGAIN_S = 0.25
+MOST_NAMED = 5
 LOOK_S = 1.0  # how soon a bus that went away is noticed
+
+
+def require_name(wanted: str) -> None:
+    """Return if this can be (a part of) a call's id.
+
+    Raises:
+        CliError: it cannot.
+    """
+    if not is_token(wanted):
+        raise CliError(f"{wanted!r} is not a call id: `callbus conversations` and `callbus calls` list them")
 
 
 async def call_meant(client: Client, wanted: str) -> str:
@@ -30,9 +41,8 @@ async def call_meant(client: Client, wanted: str) -> str:
     Raises:
         CliError: it is no id, or there was no call yet.
     """
+    require_name(wanted)
     if wanted != LAST:
-        if not is_token(wanted):
-            raise CliError(f"{wanted!r} is not a call id: `callbus conversations` and `callbus calls` list them")
         return wanted
     js = client.jetstream()
     try:
@@ -40,6 +50,28 @@ async def call_meant(client: Client, wanted: str) -> str:
     except NotFoundError:
         raise CliError("there was no call yet: dial `sip:bestellung@HOST`, or run `callbus demo`") from None
     return subjects.parse_event(message.subject or "").call
+
+
+async def past_call(client: Client, wanted: str) -> str:
+    """The call of the stream whose id begins or ends so; `wanted` itself when it is an id, or none fits.
+
+    Raises:
+        CliError: several fit; some are listed.
+    """
+    js, offered = client.jetstream(), subjects.events_of_kind("call.offered")
+    try:
+        info = await js.stream_info(subjects.EVENTS_STREAM, subjects_filter=offered)
+    except NotFoundError:
+        raise CliError(NO_STREAM) from None
+    known = sorted((subjects.parse_event(subject).call for subject in info.state.subjects or {}), reverse=True)
+    name = wanted.upper()
+    found = [call for call in known if call.upper().startswith(name) or call.upper().endswith(name)]
+    if wanted in found or not found:
+        return wanted
+    if len(found) > 1:
+        names = ", ".join(found[:MOST_NAMED])
+        raise CliError(f"{wanted!r} fits {len(found)} calls; type more of one, of {names} say")
+    return found[0]
 
 
 async def require_known(client: Client, call: str, wait_s: float = UNKNOWN_AFTER_S) -> None:

@@ -17,13 +17,13 @@ from rich.console import Console
 from rich.text import Text
 
 from cli.bus import bus_address, connected
-from cli.commands import live_calls, send
+from cli.commands import live_calls, live_or_past, send
 from cli.consoles import PlainConsole
 from cli.errors import CliError
 from cli.pcap import Datagram, pcap
 from cli.settings import CliSettings
 from cli.sip_ladder import Ladder, without_credentials
-from cli.tap import NO_STREAM, call_meant, events
+from cli.tap import NO_STREAM, events
 from libs.contracts import subjects
 from libs.contracts.commands import Describe
 from libs.contracts.events import CallEnded, SipTraced
@@ -61,7 +61,7 @@ async def trace_call(
         OSError: the capture file cannot be written.
     """
     async with connected(bus_address(nats, settings)) as client:
-        trace, ladder = Trace(await call_meant(client, wanted)), Ladder()
+        trace, ladder = Trace(await live_or_past(client, wanted)), Ladder()
         async for message in sip_messages(client, trace, follow=options.follow):
             if options.as_json and options.follow:
                 sys.stdout.write(json.dumps(_message(message), ensure_ascii=False) + "\n")

@@ -1,7 +1,8 @@
 """Queries: `v1.rpc.transcript_store.{list,get,search,delete}`.
 
 - `list` {limit?, outcome?, since?, open?}: {"conversations": [...]} newest first
-- `get` {call} or {call: "last"}: {"conversation": {...}, "turns", "tool_calls", "usage", "latencies", "orders"}
+- `get` {call}, an id, its beginning or end, or "last":
+  {"conversation": {...}, "turns", "tool_calls", "usage", "latencies", "orders"}
 - `search` {text, limit?}: {"conversations": [...]}, each with the turns that "match"
 - `delete` {call}: {"deleted": call}; rows and the call's part of EVENTS are gone for good
 
@@ -15,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, Field
-from sqlalchemy import Select, or_, select
+from sqlalchemy import Select, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from libs.contracts.rpc import RpcRequest
@@ -38,6 +39,7 @@ LAST = "last"
 HIDDEN = {"folded", "position"}
 MOST_CONVERSATIONS = 500  # at once: with room for long details in a message of 1 MB
 MOST_MATCHES = 5  # turns shown per conversation found
+MOST_NAMED = 5  # calls that fit the same beginning or end of an id
 
 
 _THEIR_CHOICE = {
@@ -72,7 +74,7 @@ class GetQuery(BaseModel):
 
 def _nothing(wanted: GetQuery) -> str:
     if wanted.call != LAST:
-        return f"no call {wanted.call}"
+        return f"no call {wanted.call}: `callbus conversations` lists what is stored"
     return "no call has failed" if wanted.failed else "there is no conversation yet"
 
 
@@ -118,19 +120,11 @@ class Queries:
         """One conversation with everything in it, turns in the order they were spoken.
 
         Raises:
-            QueryError: there is none.
+            QueryError: there is none, or what was given fits several.
         """
         wanted = GetQuery.model_validate(request.parameters)
-        query = _newest(request.org).limit(1)
-        if wanted.call != LAST:
-            query = query.where(Conversation.call == wanted.call)
-        elif wanted.failed:
-            failed = Conversation.reason.in_(reason.value for reason in FAILURES)
-            query = query.where(failed)
         async with reading(self._sessions) as session:
-            found = (await session.scalars(query)).one_or_none()
-            if found is None:
-                raise QueryError(_nothing(wanted))
+            found = await _meant(session, request.org, wanted)
             tables = {
                 "turns": Turn,
                 "tool_calls": ToolCall,
@@ -171,6 +165,24 @@ class Queries:
             raise QueryError(f"no call {wanted.call}")
         await self._purge(wanted.call, request.org)
         return {"deleted": wanted.call}
+
+
+async def _meant(session: AsyncSession, org: str | None, wanted: GetQuery) -> Conversation:
+    newest = _newest(org)
+    if wanted.call == LAST:
+        failed = Conversation.reason.in_(reason.value for reason in FAILURES)
+        found = (await session.scalars((newest.where(failed) if wanted.failed else newest).limit(1))).all()
+    else:
+        call, name = func.upper(Conversation.call), wanted.call.upper()
+        fits = or_(call.startswith(name, autoescape=True), call.endswith(name, autoescape=True))
+        exact = await session.scalars(newest.where(Conversation.call == wanted.call))
+        found = exact.all() or (await session.scalars(newest.where(fits).limit(MOST_NAMED))).all()
+    if not found:
+        raise QueryError(_nothing(wanted))
+    if len(found) > 1:
+        names = ", ".join(one.call for one in found)
+        raise QueryError(f"{wanted.call!r} fits several calls; type more of one, of {names} say")
+    return found[0]
 
 
 def _newest(org: str | None) -> Select[Conversation]:

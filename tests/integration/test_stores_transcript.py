@@ -145,6 +145,13 @@ async def test_a_call_can_be_listed_read_and_searched(server: NatsServer, url: s
         assert got["usage"][0]["tokens"] == {"input_audio": 100, "output_audio": 200}
         assert got["latencies"][0]["stopped_to_heard_ms"] == 640
         assert (await running.query("get", call="last")).data["conversation"]["call"] == "01JB"
+        assert (await running.query("get", call="jb")).data["conversation"]["call"] == "01JB"
+        assert (await running.query("get", call="_B")).error.startswith("no call _B: `callbus conversations`")
+        assert (await running.query("get", call="01J", org="default")).error == (
+            "'01J' fits several calls; type more of one, of 01JB, 01JA say"
+        )
+        assert not (await running.query("get", call="jc", org="default")).ok
+        assert not (await running.query("delete", call="jb")).ok  # what is gone for good is named in full
         found = (await running.query("search", text="t-STÜCKE", org="default")).data["conversations"]
         assert [(c["call"], c["match"][0]["speaker"]) for c in found] == [("01JB", "caller"), ("01JA", "caller")]
         assert (await running.query("search", text="100%_")).data == {"conversations": []}

@@ -99,6 +99,18 @@ def test_a_call_whose_gateway_is_silent_is_marked_and_who_is_silent_does_not_cou
     assert CALL not in shown(board)
 
 
+async def test_a_narrow_terminal_gets_the_same_table_once() -> None:
+    output = io.StringIO()
+    async with nats_server() as server, connected(server.url) as client:
+        await (await FakeGateway(client).start()).entry()
+        console = Console(file=output, width=60, force_terminal=True, color_system=None)
+        await list_calls(console, SETTINGS, server.url, False)
+    _, row = output.getvalue().splitlines()
+    assert "talking" in row
+    assert CALL[-6:] in row
+    assert len(row.rstrip()) <= 60
+
+
 @pytest.mark.parametrize("width", [40, 60, 80, 132])
 def test_on_a_narrow_terminal_phase_words_and_a_name_for_commands_are_left(width: int) -> None:
     board = Board()

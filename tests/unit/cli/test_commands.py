@@ -89,6 +89,33 @@ def test_a_bus_that_does_not_answer_is_named(cli: CliRunner) -> None:
     assert "nothing answers at nats://127.0.0.1:1" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        (["dtmf", "[/x]"], 2, "DIGITS '[/x]': up to 32 of 0-9, A-D, * and # are allowed"),
+        (["dtmf", "last"], 2, "DIGITS is missing: it follows `last`"),
+        (["transfer", "last"], 2, "TARGET is missing: it follows `last`"),
+        (["say", "last"], 2, "TEXT is missing: it follows `last`"),
+        (["show", "01J", "--failed"], 2, "--failed looks for the last call that failed: leave the id out, or --failed"),
+        (["show", "a.b"], 1, "'a.b' is not a call id: `callbus conversations` and `callbus calls` list them"),
+        (["play", ""], 1, "'' is not a call id: `callbus conversations` and `callbus calls` list them"),
+        (["conversations", "--limit", "501"], 2, "--limit"),
+    ],
+)
+def test_what_cannot_be_meant_is_told_without_a_bus(cli: CliRunner, command: list[str], code: int, said: str) -> None:
+    result = cli.invoke(app, command, env={"COLUMNS": "160"})
+    assert (result.exit_code, said in result.stderr) == (code, True)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_what_an_encoding_lacks_is_a_question_mark(encoding: str, tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONIOENCODING": encoding, "CALLBUS_VAR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "cli", "apply", "→Müller.yaml"], env=environment, capture_output=True, check=False
+    )
+    assert done.stderr.decode(encoding) in {"?M?ller.yaml does not exist\n", "?Müller.yaml does not exist\n"}
+
+
 def test_mistakes_in_files_end_with_code_1_before_anything_is_asked_of_the_bus(cli: CliRunner, tmp_path: Path) -> None:
     result = cli.invoke(app, ["apply", str(tmp_path / "none.yaml")])
     assert result.exit_code == 1

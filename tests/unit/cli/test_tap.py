@@ -7,6 +7,7 @@ import pytest
 from nats.aio.client import Client
 
 from cli.bus import connected
+from cli.commands import live_or_past
 from cli.errors import CliError
 from cli.tap import ALL, call_meant, events, lasting_events, require_known
 from libs.contracts import subjects
@@ -57,6 +58,20 @@ async def test_all_begins_now_and_last_is_the_latest_call() -> None:
         assert isinstance(event, DtmfReceived)
         assert event.digit == "8"
         await following.aclose()
+
+
+async def test_a_call_that_is_over_is_named_by_the_end_of_its_id() -> None:
+    async with nats_server() as server, connected(server.url) as client:
+        await provision(client.jetstream())
+        for call in ("01AAXY", "01BBXY", "01BBXY9"):
+            await press(client, call, "1", kind="call.offered")
+        assert await live_or_past(client, "xy9") == "01BBXY9"
+        assert await live_or_past(client, "01a") == "01AAXY"
+        assert await live_or_past(client, "01BBXY") == "01BBXY"  # another one's beginning
+        assert await live_or_past(client, "last") == "01BBXY9"
+        assert await live_or_past(client, "nobody") == "nobody"  # who asks tells
+        with pytest.raises(CliError, match="'xy' fits 2 calls; type more of one, of 01BBXY, 01AAXY say"):
+            await live_or_past(client, "xy")
 
 
 async def test_a_call_that_nobody_knows_is_told_after_a_moment() -> None:
