@@ -198,13 +198,27 @@ const TEXTS = {
     noToken: "Diese Seite vergibt Berechtigungen nur auf dem eigenen Rechner. Nutzen Sie einen Link von Konsole oder Befehlszeile.",
     unreachable: "Das Gateway ist nicht erreichbar oder hat keinen Platz frei.", lost: "Die Verbindung zum Gateway ist abgebrochen.",
     reasons: {
-      caller_hung_up: "Sie haben aufgelegt.", caller_cancelled: "Abgebrochen.", agent_hung_up: "Der Agent hat aufgelegt.",
+      caller_hung_up: "Sie haben aufgelegt.", callee_hung_up: "Die andere Seite hat aufgelegt.", agent_hung_up: "Der Agent hat aufgelegt.",
       operator_hung_up: "Ein Mitarbeiter hat das Gespräch beendet.", max_duration: "Die längste Gesprächsdauer ist erreicht.",
-      no_route: "Unter diesem Namen ist niemand erreichbar.", unknown_agent: "Der Agent dieser Nummer ist nicht veröffentlicht.",
-      no_worker: "Kein Agent ist frei.", not_ready: "Kein Agent wurde rechtzeitig bereit.", at_capacity: "Alle Plätze sind belegt.",
-      draining: "Das Gateway wird gerade beendet.", model_unreachable: "Das Sprachmodell ist nicht erreichbar.",
-      model_refused: "Das Sprachmodell hat abgelehnt.", transferred: "Weiterverbunden.", rtp_timeout: "Die Verbindung war zu lange still.",
+      transferred: "Weiterverbunden.", fallback_played: "Kein Agent war erreichbar; die Ansage ist zu Ende.",
+      answering_machine: "Ein Anrufbeantworter hat abgehoben.", caller_silent: "Es war zu lange nichts zu hören.",
+      caller_cancelled: "Abgebrochen.", no_common_codec: "Beide Seiten verstehen kein gemeinsames Tonformat.",
+      malformed_offer: "Der Anruf war nicht zu verstehen.", no_ack: "Die andere Seite hat die Annahme nicht bestätigt.",
+      rtp_timeout: "Die Verbindung war zu lange still.", callee_busy: "Besetzt.", callee_no_answer: "Niemand hat abgehoben.",
+      callee_declined: "Der Anruf wurde abgelehnt.", number_invalid: "Diese Nummer gibt es nicht.",
+      number_not_allowed: "Diese Nummer darf nicht angerufen werden.", not_authenticated: "Der Anrufer ist nicht berechtigt.",
+      operator_declined: "Ein Mitarbeiter hat den Anruf abgelehnt.", not_accepted: "Niemand hat den Anruf angenommen.",
+      outside_hours: "Zu dieser Zeit ist geschlossen.", no_route: "Unter diesem Namen ist niemand erreichbar.",
+      unknown_agent: "Der Agent dieser Nummer ist nicht veröffentlicht.", no_worker: "Kein Agent ist frei.",
+      at_capacity: "Alle Plätze sind belegt.", too_many_attempts: "Zu viele Anrufe in kurzer Zeit; bitte später noch einmal.",
+      budget_spent: "Das Budget dieses Tages ist aufgebraucht.", draining: "Das Gateway wird gerade beendet.",
+      not_ready: "Kein Agent wurde rechtzeitig bereit.", worker_lost: "Der Agent ist ausgefallen, und kein anderer konnte übernehmen.",
+      gateway_lost: "Das Gateway des Gesprächs ist ausgefallen.", internal_error: "Ein Fehler im Gateway; sein Protokoll sagt mehr.",
+      model_refused: "Das Sprachmodell hat abgelehnt.", model_unreachable: "Das Sprachmodell ist nicht erreichbar.",
+      model_failed: "Das Sprachmodell ist ausgefallen.", trunk_failed: "Die Telefonverbindung ist gescheitert.",
+      lost: "Das Gespräch ist verloren gegangen.",
     },
+    toOperator: { caller_hung_up: "Der Anrufer hat aufgelegt.", caller_cancelled: "Der Anrufer hat abgebrochen." },
   },
   en: {
     devices: "Devices", microphone: "Microphone", speaker: "Speaker", processing: "Suppress echo and noise",
@@ -223,13 +237,27 @@ const TEXTS = {
     noToken: "This page mints tokens on its own machine only. Use a link from the console or the command line.",
     unreachable: "The gateway cannot be reached or has no room.", lost: "The connection to the gateway was lost.",
     reasons: {
-      caller_hung_up: "You hung up.", caller_cancelled: "Cancelled.", agent_hung_up: "The agent hung up.",
+      caller_hung_up: "You hung up.", callee_hung_up: "The other side hung up.", agent_hung_up: "The agent hung up.",
       operator_hung_up: "A person ended the call.", max_duration: "The call reached its longest duration.",
-      no_route: "Nobody can be reached by this name.", unknown_agent: "The agent of this number is not published.",
-      no_worker: "No agent is free.", not_ready: "No agent was ready in time.", at_capacity: "All places are taken.",
-      draining: "The gateway is going down.", model_unreachable: "The speech model cannot be reached.",
-      model_refused: "The speech model refused.", transferred: "Transferred.", rtp_timeout: "The connection was silent for too long.",
+      transferred: "Transferred.", fallback_played: "No agent could be reached; the announcement is over.",
+      answering_machine: "An answering machine picked up.", caller_silent: "Nothing was heard for too long.",
+      caller_cancelled: "Cancelled.", no_common_codec: "Both sides have no audio format in common.",
+      malformed_offer: "The call was not understood.", no_ack: "The other side did not confirm the answer.",
+      rtp_timeout: "The connection was silent for too long.", callee_busy: "Busy.", callee_no_answer: "Nobody picked up.",
+      callee_declined: "The call was declined.", number_invalid: "There is no such number.",
+      number_not_allowed: "This number may not be called.", not_authenticated: "The caller is not allowed in.",
+      operator_declined: "A person declined the call.", not_accepted: "Nobody accepted the call.",
+      outside_hours: "Closed at this time.", no_route: "Nobody can be reached by this name.",
+      unknown_agent: "The agent of this number is not published.", no_worker: "No agent is free.",
+      at_capacity: "All places are taken.", too_many_attempts: "Too many calls in a short time; please try again later.",
+      budget_spent: "This day's budget is spent.", draining: "The gateway is going down.",
+      not_ready: "No agent was ready in time.", worker_lost: "The agent was lost, and no other could take over.",
+      gateway_lost: "The call's gateway was lost.", internal_error: "A defect in the gateway; its log says more.",
+      model_refused: "The speech model refused.", model_unreachable: "The speech model cannot be reached.",
+      model_failed: "The speech model failed.", trunk_failed: "The telephone line failed.",
+      lost: "The call was lost.",
     },
+    toOperator: { caller_hung_up: "The caller hung up.", caller_cancelled: "The caller gave up." },
   },
 };
 
@@ -507,8 +535,11 @@ function startPage() {
     if (call !== mine) return;
     const end = mine.end;
     if (end && end.termination) {
-      const reason = end.termination.reason;
-      finish(mine, "ended", text("reasons")[reason] || end.termination.detail || reason);
+      const reason = end.termination.reason; // its detail is the operator's: names, limits, processes
+      const isOperator = given !== null && given.kind === "take_over";
+      finish(mine, "ended", (isOperator && text("toOperator")[reason]) || text("reasons")[reason] || reason);
+    } else if (end && event.code === 4409) {
+      finish(mine, "ended", text("refused"), end.detail);
     } else if (end) {
       finish(mine, "ended", text("released"), end.detail);
     } else if (event.code === 4401) {

@@ -17,7 +17,7 @@ from libs.contracts.config import Fallback, OrgConfig, RouteConfig
 from libs.contracts.events import AgentText, CallAnswered, CallEnded, CallerTurn, CallOffered, DtmfReceived
 from libs.contracts.frame import AudioFrame, Codec, Flag, pack
 from libs.contracts.termination import Reason
-from services.browser_gateway.web import STRANGERS
+from services.browser_gateway.web import PAGE, STRANGERS
 from tests.support.fake_worker import accept_unready, refuse
 from tests.unit.browser_gateway.conftest import AGENT, ROUTE, world
 
@@ -373,6 +373,15 @@ async def test_the_page_comes_with_a_policy_that_lets_nothing_foreign_in(server)
                 assert "default-src 'none'" in policy
                 assert "unsafe" not in policy
                 assert not re.search(r"(src|href|import)\W+https?:", await response.text())
+
+
+def test_the_page_has_a_sentence_in_every_language_for_every_end():
+    tables = re.findall(
+        r"^    reasons: \{$(.*?)^    \},$", (PAGE / "page.js").read_text("utf-8"), re.MULTILINE | re.DOTALL
+    )
+    assert len(tables) == 2
+    for table in tables:
+        assert set(re.findall(r'(\w+): "[^"]+[.]"', table)) == {reason.value for reason in Reason}
 
 
 async def test_agents_of_two_organisations_keep_apart(server):
