@@ -12,7 +12,7 @@ import nats.errors
 from libs.call_leg.phase import Phase
 from libs.contracts.media import MediaStatistics
 from libs.contracts.offer import OfferReply
-from libs.contracts.termination import Reason, Result, Termination
+from libs.contracts.termination import RESULT_OF, Reason, Result, Termination
 from libs.runtime.instruments import BUS_S
 from libs.runtime.metrics import at_most, at_scrape, counter, gauge, histogram, one_of
 
@@ -204,6 +204,14 @@ def echoed(sent_at: str | None, now: float) -> None:
     """Our own heartbeat came back."""
     with suppress(ValueError):
         ONE_WAY.observe(max(0.0, now - float(sent_at or "")))
+
+
+def show_ends(entrance: str) -> None:
+    """Have every end that a call can come to begin at 0: what is there from its first event on has no earlier sample,
+    and no `increase` sees that event, nor a burst of them."""
+    for direction in DIRECTION.values:
+        for reason, result in RESULT_OF.items():
+            ENDED.add(direction, entrance, result, reason, by=0)
 
 
 def refused(direction: str, entrance: str, end: Termination) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import sys
 
 from libs.call_leg.gateway import CallLegs
-from libs.call_leg.instruments import MediaTotals
+from libs.call_leg.instruments import MediaTotals, show_ends
 from libs.runtime.config_copy import ConfigCopy
 from libs.runtime.log import get_logger
 from libs.runtime.service import Service, run
@@ -31,6 +31,7 @@ async def main(service: Service, settings: Settings) -> None:
     WEB.read_from(lambda: gateway.counters + server.counters + gateway.tokens.counters)
     TAKEN.read_from(lambda: len(gateway.taken))
     MediaTotals(lambda: gateway.media, legs.media).export()
+    show_ends("browser")
     service.health.checks["workers"] = lambda: None if len(legs.roster) else "no AI worker is alive"
     service.health.checks["config"] = lambda: None if config.loaded.is_set() else "configuration not read yet"
     async with asyncio.TaskGroup() as tasks:

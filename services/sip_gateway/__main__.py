@@ -6,7 +6,7 @@ import asyncio
 import sys
 
 from libs.call_leg.gateway import CallLegs
-from libs.call_leg.instruments import ORIGINATIONS, MediaTotals
+from libs.call_leg.instruments import ORIGINATIONS, MediaTotals, show_ends
 from libs.runtime.config_copy import ConfigCopy
 from libs.runtime.log import get_logger
 from libs.runtime.service import Service, run
@@ -35,6 +35,7 @@ async def main(service: Service, settings: Settings) -> None:
     TRACE.read_from(lambda: gateway.trace.counters)
     ORIGINATIONS.read_from(lambda: gateway.originations.counters)
     MediaTotals(lambda: gateway.media, legs.media).export()
+    show_ends("sip")
     service.health.checks["workers"] = lambda: None if len(legs.roster) else "no AI worker is alive"
     service.health.checks["config"] = lambda: None if config.loaded.is_set() else "configuration not read yet"
     async with asyncio.TaskGroup() as tasks:

@@ -9,7 +9,7 @@ from nats.aio.msg import Msg
 
 from libs.call_leg.fences import OutboundFence
 from libs.call_leg.gateway import CallLegs
-from libs.call_leg.instruments import ORIGINATIONS, MediaTotals
+from libs.call_leg.instruments import ORIGINATIONS, MediaTotals, show_ends
 from libs.contracts import subjects
 from libs.contracts.rpc import RpcReply
 from libs.runtime.config_copy import ConfigCopy
@@ -54,6 +54,7 @@ async def serve_pyvoip(service: Service, settings: Settings) -> None:
     TRUNK_STATE.read_from(lambda: {(DEFAULT, gateway.state): 1.0})
     ORIGINATIONS.read_from(lambda: gateway.originations.counters)
     MediaTotals(dict, legs.media).export()
+    show_ends("sip")
     service.health.checks["workers"] = lambda: None if len(legs.roster) else "no AI worker is alive"
 
     async def tell_trunks(message: Msg) -> None:

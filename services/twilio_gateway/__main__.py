@@ -7,7 +7,7 @@ import sys
 
 from libs.call_leg.admission_shell import Admission
 from libs.call_leg.gateway import CallLegs
-from libs.call_leg.instruments import ORIGINATIONS, MediaTotals
+from libs.call_leg.instruments import ORIGINATIONS, MediaTotals, show_ends
 from libs.call_leg.originate import Originations
 from libs.runtime.config_copy import ConfigCopy
 from libs.runtime.log import get_logger
@@ -39,6 +39,7 @@ def export(gateway: TwilioGateway, web: WebServer, legs: CallLegs, originations:
     STREAM.read_from(lambda: gateway.streamed)
     ORIGINATIONS.read_from(lambda: originations.counters)
     MediaTotals(lambda: gateway.media, legs.media).export()
+    show_ends("twilio")
 
 
 async def main(service: Service, settings: Settings) -> None:

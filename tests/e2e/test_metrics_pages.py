@@ -9,6 +9,7 @@ import asyncio
 import re
 import signal
 from collections.abc import AsyncIterator
+from itertools import product
 
 import pytest
 import pytest_asyncio
@@ -28,6 +29,7 @@ from libs.contracts.events import (
     ToolReturned,
     UsageReported,
 )
+from libs.contracts.termination import Reason
 from libs.runtime.metrics import OTHER
 from libs.softphone.phone import Softphone
 from tests.integration.peers import sample_documents
@@ -118,6 +120,10 @@ async def test_a_gateway_shows_the_call_from_its_offer_to_its_end(running: Platf
 
     assert await of("callbus_calls_started_total", direction="inbound", entrance="sip") == 1
     assert await of("callbus_calls_ended_total", result="success", reason="caller_hung_up") == 1
+    ends = [
+        dict(labels) for name, labels in await running.metrics("sip_gateway") if name == "callbus_calls_ended_total"
+    ]
+    assert {(end["direction"], end["reason"]) for end in ends} == set(product(("inbound", "outbound"), Reason))
     assert await of("callbus_calls") == 0
     assert await of("callbus_call_setup_seconds_count", direction="inbound") == 1
     assert await of("callbus_call_talk_seconds_sum") > 2

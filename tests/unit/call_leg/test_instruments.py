@@ -7,6 +7,7 @@ from libs.call_leg import instruments
 from libs.call_leg.instruments import CLAIM, ENDED, LOST, OFFER, RECLAIM, SETUP, TALKED, CallClock, MediaTotals
 from libs.contracts.media import MediaStatistics
 from libs.contracts.offer import OfferReply
+from libs.contracts.termination import RESULT_OF, Reason
 
 
 def seen(metric, *key):
@@ -44,6 +45,12 @@ def test_the_times_of_a_call_go_by_cause():
     assert (reclaim(), setup(), talked()) == ((1, 0.4), (1, 0.5), (1, 60.0))
     assert LOST.values()["silent",] == lost + 1
     assert ENDED.values()["inbound", "sip", "success", "caller_hung_up"] == ended + 1
+
+
+def test_an_end_is_shown_before_a_call_comes_to_it():
+    instruments.show_ends("twilio")
+    shown = {key for key in ENDED.values() if key[1] == "twilio"}
+    assert shown == {(way, "twilio", RESULT_OF[why], why) for way in ("inbound", "outbound") for why in Reason}
 
 
 def test_a_call_that_was_not_answered_has_no_length():
