@@ -186,6 +186,7 @@ class PyVoipGateway:
         self._phone = self._new_phone(account)
         self.ticker = Ticker(legs.roster.ticked, self._media_failed)
         self.counters: Counter[str] = Counter()
+        self.media: Counter[str] = Counter()  # of ended calls
 
     def _new_phone(self, account: Account):  # type: ignore[no-untyped-def]  # Phone, which needs the GPL package
         from services.sip_gateway.pyvoip_phone import Phone
@@ -351,6 +352,7 @@ class PyVoipGateway:
             self.admission.release(entrance.shell.new.org, entrance.shell.new.call)
             if entrance.rtp is not None:
                 self.ticker.remove(entrance.rtp)
+                self.media.update(entrance.statistics().counters())
             if entrance.call is not None:
                 entrance.call.decide(answers=False)
                 self._calls.pop(id(entrance.call), None)

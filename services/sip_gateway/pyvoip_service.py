@@ -53,7 +53,7 @@ async def serve_pyvoip(service: Service, settings: Settings) -> None:
     SIP.read_from(lambda: gateway.counters)
     TRUNK_STATE.read_from(lambda: {(DEFAULT, gateway.state): 1.0})
     ORIGINATIONS.read_from(lambda: gateway.originations.counters)
-    MediaTotals(dict, legs.media).export()
+    MediaTotals(lambda: gateway.media, legs.media).export()
     show_ends("sip")
     service.health.checks["workers"] = lambda: None if len(legs.roster) else "no AI worker is alive"
 

@@ -39,6 +39,8 @@ if find_spec("rfcvoip"):
             await call.wait_for_speech()
             await call.hang_up()
             assert (await feed.wait_for(CallEnded))[0].termination.reason is Reason.CALLER_HUNG_UP
+            # no scrape has seen the call
+            assert await running.metric("sip_gateway", "callbus_rtp_packets_total", event="received") > 0
 
 else:
 
