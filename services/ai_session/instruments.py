@@ -301,17 +301,20 @@ def _usage(event: UsageReported) -> None:
         COST.add(event.model, event.source, by=event.cost_usd)
 
 
+_OUTAGES = ("error_events", "configuration_refused", "lost_stalled", "lost_closed_1006")
+
+
 def provider_errors(
     session: dict[str, int], pipeline: dict[str, int], voices: dict[str, int]
 ) -> dict[tuple[str, ...], float]:
-    """What the parts counted by names of their own, as `callbus_provider_errors_total` has it."""
-    found: dict[tuple[str, ...], float] = {}
+    """What the parts counted by names of their own, as `callbus_provider_errors_total` has it. What an outage begins
+    with is there at 0: no `increase` sees the first sample of a series, and it may be of many calls."""
+    found: dict[tuple[str, ...], float] = {("session", "openai", name): 0 for name in _OUTAGES}
     for name, count in session.items():
-        if name.startswith("lost_") or name in ("error_events", "configuration_refused"):
+        if name.startswith("lost_") or name in _OUTAGES:
             found["session", "openai", name] = count
     for stage in ("chat", "transcription"):
-        if f"{stage}_failed" in pipeline:
-            found[stage, "openai", "failed"] = pipeline[f"{stage}_failed"]
+        found[stage, "openai", "failed"] = pipeline.get(f"{stage}_failed", 0)
     for name, count in voices.items():
         provider, _, code = name.partition("_")
         if provider in ("openai", "realtime", "elevenlabs", "local") and code:

@@ -112,8 +112,11 @@ def test_errors_of_providers_are_told_by_stage():
     )
     assert found == {
         ("session", "openai", "lost_stalled"): 2,
+        ("session", "openai", "lost_closed_1006"): 0,  # what an outage begins with is there before it
         ("session", "openai", "error_events"): 1,
+        ("session", "openai", "configuration_refused"): 0,
         ("chat", "openai", "failed"): 3,
+        ("transcription", "openai", "failed"): 0,
         ("speech", "elevenlabs", "unreachable"): 6,
     }
 
