@@ -18,6 +18,7 @@ LOOK_S = 0.25  # at the loop's lag
 PING_S = 2.0
 PING_WITHIN_S = 1.0
 LINKS = ("media", "control")
+FIRST_ERRORS = ("frame_without_link", "frame_suspended", "SlowConsumerError")  # shown before there was one
 EVENT_ENDS = ("published", "duplicate", "superseded", "unpublishable")
 
 # A frame is 20 ms, the SIP gateway's slots 5 ms: from there on lag is heard, and from 350 ms on others judge us dead.
@@ -68,7 +69,7 @@ def export(service: str, process_id: str, bus: Bus, outbox: EventOutbox) -> None
     BUILD.read_from(lambda: {(VERSION, service, process_id): 1.0})
     LINK_UP.read_from(lambda: {name: _up(link) for name, (_, link) in links.items()})
     RECONNECTS.read_from(lambda: {name: link.reconnects for name, (_, link) in links.items()})
-    BUS_ERRORS.read_from(lambda: bus.counters)
+    BUS_ERRORS.read_from(lambda: dict.fromkeys(FIRST_ERRORS, 0) | bus.counters)
     PENDING.read_from(lambda: {name: client.pending_data_size for name, (client, _) in links.items()})
     EVENTS.read_from(lambda: {end: outbox.counters[end] for end in EVENT_ENDS})
     EVENT_RETRIES.read_from(lambda: outbox.counters["retried"])

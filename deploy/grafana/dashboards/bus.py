@@ -36,7 +36,7 @@ def build() -> Dashboard:
         number(
             "Events not in the store yet",
             "Waiting in the stream, or delivered and not written.",
-            "sum(callbus_store_pending_events) + sum(callbus_store_unacknowledged_events)",
+            "max(callbus_store_pending_events) + sum(callbus_store_unacknowledged_events)",
             steps=[(100, "orange"), (500, "red")],
             span=6,
         ),
@@ -94,7 +94,8 @@ def build() -> Dashboard:
         ),
         graph(
             "Errors of the clients",
-            "Within five minutes.",
+            "Within five minutes. `SlowConsumerError`: NATS was faster than the process, and messages were dropped.",
+            ("sum by (job, error) (increase(callbus_bus_errors_total[5m]))", "{{job}} {{error}}"),
             ("sum by (job) (increase(callbus_event_retries_total[5m]))", "{{job}} event not acknowledged"),
         ),
         row("JetStream"),
@@ -116,6 +117,7 @@ def build() -> Dashboard:
         ),
         row("Store and recorder"),
         distribution("From the stream to the database", "", "callbus_store_lag_seconds"),
+        distribution("What a batch takes in the database", "", "callbus_store_write_seconds"),
         graph(
             "Events in the store",
             "Per second, by what became of them.",
@@ -125,5 +127,13 @@ def build() -> Dashboard:
             "Recordings",
             "Within an hour; `not_stored` ones wait in the spool.",
             ("sum by (outcome) (increase(callbus_recorder_recordings_total[1h]))", "{{outcome}}"),
+        ),
+        graph(
+            "Object store",
+            "Requests per minute, of recordings and rendered speech.",
+            (
+                "60 * sum by (job, outcome) (rate(callbus_object_store_requests_total[$__rate_interval]))",
+                "{{job}} {{outcome}}",
+            ),
         ),
     )

@@ -42,6 +42,11 @@ def build() -> Dashboard:
             "Event loop, how late (p99)",
             "From 350 ms on the others judge a worker dead.",
             ('instance:callbus_event_loop_lag_seconds:p99_5m{job="ai_session"}', "{{instance}}"),
+            (
+                "histogram_quantile(0.99, sum by (instance, le)"
+                " (rate(callbus_worker_ticker_lateness_seconds_bucket[5m])))",
+                "ticker {{instance}}",
+            ),
             unit="s",
         ),
         graph(
@@ -105,6 +110,22 @@ def build() -> Dashboard:
             (
                 "60 * sum by (tool, outcome) (rate(callbus_tool_call_seconds_count[$__rate_interval]))",
                 "{{tool}} {{outcome}}",
+            ),
+        ),
+        graph(
+            "Tools, what went wrong",
+            "Within five minutes, as those who run them see it: not what they answered, but that they did not.",
+            (
+                'sum by (end) (increase(callbus_catalog_requests_total{end=~"too_late|unavailable|defect"}[5m]))',
+                "catalogue {{end}}",
+            ),
+            (
+                'sum by (end) (increase(callbus_declared_tool_calls_total{end!~".*_answered|malformed"}[5m]))',
+                "declared {{end}}",
+            ),
+            (
+                'sum by (end) (increase(callbus_plugin_calls_total{end!~"answered|refused|repeated|malformed"}[5m]))',
+                "plug-in {{end}}",
             ),
         ),
         graph(
