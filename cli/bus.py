@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from socket import gaierror
 from typing import Any
 
 import nats.errors
@@ -79,7 +81,20 @@ async def connected(url: str) -> AsyncIterator[Client]:
 def _refused(url: str, why: Exception) -> NotRunning:
     if "authorization" in str(why).lower():
         return NotRunning(f"the bus at {_shown(url)} refuses the user or the password: check --nats (NATS_URL)")
-    return NotRunning(f"nothing answers at {_shown(url)}: {str(why) or type(why).__name__}")
+    if isinstance(why, ConnectionResetError | BrokenPipeError | nats.errors.UnexpectedEOF):
+        # a server that refuses somebody says so and hangs up, and its reset may overtake its words
+        return NotRunning(
+            f"the bus at {_shown(url)} refuses us and hangs up: check user and password in --nats (NATS_URL)"
+        )
+    return NotRunning(f"nothing answers at {_shown(url)} ({_reason(why)}): check --nats (NATS_URL)")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, gaierror):
+        return str(error.strerror)
+    if isinstance(error, OSError) and error.errno is not None:  # asyncio's own text repeats the address
+        return os.strerror(error.errno)
+    return "no answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
 
 
 def _shown(url: str) -> str:

@@ -101,6 +101,9 @@ class Hearing:
             track = self._track = StereoTrack(Codec(frame.codec).rate_hz)
             if self._loudspeaker is not None:
                 self._loudspeaker.rate_hz = track.rate_hz
+            if self._file is not None:
+                self._file.truncate(0)
+                self._write_header()
         if direction == "up":
             return track.caller(frame.payload)
         stereo = track.heard(frame.seq, frame.payload)
@@ -113,7 +116,8 @@ class Hearing:
         if self._track is not None:
             self._add(self._track.rest())
         if self._file is not None:
-            self._write_header()
+            if self._track is not None:
+                self._write_header()
             self._file.close()
 
     def _add(self, stereo: bytes) -> None:
@@ -135,6 +139,16 @@ class Hearing:
         self._file.flush()
 
 
+def _opened(wav: Path) -> BinaryIO:
+    """To be written; what is in it stays until something is heard: the same command once more, after the call has
+    ended, would else leave nothing of it."""
+    if wav.exists() and wav.stat().st_size:
+        return wav.open("r+b")
+    file = wav.open("wb")
+    file.write(wav_header(8000, CHANNELS, 0))
+    return file
+
+
 @asynccontextmanager
 async def hearing(wav: Path | None, *, play: bool, told: Callable[[str], None]) -> AsyncIterator[Hearing]:
     """A `Hearing` that is closed, and its player ended, however the block ends; `told` takes what came of it.
@@ -146,18 +160,18 @@ async def hearing(wav: Path | None, *, play: bool, told: Callable[[str], None]) 
     loudspeaker = Loudspeaker(player(), told) if play else None
     file = None
     if wav is not None:
-        file = wav.open("wb")
-        file.write(wav_header(8000, CHANNELS, 0))
+        file = _opened(wav)
     heard = Hearing(file, loudspeaker)
     task = asyncio.create_task(loudspeaker.run(), name="loudspeaker") if loudspeaker is not None else None
     try:
         yield heard
     finally:
         heard.close()
-        if wav is not None:
-            nothing = "nothing was heard; of a call that is over `callbus play` has the recording, if there is one"
-            sides = f"{heard.seconds:.1f} s, the caller left, what they heard right"
-            told(f"{wav}: {sides if heard.seconds else nothing}")
+        where = f"{wav}: " if wav is not None else ""
+        if not heard.seconds:
+            told(f"{where}nothing was heard; of a call that is over `callbus play` has the recording, if there is one")
+        elif wav is not None:
+            told(f"{where}{heard.seconds:.1f} s, the caller left, what they heard right")
         if task is not None:
             task.cancel()
             with suppress(asyncio.CancelledError):

@@ -230,6 +230,31 @@ async def test_an_empty_file_says_where_the_recording_is(tmp_path: Path) -> None
     assert "`callbus play`" in said[0]
 
 
+async def test_a_player_without_sound_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "aplay").write_text("#!/bin/sh\n")
+    (tmp_path / "aplay").chmod(0o755)
+    said: list[str] = []
+    async with hearing(None, play=True, told=said.append):
+        pass
+    assert said == ["nothing was heard; of a call that is over `callbus play` has the recording, if there is one"]
+
+
+async def test_a_file_is_replaced_only_by_something_that_was_heard(tmp_path: Path) -> None:
+    file = tmp_path / "call.wav"
+    frame = AudioFrame(Codec.PCM16_8000, 0, 1, 0, 0, b"\1\0" * 160)
+    kept: list[bytes] = []
+    for pieces in (100, 0, 5):
+        async with hearing(file, play=False, told=lambda _: None) as heard:
+            for number in range(pieces):
+                heard.frame("up", frame)
+                heard.frame("out", frame._replace(seq=number))
+        kept.append(file.read_bytes())
+    assert kept[1] == kept[0]
+    assert read_wav(kept[0]).duration_ms >= 2000
+    assert 100 <= read_wav(kept[2]).duration_ms < 200
+
+
 def test_a_filter_takes_names_groups_and_patterns_and_refuses_what_no_kind_fits() -> None:
     kinds = KindFilter(("tool", "caller.*,call.ended"))
     assert [kind for kind in EVENTS if kind in kinds] == [
