@@ -5,8 +5,10 @@ python -m cli.settings_document > docs/settings.md; python -m cli.settings_docum
 
 from __future__ import annotations
 
+import re
 import sys
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import AliasChoices, SecretStr
@@ -64,7 +66,8 @@ OF_COMPOSE = (
 ENV_HEAD = """\
 # Copy to .env and fill in what you have; everything is optional: what follows the sign is the default, unless the line
 # above it says otherwise. Without SIP_SERVER or a key `callbus up` and `docker compose up` start all the same and say
-# what is simulated. Names set in the environment win over this file.
+# what is simulated. Names set in the environment win over this file. Containers do not take from here what is their
+# own: NATS_URL, the addresses that services listen on, RECORDER_SPOOL.
 # Generated from the settings classes; do not edit (`make docs`). docs/settings.md has the same as tables.
 #
 # To begin with:
@@ -74,17 +77,25 @@ ENV_HEAD = """\
 #   containers   COMPOSE_PROFILES, and passwords before anything but this machine can reach them
 """
 ENV_WIDTH = 118
+_FILLED = re.compile(r"^ +([A-Z_]+): \$\{\1:-(.+)\}(?: #.*)?$", re.M)  # NAME: ${NAME:-default} in compose.yaml
+_INNER = re.compile(r"\$\{(\w+)[^}]*\}")
+
+
+def in_containers() -> dict[str, str]:
+    """The defaults that deploy/compose.yaml has for settings; a name in them stands for its value."""
+    text = (checkout.ROOT / "deploy" / "compose.yaml").read_text("utf-8")
+    return {name: _INNER.sub(r"\1", value) for name, value in _FILLED.findall(text)}
 
 
 def settings_markdown() -> str:
     """The whole page."""
-    parts = [HEAD]
+    parts, elsewhere = [HEAD], in_containers()
     for title, cls in CLASSES.items():
         prefix = str(cls.model_config.get("env_prefix") or "")
         derived = issubclass(cls, ServiceSettings) and cls is not ServiceSettings
         common = ServiceSettings.model_fields if derived else {}
         fields = {n: f for n, f in cls.model_fields.items() if n not in common}
-        rows = [_row(_names(prefix, name, field), field) for name, field in fields.items()]
+        rows = [_row(_names(prefix, name, field), field, elsewhere) for name, field in fields.items()]
         parts.append(_table(title, rows))
     for title, names in (("callbus up", OF_THE_COMMAND), ("docker compose (deploy/compose.yaml)", OF_COMPOSE)):
         rows = [f"| `{name}` | {f'`{value}`' if value else ''} | {what} |" for name, value, what in names]
@@ -94,7 +105,7 @@ def settings_markdown() -> str:
 
 def example_environment() -> str:
     """`.env.example`: each name once, as a comment, with its default; a secret has none."""
-    seen = set[str]()
+    seen, elsewhere = set[str](), in_containers()
     parts = [ENV_HEAD]
     for title, cls in CLASSES.items():
         parts.append(_env_title(title))
@@ -103,15 +114,20 @@ def example_environment() -> str:
             names = _names(prefix, name, field)
             if names[0] not in seen:
                 seen.add(names[0])
-                parts.append(_env_lines(names[0], _plain(field), _explained(field, names)))
+                other = elsewhere.get(names[0], _plain(field))
+                note = f"# In containers: {other}\n" if other != _plain(field) else ""
+                parts.append(_env_lines(names[0], _plain(field), _explained(field, names), note))
     for title, rows in (("callbus up", OF_THE_COMMAND), ("docker compose (deploy/compose.yaml)", OF_COMPOSE)):
         parts.append(_env_title(title))
         parts += [_env_lines(name, value, what) for name, value, what in rows]
     return "".join(parts)
 
 
-def _row(names: list[str], field: FieldInfo) -> str:
-    return f"| {' or '.join(f'`{name}`' for name in names)} | {_shown(field)} | {field.description or ''} |"
+def _row(names: list[str], field: FieldInfo, elsewhere: Mapping[str, str]) -> str:
+    other = elsewhere.get(names[0], _plain(field))
+    defaults = [_shown(field), f"in containers `{other}`" if other != _plain(field) else ""]
+    shown = (" or ".join(f"`{name}`" for name in names), "; ".join(filter(None, defaults)), field.description or "")
+    return f"| {' | '.join(shown)} |"
 
 
 def names_of(settings: type[BaseSettings]) -> list[list[str]]:
@@ -128,9 +144,9 @@ def _env_title(title: str) -> str:
     return f"\n# -- {title} ".ljust(ENV_WIDTH, "-") + "\n"
 
 
-def _env_lines(name: str, value: str, what: str) -> str:
+def _env_lines(name: str, value: str, what: str, note: str = "") -> str:
     comment = textwrap.wrap(what, ENV_WIDTH, initial_indent="# ", subsequent_indent="#   ") if what else []
-    return "\n".join([*comment, f"#{name}={value}"]) + "\n"
+    return "".join(f"{line}\n" for line in comment) + f"{note}#{name}={value}\n"
 
 
 def _explained(field: FieldInfo, names: list[str]) -> str:

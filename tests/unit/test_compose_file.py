@@ -51,6 +51,14 @@ def test_what_is_filled_in_from_the_environment_is_documented() -> None:
     assert {name for name, _, _ in OF_COMPOSE} - named == {"COMPOSE_PROFILES"}
 
 
+def test_where_containers_have_another_default_the_example_says_which() -> None:
+    example = (ROOT / ".env.example").read_text("utf-8")
+    assert "# In containers: 25\n#DRAIN_TIMEOUT_S=600\n" in example
+    assert "# In containers: postgresql://callbus:POSTGRES_PASSWORD@postgres/callbus\n#CATALOG_DATABASE_URL=" in example
+    assert "# In containers: /var/lib/callbus/objects\n#OBJECT_STORE_URL=" in example
+    assert "# In containers: 5060\n#SIP_LISTEN_PORT" not in example  # it is the same
+
+
 def test_the_bus_has_a_password_for_every_user_and_nobody_comes_in_without() -> None:
     wanted = set(re.findall(r"\$(NATS_\w+_PASSWORD)", (ROOT / "deploy" / "nats" / "nats.conf").read_text("utf-8")))
     assert wanted <= set(SERVICES["nats"]["environment"])
