@@ -18,6 +18,7 @@ from libs.contracts.events import AgentTurn, CallRecording, RecordingStored
 from libs.softphone.phone import CallRejected
 from tests.support.callbus import begin, callbus
 from tests.support.calling import place
+from tests.support.http import app_of, serving
 from tests.support.platform import platform
 from tests.support.speech import the_speech
 from tests.support.waiting import until
@@ -42,13 +43,8 @@ async def provider():
         error = {"message": "Incorrect API key provided", "type": "invalid_request_error", "code": "invalid_api_key"}
         return web.json_response({"error": error}, status=401)
 
-    application = web.Application()
-    application.router.add_route("*", "/{path:.*}", refuse)
-    runner = web.AppRunner(application)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-    await runner.cleanup()
+    async with serving(app_of(web.route("*", "/{path:.*}", refuse))) as url:
+        yield f"{url}/v1"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

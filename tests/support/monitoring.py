@@ -21,6 +21,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 from cli.checkout import ROOT
 from cli.ports import free_port
 from deploy.prometheus.beside_up import with_addresses
+from tests.support.http import app_of, serving
 
 DEPLOY = ROOT / "deploy"
 SCRAPE = "1s"
@@ -136,7 +137,7 @@ def alertmanager_config(inbox: str) -> dict[str, Any]:
 async def monitoring(targets: Mapping[str, list[str]], folder: Path) -> AsyncIterator[Monitoring]:
     """Both programs, scraping `targets` (addresses by service) and telling alerts to an inbox."""
     inbox = Inbox()
-    async with _inbox(inbox) as inbox_url:
+    async with serving(app_of(web.post("/{receiver}", inbox.take))) as inbox_url:
         urls = {name: f"127.0.0.1:{free_port()}" for name in ("prometheus", "alertmanager")}
         files = {
             "prometheus": prometheus_config(targets, urls["alertmanager"]),
@@ -176,20 +177,6 @@ async def monitoring(targets: Mapping[str, list[str]], folder: Path) -> AsyncIte
                 process.terminate()
             for process in processes:
                 await process.wait()
-
-
-@asynccontextmanager
-async def _inbox(inbox: Inbox) -> AsyncIterator[str]:
-    application = web.Application()
-    application.router.add_post("/{receiver}", inbox.take)
-    runner = web.AppRunner(application)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
 
 
 async def _ready(url: str) -> None:

@@ -18,6 +18,7 @@ from services.ai_session.costs import Model, Models, load
 from services.ai_session.model_listing import WatchedPlans, ask
 from services.ai_session.model_watch import MOST_MODELS, Defaults, ModelWatch, models_of, shutdown_dates
 from services.ai_session.settings import BUILT_IN_MODELS
+from tests.support.http import app_of, serving
 
 TODAY = date(2026, 11, 21)
 TABLE = load(BUILT_IN_MODELS)
@@ -132,14 +133,8 @@ async def endpoint():
         seen.append(request.headers.get("Authorization"))
         return answers.get(request.path) or web.Response(status=404)
 
-    app = web.Application()
-    app.router.add_get("/{path:.*}", answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    yield f"http://127.0.0.1:{runner.addresses[0][1]}", answers, seen
-    await runner.cleanup()
+    async with serving(app_of(web.get("/{path:.*}", answer))) as url:
+        yield url, answers, seen
 
 
 async def test_the_endpoint_is_asked_for_the_dates_of_its_models(endpoint):

@@ -21,6 +21,7 @@ from services.ai_session.instruments import sockets_in_use
 from services.ai_session.phrases import Verbatim
 from services.ai_session.settings import Settings
 from services.ai_session.voices.port import VoiceError
+from tests.support.http import app_of, serving
 from tests.unit.ai_session.pipeline_support import MODELS, ToneVoice, a_caller, offer, stages_at
 from tests.unit.ai_session.test_pipeline import TOOLS
 
@@ -71,28 +72,20 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(server):
-    app = web.Application()
-    app.add_routes(
-        [
-            web.get("/v1/models", server.models),
-            web.post("/v1/chat/completions", server.chat),
-            web.post("/v1/audio/transcriptions", server.transcribe),
-        ]
+async def reached(server):
+    """The server's base URL."""
+    routes = (
+        web.get("/v1/models", server.models),
+        web.post("/v1/chat/completions", server.chat),
+        web.post("/v1/audio/transcriptions", server.transcribe),
     )
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-    finally:
-        await runner.cleanup()
+    async with serving(app_of(*routes)) as url:
+        yield f"{url}/v1"
 
 
 @asynccontextmanager
 async def a_call_to(server, **fields):
-    async with serving(server) as url, a_caller(stages_at(url), offer(**fields), tools=TOOLS) as caller:
+    async with reached(server) as url, a_caller(stages_at(url), offer(**fields), tools=TOOLS) as caller:
         yield caller
 
 
@@ -117,7 +110,7 @@ async def test_requests_are_counted_as_sockets_while_they_are_under_way():
     async with a_call_to(server) as caller:
         await answered(caller)
         assert caller.text() == "Guten Tag."
-    async with serving(server) as url, client_of(HttpEndpoint(url, "")) as client:
+    async with reached(server) as url, client_of(HttpEndpoint(url, "")) as client:
         await Transcriber(client, Counter()).transcribe(bytes(3200), 8000, {"model": "whisper-1"})
     assert seen == [1, 1]
     assert (sockets_in_use()["chat", "openai"], sockets_in_use()["transcription", "openai"]) == (0, 0)
@@ -163,7 +156,7 @@ async def test_what_was_found_out_by_a_guess_outlives_a_refusal_for_another_reas
 
 async def test_calls_that_meet_a_refusal_at_the_same_time_are_all_served():
     server = Server({"prompt_cache_key": {"detail": "Bad request"}}, status=422)
-    async with serving(server) as url, client_of(HttpEndpoint(url, "")) as client:
+    async with reached(server) as url, client_of(HttpEndpoint(url, "")) as client:
         model = ChatModel(client, Counter())
         asked = [model.answer(request(conversation="c"), ChatReply(), lambda text: None) for _ in range(5)]
         assert {written.status for written in await asyncio.gather(*asked)} == {"completed"}
@@ -220,7 +213,7 @@ async def test_a_server_without_a_list_of_models_is_believed():
 
 
 async def test_the_key_of_one_server_is_told_to_no_other():
-    async with serving(server := Server()) as url:
+    async with reached(server := Server()) as url:
         elsewhere = Settings(_env_file=None, openai_api_key="sk-secret", transcription_base_url=url, chat_base_url=url)
         stages = stages_of(elsewhere, MODELS, ToneVoice())
         async with a_caller(stages, offer(transcription={"model": "whisper-large-v3"})) as caller:
@@ -231,7 +224,7 @@ async def test_the_key_of_one_server_is_told_to_no_other():
 
 
 async def test_a_stage_at_the_same_server_needs_no_key_of_its_own_and_one_elsewhere_has_it():
-    async with serving(server := Server()) as url:
+    async with reached(server := Server()) as url:
         here = {
             "openai_base_url": url,
             "openai_api_key": "sk-secret",

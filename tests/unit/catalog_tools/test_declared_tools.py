@@ -32,6 +32,7 @@ from services.catalog_tools.guard import ForbiddenHostError, Guard
 from services.catalog_tools.http_request import RequestError, answer_of, build
 from services.catalog_tools.http_tool import HttpToolClient
 from services.catalog_tools.mcp_server import McpServer
+from tests.support.http import app_of, serving
 from tests.support.nats import nats_server
 
 LOOPBACK = Guard(["127.0.0.1"])
@@ -183,7 +184,7 @@ async def test_a_name_is_judged_by_its_addresses():
 
 @asynccontextmanager
 async def shop():
-    """An HTTP server on loopback; its port."""
+    """An HTTP server on loopback; its URL."""
 
     async def stock(asked):
         match asked.match_info["article"]:
@@ -195,21 +196,13 @@ async def shop():
                 return web.Response(body=b"x" * 2_000_000)
         return web.json_response({"article": asked.match_info["article"], "key": asked.headers.get("X-Key")})
 
-    app = web.Application()
-    app.router.add_get("/stock/{article}", stock)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        yield site._server.sockets[0].getsockname()[1]
-    finally:
-        await runner.cleanup()
+    async with serving(app_of(web.get("/stock/{article}", stock))) as url:
+        yield url
 
 
 async def test_a_declared_request_is_made_and_its_faults_are_sentences():
-    async with shop() as port, HttpToolClient(LOOPBACK, {"k": "v"}, Counter()) as http:
-        stock = tool(f"http://127.0.0.1:{port}/stock/{{article}}", headers={"X-Key": "{secret:k}"}, timeout_ms=300)
+    async with shop() as shop_url, HttpToolClient(LOOPBACK, {"k": "v"}, Counter()) as http:
+        stock = tool(f"{shop_url}/stock/{{article}}", headers={"X-Key": "{secret:k}"}, timeout_ms=300)
         assert (await http.answer(stock, request(article="1"))).output == {"article": "1", "key": "v"}
         for article in ("redirect", "slow", "huge"):
             assert not (await http.answer(stock, request(article=article))).ok
@@ -231,26 +224,20 @@ async def test_a_cookie_of_one_organisation_s_request_is_not_sent_with_another_s
         answer.set_cookie("session", asked.query["org"])
         return answer
 
-    app = web.Application()
-    app.router.add_get("/login", login)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    port = site._server.sockets[0].getsockname()[1]
-    async with HttpToolClient(Guard(["localhost"]), {}, Counter()) as http:
+    served = serving(app_of(web.get("/login", login)))
+    async with served as url, HttpToolClient(Guard(["localhost"]), {}, Counter()) as http:
+        by_name = url.replace("127.0.0.1", "localhost")  # cookies are for names
         for org in ("ours", "theirs"):
-            shared = tool(f"http://localhost:{port}/login", org=org, query={"org": "{call.org}"})
+            shared = tool(f"{by_name}/login", org=org, query={"org": "{call.org}"})
             asked = request(article="1").model_copy(update={"org": org})
             assert (await http.answer(shared, asked)).ok
-    await runner.cleanup()
     assert cookies == [None, None]
 
 
 async def test_a_secret_of_another_organisation_cannot_be_named():
-    async with shop() as port, HttpToolClient(LOOPBACK, {"acme.k": "v", "k": "everybody's"}, Counter()) as http:
+    async with shop() as shop_url, HttpToolClient(LOOPBACK, {"acme.k": "v", "k": "everybody's"}, Counter()) as http:
         for org, name, told in (("acme", "acme.k", "v"), ("other", "acme.k", None), ("other", "k", "everybody's")):
-            url = f"http://127.0.0.1:{port}/stock/{{article}}"
+            url = f"{shop_url}/stock/{{article}}"
             asking = tool(url, org=org, headers={"X-Key": f"{{secret:{name}}}"})
             reply = await http.answer(asking, request(article="1").model_copy(update={"org": org}))
             assert (reply.output or {}).get("key") == told
@@ -330,8 +317,8 @@ async def until(directory, org, name, *, is_there=True):
 
 
 async def test_a_document_is_a_tool_at_once_and_no_longer_when_it_is_gone(nats):
-    async with shop() as port, declared(nats.url) as (store, bus, directory):
-        document = tool(f"http://127.0.0.1:{port}/stock/{{article}}")
+    async with shop() as shop_url, declared(nats.url) as (store, bus, directory):
+        document = tool(f"{shop_url}/stock/{{article}}")
         await store.put(document.key, document.to_json())
         foreign = tool("https://x.example/", name="search_products", parameters={"type": "object", "properties": {}})
         await store.put(foreign.key, foreign.to_json())

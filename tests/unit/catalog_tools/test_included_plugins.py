@@ -19,6 +19,7 @@ from services.catalog_tools.customers import Crm, CrmError, parse
 from services.catalog_tools.included import CustomerLookup, TakeMessage
 from services.catalog_tools.queries import Queries
 from tests.support.builders import DATABASES, database_url
+from tests.support.http import app_of, serving
 
 CUSTOMERS = """Telefon;Name;Firma;Kundennummer
 030 1234567;Frau Muster;Muster Haustechnik;K-17
@@ -60,17 +61,8 @@ async def crm(answer):
         assert asked.headers["Authorization"] == "Bearer t0ken"
         return answer(asked.query["phone"])
 
-    app = web.Application()
-    app.router.add_get("/customers", customers)
-    running = web.AppRunner(app)
-    await running.setup()
-    site = web.TCPSite(running, "127.0.0.1", 0)
-    await site.start()
-    port = site._server.sockets[0].getsockname()[1]
-    try:
-        yield Crm(f"http://127.0.0.1:{port}/customers?phone={{number}}", "t0ken", 0.3)
-    finally:
-        await running.cleanup()
+    async with serving(app_of(web.get("/customers", customers))) as url:
+        yield Crm(f"{url}/customers?phone={{number}}", "t0ken", 0.3)
 
 
 async def test_a_customer_is_found_by_the_number_they_call_from(sessions):
@@ -120,19 +112,11 @@ async def test_an_answer_of_the_crm_without_a_length_is_bounded(sessions):
             await answer.write(b'{"name": "Frau Muster"}')
         return answer
 
-    app = web.Application()
-    app.router.add_get("/customers/acme", endless)
-    running = web.AppRunner(app)
-    await running.setup()
-    site = web.TCPSite(running, "127.0.0.1", 0)
-    await site.start()
-    service = Crm(
-        f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}/customers/{{org}}?phone={{number}}", None, 2
-    )
-    with pytest.raises(CrmError, match="too large"):
-        await service.find("acme", "+49301234567")
-    assert await service.find("other", "+49301234567") is None  # each organisation has its own customers
-    await running.cleanup()
+    async with serving(app_of(web.get("/customers/acme", endless))) as url:
+        service = Crm(f"{url}/customers/{{org}}?phone={{number}}", None, 2)
+        with pytest.raises(CrmError, match="too large"):
+            await service.find("acme", "+49301234567")
+        assert await service.find("other", "+49301234567") is None  # each organisation has its own customers
 
 
 def test_mistakes_of_a_file_are_named_by_line():

@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
+from tests.support.http import app_of, serving
+
 
 @asynccontextmanager
 async def model_endpoint(key: str, *models: str, status: int = 200) -> AsyncIterator[str]:
@@ -17,13 +19,5 @@ async def model_endpoint(key: str, *models: str, status: int = 200) -> AsyncIter
             return web.json_response({"error": {"message": "Incorrect API key provided"}}, status=401)
         return web.json_response({"data": [{"id": name} for name in models]}, status=status)
 
-    application = web.Application()
-    application.router.add_get("/v1/models", listed)
-    runner = web.AppRunner(application)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-    finally:
-        await runner.cleanup()
+    async with serving(app_of(web.get("/v1/models", listed))) as url:
+        yield f"{url}/v1"

@@ -10,6 +10,8 @@ from xml.sax.saxutils import escape
 
 from aiohttp import web
 
+from tests.support.http import app_of, serving
+
 NAMESPACE = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
 
 
@@ -106,17 +108,9 @@ class S3Server:
 @asynccontextmanager
 async def s3_server() -> AsyncIterator[S3Server]:
     server = S3Server()
-    app = web.Application(client_max_size=64 << 20)
-    app.router.add_route("*", "/{path:.*}", server.serve)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    host, port = runner.addresses[0][:2]
-    server.url = f"http://{host}:{port}"
-    try:
+    app = app_of(web.route("*", "/{path:.*}", server.serve), client_max_size=64 << 20)
+    async with serving(app, shutdown_timeout=0.1) as server.url:
         yield server
-    finally:
-        await runner.cleanup()
 
 
 def _etag(content: bytes) -> str:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from aiohttp import web
 
 from cli.config_files import read_files
 from examples.crm_server import make_app
 from libs.plugins.loading import load
 from libs.plugins.runner import PluginRunner
 from services.catalog_tools.customers import Crm, CrmError
+from tests.support.http import serving
 from tests.support.nats import nats_server
 from tests.unit.plugins.test_host import worker
 from tests.unit.plugins.test_runner import request
@@ -75,18 +75,12 @@ async def test_a_tool_in_nothing_but_a_nats_client_is_a_tool(server):
 
 
 async def test_the_example_crm_tells_who_calls():
-    runner = web.AppRunner(make_app("secret"))
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}/customers?phone={{number}}"
-    try:
+    async with serving(make_app("secret")) as address:
+        url = f"{address}/customers?phone={{number}}"
         assert (await Crm(url, "secret", 1).find("default", "+4930123456"))["company"] == "Beispiel Haustechnik GmbH"
         assert await Crm(url, "secret", 1).find("default", "+4930999999") is None
         with pytest.raises(CrmError, match="401"):
             await Crm(url, "wrong", 1).find("default", "+4930123456")
-    finally:
-        await runner.cleanup()
 
 
 def test_the_example_documents_are_valid():

@@ -10,6 +10,8 @@ from typing import Any
 
 from aiohttp import web
 
+from tests.support.http import app_of, serving
+
 
 @dataclass
 class SpeechProvider:
@@ -65,15 +67,6 @@ class SpeechProvider:
 @asynccontextmanager
 async def speech_provider(audio: bytes) -> AsyncIterator[SpeechProvider]:
     provider = SpeechProvider(audio)
-    app = web.Application()
-    app.router.add_post("/{path:.*}", provider.serve)
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    host, port = runner.addresses[0][:2]
-    provider.url = f"http://{host}:{port}"
-    try:
+    app = app_of(web.post("/{path:.*}", provider.serve))
+    async with serving(app, handler_cancellation=True, shutdown_timeout=0.1) as provider.url:
         yield provider
-    finally:
-        await runner.cleanup()
