@@ -237,6 +237,7 @@ async def test_a_stage_at_the_same_server_needs_no_key_of_its_own_and_one_elsewh
         assert settings.stage_key(None, None) == "sk-secret"
         assert settings.stage_key(url.replace("http:", "https:"), None) == ""
         await stages.check(0.0)
+        await stages.close()
     assert "Bearer own" in server.keys
 
 

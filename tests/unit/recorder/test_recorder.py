@@ -209,6 +209,8 @@ async def test_a_call_whose_gateway_is_gone_is_stored_without_its_end(tmp_path, 
         await leg.speak(50)
         leg.is_there = False
         await until(lambda: events)
+        [stored] = events
+        assert stored.duration_ms >= 1000
 
 
 async def test_more_calls_than_it_may_have_are_refused_with_what_to_do(tmp_path):

@@ -12,6 +12,7 @@ from libs.object_store.store import ObjectStore
 from services.ai_session.voices.cache import CachedVoice, SpeechCache
 from services.ai_session.voices.port import VoiceError
 from services.ai_session.voices.renderings import TRY_AGAIN_AFTER_S, Renderings, texts_of
+from tests.support.waiting import until
 from tests.unit.ai_session.voices.fake_voice import FakeVoice, rendered
 
 FILLER = "Einen Moment, ich schaue nach."
@@ -57,6 +58,7 @@ async def test_a_text_is_rendered_once_however_often_it_is_prepared(ready, voice
 async def test_not_more_than_two_are_rendered_at_a_time(ready, voice):
     voice.gate = asyncio.Semaphore(0)
     preparing = asyncio.create_task(ready.prepare([f"Text {number}" for number in range(5)]))
+    await until(lambda: len(voice.spoken) == 2)
     await asyncio.sleep(0.02)
     assert len(voice.spoken) == 2
     for _ in range(15):
