@@ -6,13 +6,12 @@ The file can be played at any moment: its header is written anew every second, a
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from cli.errors import CliError
+from cli.players import installed
 from libs.audio.stereo import StereoTrack
 from libs.audio.wav import wav_header
 from libs.contracts.frame import AudioFrame, Codec
@@ -36,11 +35,7 @@ def player() -> tuple[str, ...]:
     Raises:
         CliError: there is none.
     """
-    for one in PLAYERS:
-        if shutil.which(one[0]):
-            return one
-    names = ", ".join(one[0] for one in PLAYERS)
-    raise CliError(f"nothing here can play audio ({names}): write it to a file with --wav FILE")
+    return installed(PLAYERS, "write it to a file with --wav FILE")
 
 
 class Loudspeaker:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import shutil
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,13 +16,14 @@ from rich.console import Console
 
 from cli.bus import bus_address, connected, query
 from cli.errors import CliError
+from cli.players import installed
+from cli.queries import TRANSCRIPT_STORE
 from cli.settings import CliSettings
 from cli.tap import require_name
 from libs.audio.wav import Wav, read_wav, write_wav
 from libs.contracts import subjects
 
 RECORDER = "recorder"
-TRANSCRIPT_STORE = "transcript_store"
 PLAYERS = (
     ("pw-play",),
     ("paplay",),
@@ -65,7 +65,7 @@ async def play(console: Console, settings: CliSettings, nats: str | None, wanted
         options.out.write_bytes(write_wav(whole.pcm, whole.rate_hz, whole.channels))
         console.print(f"{options.out}: {seconds:.1f} s, the caller left, what they heard right", soft_wrap=True)
         return None
-    player = _player()
+    player = installed(PLAYERS, "write the recording to a file with --out FILE")
     with tempfile.NamedTemporaryFile(suffix=".wav") as file:
         file.write(write_wav(whole.pcm, whole.rate_hz, whole.channels))
         file.flush()
@@ -108,11 +108,3 @@ def _joined(wavs: list[Wav]) -> Wav:
     if any((wav.rate_hz, wav.channels) != (wavs[0].rate_hz, wavs[0].channels) for wav in wavs):
         raise CliError("the parts of this recording have different rates: `--json` tells where each one is")
     return Wav(b"".join(wav.pcm for wav in wavs), wavs[0].rate_hz, wavs[0].channels)
-
-
-def _player() -> tuple[str, ...]:
-    for player in PLAYERS:
-        if shutil.which(player[0]):
-            return player
-    names = ", ".join(player[0] for player in PLAYERS)
-    raise CliError(f"nothing here can play audio ({names}): write the recording to a file with --out FILE")
