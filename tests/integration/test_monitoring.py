@@ -38,6 +38,7 @@ from libs.runtime.streams import bucket
 from libs.softphone.call import CallRejected, PhoneCall
 from libs.softphone.phone import Softphone
 from tests.integration.peers import require
+from tests.support.calling import place
 from tests.support.monitoring import DEPLOY, Monitoring, monitoring
 from tests.support.platform import ECHO_AGENT, ECHO_ROUTE, EventFeed, Platform, platform
 from tests.support.registrar import Registrar
@@ -151,17 +152,17 @@ class Story:
     def __init__(self, running: Platform, feed: EventFeed, phone: Softphone) -> None:
         self._running, self._feed, self._phone = running, feed, phone
 
-    async def place(self, user: str) -> PhoneCall:
-        """A call that is answered; a machine that stalls may refuse it at first."""
+    async def place(self, user: str) -> tuple[PhoneCall, str]:
+        """A call that is answered, and its id; a machine that stalls may refuse it at first."""
         tries = AsyncRetrying(
             stop=stop_after_attempt(4), wait=wait_fixed(1), retry=retry_if_exception_type(CallRejected)
         )
-        placed: PhoneCall = await tries(self._phone.call, self._running.sip_uri(user))
+        placed: tuple[PhoneCall, str] = await tries(place, self._running, self._feed, self._phone, user)
         return placed
 
     async def echo(self) -> None:
         """Talk until somebody has enough of it."""
-        call = await self.place("echo")
+        call, _ = await self.place("echo")
         try:
             await call.play(tone(440, 60_000, 8000)).wait()
         finally:
@@ -169,11 +170,10 @@ class Story:
 
     async def order(self, agent: str) -> None:
         """Interrupt the greeting, and wait for what the agent says to it."""
-        call = await self.place(agent)
-        measured = len(self._feed.of(LatencyMeasured))
+        call, mine = await self.place(agent)
         await call.wait_for_speech()
         await call.play(CLIP).wait()
-        await self._feed.wait_for(LatencyMeasured, measured + 1)
+        await self._feed.wait_where(LatencyMeasured, lambda event: event.call == mine)
         await call.wait_for_speech()
         await call.hang_up()
 
