@@ -19,7 +19,6 @@ from tenacity import AsyncRetrying, retry_if_result, stop_after_delay, wait_fixe
 from cli.demo.caller import read_clips
 from cli.metrics_document import GATEWAYS, metrics_of
 from libs.contracts.agent import AgentConfig
-from libs.contracts.config import RouteConfig
 from libs.contracts.events import (
     AgentTurn,
     CallClaimed,
@@ -49,7 +48,6 @@ async def running() -> AsyncIterator[Platform]:
         document.model_copy(update={"recording": "on"}) if isinstance(document, AgentConfig) else document
         for document in sample_documents()
     ]
-    assert any(isinstance(document, RouteConfig) for document in documents)
     async with (
         platform(documents=documents, catalog=True, store=True, recorder=True, rehearsal=True, browser=True) as started,
         started.events() as feed,
@@ -70,6 +68,10 @@ async def talk(running: Platform, phone: Softphone, feed: EventFeed) -> None:
     await call.hang_up()
     await feed.wait_for(CallEnded, 1)
     await feed.wait_for(RecordingStored, 1)
+    leaving = AsyncRetrying(stop=stop_after_delay(10), wait=wait_fixed(0.1), retry=retry_if_result(bool))
+    await leaving(running.metric, "sip_gateway", "callbus_calls")
+    for name in ("callbus_worker_sessions", "callbus_model_connections"):  # a model may owe a transcript
+        await leaving(running.metric, "ai_session-1", name)
 
 
 async def until(running: Platform, service: str, name: str, least: float = 1, **labels: str) -> float:
