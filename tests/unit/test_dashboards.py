@@ -102,6 +102,12 @@ def test_a_query_names_metrics_labels_and_values_that_exist(where: str, expr: st
                 assert fits, f"{where}: {label} of {name} is never {part}"
 
 
+@pytest.mark.parametrize(("where", "expr"), [(where, expr) for where, expr in expressions() if "/" in expr])
+def test_nothing_is_divided_by_what_may_be_nothing(where: str, expr: str) -> None:
+    for divisor in expr.split("/")[1:]:
+        assert re.fullmatch(r"\s*\(.*\) > 0\)\s*", divisor, re.S), f"{where}: NaN where nobody calls"
+
+
 def test_the_metrics_that_are_named_stand_in_their_page() -> None:
     page = (ROOT / "docs" / "metrics.md").read_text("utf-8")
     named = {name for _, expr in expressions() for name in NAME.findall(expr)} - RECORDED

@@ -38,7 +38,7 @@ def build() -> Dashboard:
             "Concealed",
             "Share of the frames to the workers that had to be made up.",
             'sum(rate(callbus_frames_total{direction="up", event="concealed"}[5m]))'
-            ' / sum(rate(callbus_frames_total{direction="up", event="published"}[5m]))',
+            ' / (sum(rate(callbus_frames_total{direction="up", event="published"}[5m])) > 0)',
             unit="percentunit",
             steps=[(0.005, "orange"), (0.02, "red")],
         ),

@@ -80,7 +80,7 @@ def build() -> Dashboard:
             "By part.",
             (
                 f"sum by (stage) (rate(callbus_turn_stage_seconds_sum{{{worker}}}[5m]))"
-                f" / sum by (stage) (rate(callbus_turn_stage_seconds_count{{{worker}}}[5m]))",
+                f" / (sum by (stage) (rate(callbus_turn_stage_seconds_count{{{worker}}}[5m])) > 0)",
                 "{{stage}}",
             ),
             unit="s",
