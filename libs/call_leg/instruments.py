@@ -193,7 +193,7 @@ async def answered(request: Awaitable[bytes]) -> OfferReply:
     except nats.errors.NoRespondersError:
         answer = "nobody"
         raise
-    except nats.errors.TimeoutError:
+    except (nats.errors.TimeoutError, asyncio.CancelledError):  # the call may end before
         answer = "silent"
         raise
     finally:

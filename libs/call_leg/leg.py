@@ -38,7 +38,7 @@ from typing import Literal, assert_never
 from libs.call_leg import actions as do
 from libs.call_leg.actions import Action, TransferMode
 from libs.call_leg.objections import InCall, objection
-from libs.call_leg.phase import OWNED, Phase
+from libs.call_leg.phase import OWNED, SEARCHING, Phase
 from libs.call_leg.roster import Gone, Roster
 from libs.call_leg.search import FIRST_ATTEMPTS, SEEK_LIMIT_S, WorkerSearch
 from libs.call_leg.transfer import TransferState
@@ -173,7 +173,7 @@ class Leg:
             return None
         return self.answered_at + self._config.max_duration_s + OVERTIME_S
 
-    def expire(self, now: float) -> list[Action]:
+    def expire(self, now: float) -> list[Action]:  # noqa: PLR0912  one clock after the other
         """Time has passed: an offer without answer, a worker that is not ready, a retry, an endless call."""
         if self.phase is Phase.ENDED:
             return []
@@ -194,6 +194,9 @@ class Leg:
                 return self.end(Termination.of(Reason.NOT_ACCEPTED, why), now)
             case Phase.OFFERING:
                 assert self.wk is not None
+                if (unread_s := self._search.unread_s(now - self._deadline)) > 0:
+                    self._deadline = now + unread_s
+                    return []
                 self._search.silent(self.wk)
                 return self._next_worker(now, "no answer to the offer")
             case Phase.CLAIMED:
@@ -565,10 +568,8 @@ class Leg:
         """The other side ended the call (CANCEL, BYE, no ACK, silence of RTP)."""
         if self.phase is Phase.BRIDGED and reason in (Reason.CALLER_HUNG_UP, Reason.CALLEE_HUNG_UP):
             reason = Reason.TRANSFERRED
-        end = Termination.of(reason, detail)
-        if self.phase in (Phase.SEEKING, Phase.OFFERING, Phase.CLAIMED) and not self._parked:
-            end = self._search.left(end, now)
-        return self.end(end, now, by_caller=True)
+        end, is_waiting = Termination.of(reason, detail), self.phase in SEARCHING and not self._parked
+        return self.end(self._search.left(end, now) if is_waiting else end, now, by_caller=True)
 
     def end(self, termination: Termination, now: float, *, by_caller: bool = False) -> list[Action]:
         """The one end. Releases whoever has the call, tells the other side unless it knows."""

@@ -20,3 +20,4 @@ class Phase(StrEnum):
 
 
 OWNED = (Phase.CLAIMED, Phase.RINGING, Phase.TALKING)  # a worker has accepted, or a person has the call
+SEARCHING = (Phase.SEEKING, Phase.OFFERING, Phase.CLAIMED)  # no worker is ready for the call

@@ -8,6 +8,8 @@ Theory of operation.
    owner's loss on, and whoever comes back is welcome.
  - R3: without a sound link nobody's silence counts. Set-up waits up to `SETUP_PATIENCE_S` for the workers to be heard.
    A worker's own word that it failed is evidence on any link.
+ - R3 again: whoever looks at the clock `STALLED_S` too late has stalled, and the answer to the offer may lie unread in
+   the socket. It gets `UNREAD_S` to be read, once per offer.
  - Silence to an offer is no refusal: on a machine that is busy for a moment a worker in good health answers late. Who
    was only silent is asked again, with more time, while set-up has patience.
  - A model that fails whoever asks it must not keep a caller in an endless row of workers: `FAILURES_IN_A_ROW` owners
@@ -23,6 +25,8 @@ from libs.contracts.termination import Reason, Termination
 
 OFFER_TIMEOUT_S = 0.08
 PATIENT_OFFER_TIMEOUT_S = 0.4  # for whom an offer's first time was too short
+LATE_S = 1.0  # that an acceptance may come after its offer's time, and still be answered with a release
+STALLED_S, UNREAD_S = 0.02, 0.04
 FIRST_ATTEMPTS = 3
 SEEK_LIMIT_S = 20.0
 SETUP_PATIENCE_S = 3.0
@@ -46,7 +50,7 @@ class WorkerSearch:
         self._until = NEVER
         self._failure: Termination | None = None
         self._failures_in_a_row = 0
-        self._was_silent = False
+        self._was_silent = self._has_waited = False
         self.offer_timeout_s = OFFER_TIMEOUT_S
 
     def set_up(self, now: float) -> None:
@@ -74,6 +78,13 @@ class WorkerSearch:
         """Do not ask this one again; `alone`: all others are welcome again."""
         self._excluded = {wk} if alone else self._excluded | {wk}
 
+    def unread_s(self, late_s: float) -> float:
+        """An offer's time was over so long ago: how long to wait nevertheless for an answer that is here already."""
+        if late_s < STALLED_S or self._has_waited:
+            return 0.0
+        self._has_waited = True
+        return UNREAD_S
+
     def silent(self, wk: str) -> None:
         """This one did not answer the offer in time: the others first, then it is asked again."""
         self.exclude(wk)
@@ -95,6 +106,7 @@ class WorkerSearch:
         if not is_connected and self._attempts >= self._first_attempts:
             return None
         wk = self._roster.pick(self._excluded)
+        self._has_waited = False
         if wk is not None:
             self._attempts += 1
             self._roster.offered(wk)

@@ -23,6 +23,7 @@ from libs.call_leg.leg import Leg, LegConfig
 from libs.call_leg.phase import Phase
 from libs.call_leg.ports import Entrance, NewCall, TransferTarget
 from libs.call_leg.roster import Gone
+from libs.call_leg.search import LATE_S, OFFER_TIMEOUT_S
 from libs.call_leg.state import description, entry_of, resume_of, session_state
 from libs.contracts import subjects
 from libs.contracts.commands import Command, CommandReply, DtmfPressed, LegCommand, SayNow, StateChanged
@@ -62,6 +63,7 @@ class LegShell:
         self.leg = Leg(config, context.roster, lambda: self.audio.playout.played)
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
+        self._offers: set[asyncio.Task[None]] = set()
         self._tasks: asyncio.TaskGroup | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._todo: deque[do.Action] = deque()
@@ -93,6 +95,10 @@ class LegShell:
                 if self.leg.phase is Phase.NEW:  # the caller may have gone while we subscribed
                     self.perform(self.leg.start(self._loop.time()))
                 await self._ended.wait()
+                if self._offers:  # who accepts now is told
+                    await asyncio.wait(self._offers, timeout=OFFER_TIMEOUT_S)
+                for offer in self._offers:
+                    offer.cancel()
         finally:
             self._tasks = self._line.tasks = self.audience.tasks = None
             if self._timer is not None:
@@ -204,7 +210,9 @@ class LegShell:
 
     def _send_offer(self, action: do.SendOffer) -> None:
         if self._tasks is not None:
-            self._tasks.create_task(self._offer(action))
+            offer = self._tasks.create_task(self._offer(action))
+            self._offers.add(offer)
+            offer.add_done_callback(self._offers.discard)
 
     async def _offer(self, action: do.SendOffer) -> None:
         new, leg = self.new, self.leg
@@ -212,8 +220,9 @@ class LegShell:
                       caller=new.caller, callee=new.callee, agent=new.agent, state=self._state(),
                       resume=resume_of(leg, self._loop.time()),
                       org_usd_per_day=self._usd_per_day(new.org))  # fmt: skip
+        timeout_s = action.timeout_s + LATE_S  # the leg counts; whose acceptance comes too late must learn it
         try:
-            reply = await answered(self._bus.request(subjects.offer(action.wk), offer.to_json(), action.timeout_s))
+            reply = await answered(self._bus.request(subjects.offer(action.wk), offer.to_json(), timeout_s))
         except nats.errors.NoRespondersError:
             todo = leg.offer_failed(action.wk, action.epoch, "nobody listens there", self._loop.time())
         except (nats.errors.Error, ValueError, OSError) as error:

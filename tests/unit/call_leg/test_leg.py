@@ -23,7 +23,14 @@ from libs.call_leg.actions import (
 from libs.call_leg.leg import DISOWN_AFTER_S, OVERTIME_S, SEEK_RETRY_S, Leg, LegConfig
 from libs.call_leg.phase import Phase
 from libs.call_leg.roster import Gone, Roster
-from libs.call_leg.search import FIRST_ATTEMPTS, OFFER_TIMEOUT_S, SEEK_LIMIT_S, SETUP_PATIENCE_S
+from libs.call_leg.search import (
+    FIRST_ATTEMPTS,
+    OFFER_TIMEOUT_S,
+    SEEK_LIMIT_S,
+    SETUP_PATIENCE_S,
+    STALLED_S,
+    UNREAD_S,
+)
 from libs.contracts.commands import Failed, HandOver, HangUp, Mute, Ready, Record
 from libs.contracts.termination import Reason, Termination
 
@@ -119,6 +126,22 @@ def test_an_offer_without_answer_for_80_ms_is_taken_back_and_goes_to_the_next():
     assert call.leg.deadline() == T0 + OFFER_TIMEOUT_S == T0 + 0.08
     assert call.wait(0.079) == []
     assert call.wait(0.002) == [SendRelease("a", 1), SendOffer("b", 2, "retry"), W]
+
+
+def test_a_stall_of_our_own_is_no_silence_of_the_worker():
+    call = Call()
+    call.start()
+    assert call.wait(OFFER_TIMEOUT_S + STALLED_S + 0.001) == []  # its answer may lie unread
+    assert call.leg.deadline() == call.now + UNREAD_S
+    assert call.accept("a", 1) == [Claimed("a", 1), StartMedia("a", 1), W]
+
+
+def test_a_stall_of_our_own_does_not_make_us_wait_for_ever():
+    call = Call()
+    call.start()
+    assert call.wait(OFFER_TIMEOUT_S + STALLED_S + 0.001) == []
+    assert call.wait(UNREAD_S + STALLED_S + 0.001) == [SendRelease("a", 1), SendOffer("b", 2, "retry"), W]
+    assert call.wait(OFFER_TIMEOUT_S + STALLED_S + 0.001) == []
 
 
 def test_an_offer_that_nobody_listens_to_goes_to_the_next():
