@@ -30,6 +30,7 @@ from libs.contracts.termination import Reason, Termination
 from libs.contracts.wire import leg_command_decoder
 from libs.runtime.streams import bucket, provision
 from tests.support.nats import nats_server
+from tests.support.waiting import until
 
 CALL = examples.CALL
 EVENTS = {event.kind: event for event in examples.events()}  # type: ignore[attr-defined]
@@ -173,13 +174,18 @@ async def test_on_a_terminal_what_is_being_said_stands_below_the_lines() -> None
     assert "ended after 62.0 s" in shown
 
 
-async def test_what_is_heard_is_in_the_file_the_caller_left_and_ctrl_c_leaves_it_whole(tmp_path: Path) -> None:
+async def test_what_is_heard_is_in_the_file_the_caller_left_and_ctrl_c_leaves_it_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cli.listen.RENEW_S", 0.05)
     file = tmp_path / "call.wav"
     async with nats_server() as server, connected(server.url) as client, asyncio.timeout(20):
         call = await LiveCall(client).start()
         tap = asyncio.create_task(tapped(server.url, TapOptions(wav=file)))
         await call.leased.wait()
         await call.frames(60, up=1000, out=-2000)
+        renewed = len(call.leases)
+        await until(lambda: len(call.leases) > renewed + 2)  # who was answered since has heard all frames before
         while file.stat().st_size < 44 + 50 * 640:  # noqa: ASYNC110  what another writes
             await asyncio.sleep(0.02)
         assert read_wav(file.read_bytes()).duration_ms >= 1000  # it can be played meanwhile
