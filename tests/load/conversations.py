@@ -11,10 +11,8 @@ import argparse
 import asyncio
 import os
 import sys
-import tempfile
 import time
 from collections import Counter
-from pathlib import Path
 
 import nats
 import psutil
@@ -26,20 +24,19 @@ from libs.contracts.agent import AgentConfig
 from libs.contracts.heartbeat import WorkerHeartbeat
 from tests.support.fake_leg import FakeLeg
 from tests.support.nats import nats_server
+from tests.support.rehearsal import rehearsal_process
 
 FRAME_S = 0.02
 SPEECH = tone(300, 500, 8000, -15)
 AUDIBLE = 500  # of 32768
 LISTENS_S = 1.0  # to silence after an answer, before the next turn
 GIVES_UP_S = 15.0  # waiting for an answer
-SCENARIO = """\
-name: load
-greeting: Guten Tag.
-repeat: true
-turns:
-  - caller: Eine Frage.
-    answer: Das ist die Antwort.
-"""
+SCENARIO = {
+    "name": "load",
+    "greeting": "Guten Tag.",
+    "repeat": True,
+    "turns": [{"caller": "Eine Frage.", "answer": "Das ist die Antwort."}],
+}
 
 
 class Caller:
@@ -120,35 +117,22 @@ async def converse(client: Client, worker: psutil.Process, backend: str, calls: 
 
 async def run(backend: str, calls: int, seconds: float) -> bool:
     """Start the processes and hold the conversations."""
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "load.yaml").write_text(SCENARIO, "utf-8")
-        rehearsal = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "services.rehearsal"),
-            env=os.environ | {"REHEARSAL_SCENARIOS": folder, "REHEARSAL_LOG_LEVEL": "ERROR"},
-            stdout=asyncio.subprocess.PIPE,
+    async with rehearsal_process(SCENARIO) as url, nats_server() as server:
+        settings = {"NATS_URL": server.url, "OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": "k"}
+        worker = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "services.ai_session"),
+            env=os.environ | settings | {"WORKER_CAPACITY": str(calls)},
+            stderr=asyncio.subprocess.DEVNULL,
         )
-        assert rehearsal.stdout is not None
-        worker: asyncio.subprocess.Process | None = None
         try:
-            async with asyncio.timeout(20):
-                base_url = (await rehearsal.stdout.readline()).decode().strip()
-            async with nats_server() as server:
-                settings = {"NATS_URL": server.url, "OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": "k"}
-                worker = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", "services.ai_session"),
-                    env=os.environ | settings | {"WORKER_CAPACITY": str(calls)},
-                    stderr=asyncio.subprocess.DEVNULL,
-                )
-                client = await nats.connect(server.url, pending_size=-1)
-                try:
-                    return await converse(client, psutil.Process(worker.pid), backend, calls, seconds)
-                finally:
-                    await client.close()
-                    worker.terminate()
-                    await worker.wait()
+            client = await nats.connect(server.url, pending_size=-1)
+            try:
+                return await converse(client, psutil.Process(worker.pid), backend, calls, seconds)
+            finally:
+                await client.close()
         finally:
-            rehearsal.terminate()
-            await rehearsal.wait()
+            worker.terminate()
+            await worker.wait()
 
 
 def main() -> int:

@@ -16,22 +16,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import random
 import sys
-import tempfile
 import time
-from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -45,6 +40,7 @@ from libs.contracts.events import AgentTurn, CallerSpoke, CallOffered
 from libs.softphone.call import PhoneCall
 from libs.softphone.phone import Softphone
 from tests.support.platform import EventFeed, Platform, platform
+from tests.support.rehearsal import rehearsal_process
 
 Samples = NDArray[np.int32]
 MODES = ("server", "local")
@@ -108,32 +104,11 @@ def documents(more: Iterable[AgentConfig] = ()) -> list[AgentConfig | RouteConfi
 
 
 @asynccontextmanager
-async def rehearsal(scenarios: Sequence[dict[str, Any]]) -> AsyncIterator[str]:
-    """The rehearsal server as a process of its own; its URL without the `/v1`. Sessions get the first scenario."""
-    with tempfile.TemporaryDirectory() as folder:
-        for scenario in scenarios:
-            path = Path(folder) / f"{scenario['name']}.yaml"
-            path.write_text(yaml.safe_dump(scenario, allow_unicode=True), "utf-8")
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("REHEARSAL_")}
-        named = {"REHEARSAL_SCENARIOS": folder, "REHEARSAL_DEFAULT_SCENARIO": str(scenarios[0]["name"])}
-        named["REHEARSAL_LOG_LEVEL"] = "WARNING"
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "services.rehearsal", env=kept | named, cwd=ROOT, stdout=PIPE
-        )
-        try:
-            assert process.stdout is not None
-            yield (await process.stdout.readline()).decode().strip().removesuffix("/v1")
-        finally:
-            process.terminate()
-            await process.wait()
-
-
-@asynccontextmanager
 async def talkative_platform(
     *scenarios: dict[str, Any], more: Iterable[AgentConfig] = ()
 ) -> AsyncIterator[tuple[Platform, str]]:
     """All processes, with further scenarios and agents, and where the rehearsal server's records are."""
-    async with rehearsal((SCENARIO, *scenarios)) as url:
+    async with rehearsal_process(SCENARIO, *scenarios) as url:
         model = {"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": "rehearsal"}
         async with platform(documents=documents(more), worker_environment=model) as running:
             yield running, url

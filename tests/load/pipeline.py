@@ -25,6 +25,7 @@ from services.ai_session.settings import BUILT_IN_MODELS, Settings
 from services.ai_session.voices.cache import SpeechCache
 from services.ai_session.voices.factory import Voices
 from tests.load.conversations import quantiles
+from tests.support.rehearsal import rehearsal_process
 
 FRAME_S = 0.02
 FRAME_BYTES = 320
@@ -130,19 +131,8 @@ async def converse(base_url: str, calls: int, seconds: float) -> bool:
 
 async def run(calls: int, seconds: float) -> bool:
     """Start the rehearsal server and hold the conversations."""
-    server = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "services.rehearsal"),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    assert server.stdout is not None
-    try:
-        async with asyncio.timeout(20):
-            base_url = (await server.stdout.readline()).decode().strip()
-        return await converse(base_url, calls, seconds)
-    finally:
-        server.terminate()
-        await server.wait()
+    async with rehearsal_process() as url:
+        return await converse(f"{url}/v1", calls, seconds)
 
 
 def main() -> int:
