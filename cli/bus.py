@@ -49,6 +49,7 @@ async def connected(url: str) -> AsyncIterator[Client]:
 
     Raises:
         NotRunning: nothing answers there, or it refuses us.
+        CliError: the user may not do what was asked for.
     """
 
     said: list[Exception] = []
@@ -74,8 +75,20 @@ async def connected(url: str) -> AsyncIterator[Client]:
         raise CliError(f"{_shown(url)} is not the address of a bus (nats://HOST:PORT): {error}") from error
     try:
         yield client
+    except (CliError, nats.errors.Error):
+        if (denied := _denied(said)) is not None:  # what came of it is silence: "did not answer in time"
+            raise CliError(
+                f"the bus does not let this user do it ({denied}): name another in --nats (NATS_URL)"
+            ) from None
+        raise
     finally:
         await client.close()
+
+
+def _denied(said: list[Exception]) -> str | None:
+    return next(
+        (str(error).removeprefix("nats: ") for error in said if "permissions violation" in str(error).lower()), None
+    )
 
 
 def _refused(url: str, why: Exception) -> NotRunning:

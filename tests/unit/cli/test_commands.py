@@ -230,6 +230,18 @@ def test_a_wrong_password_is_named_as_such_and_not_shown(cli: CliRunner, bare_bu
     assert result.stderr in {refused, cut_off}  # the server's reset may overtake its words
 
 
+@pytest.mark.parametrize("command", [["calls"], ["show", "last"], ["hangup"]])
+async def test_a_user_who_may_not_ask_is_told_so_and_not_that_nobody_answers(
+    cli: CliRunner, command: list[str]
+) -> None:
+    async with nats_server() as server:
+        address = ["--nats", server.url_of("recorder")]  # a service's, from its environment
+        result = await asyncio.to_thread(cli.invoke, app, [*command, *address])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("the bus does not let this user do it (permissions violation for ")
+    assert result.stderr.endswith("): name another in --nats (NATS_URL)\n")
+
+
 async def test_a_bus_whose_reset_overtakes_its_words_is_none_that_does_not_answer() -> None:
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b'INFO {"server_id": "x", "version": "2.12.0", "max_payload": 1048576, "auth_required": true}\r\n')
