@@ -1,7 +1,8 @@
 """The provider's rate limits: when a model may be asked again. A core without I/O.
 
 Theory of operation. A limit belongs to the account, so one refused response says something about all calls of the
-worker that use the same model: they share one `RateLimit`. A refusal closes it until the moment that the provider names
+worker that use the same model at the same API: they share one `RateLimit`, by the name that their `BackendPlan` gives
+it. A refusal closes it until the moment that the provider names
 (`hint_s`), or for a time that doubles with every refusal in a row. Whoever wants to try again takes a place in the row
 behind that moment (`may_ask_at`), `SPACING_S` after the one before, so that not all calls come back in the same
 instant. A response that succeeds ends the row. Several workers do not know of each other; each learns it by a refusal.
@@ -96,12 +97,12 @@ class RateLimits:
     """The limits of all models that a worker uses."""
 
     def __init__(self) -> None:
-        self._by_model: dict[str, RateLimit] = {}
+        self._by_name: dict[str, RateLimit] = {}
 
-    def of(self, model: str) -> RateLimit:
-        """This model's."""
-        return self._by_model.setdefault(model, RateLimit())
+    def of(self, name: str) -> RateLimit:
+        """The one of this name."""
+        return self._by_name.setdefault(name, RateLimit())
 
     def counted(self) -> Counter[str]:
         """What they counted, for the metrics."""
-        return sum((limit.counters for limit in self._by_model.values()), Counter())
+        return sum((limit.counters for limit in self._by_name.values()), Counter())

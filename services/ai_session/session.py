@@ -81,7 +81,7 @@ class Session:
             self._journal,
             lambda data: around.bus.send_frame(downlink, data),
             self._escalate,
-            around.limits.of(offer.agent.model or offer.agent.backend),
+            around.limits.of(plan.limit),
         )
         self._live = LiveTranscript(offer, around.bus.send_frame)
         self._caller = ToolCaller(offer, around.bus, around.tools)

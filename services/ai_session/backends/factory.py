@@ -21,6 +21,7 @@ class BackendPlan:
     capabilities: Capabilities
     make: Callable[[Emit], SpeechBackend]
     session_max_s: float | None = None  # how long one connection may last; None: as long as the call
+    limit: str = ""  # whose rate limit its responses meet: all calls of the same name share it
 
 
 PlanBackend = Callable[[Offer], BackendPlan]

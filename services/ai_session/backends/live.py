@@ -99,7 +99,8 @@ def plan_live(endpoint: LiveEndpoint, offer: Offer) -> BackendPlan:
         UnsupportedAgentError: the agent's document wants what Live cannot do.
     """
     live_config.check(offer.agent)
-    return BackendPlan(CAPABILITIES, lambda emit: LiveBackend(endpoint, offer, emit), endpoint.session_max_s)
+    limit = f"live {offer.agent.model or endpoint.model}"
+    return BackendPlan(CAPABILITIES, lambda emit: LiveBackend(endpoint, offer, emit), endpoint.session_max_s, limit)
 
 
 class LiveBackend:

@@ -62,7 +62,9 @@ def plan_pipeline(stages: Stages, offer: Offer) -> BackendPlan:
     stages.require_keys()
     voice = stages.voices.for_agent(offer.agent, offer.state.rate_hz)
     vad_of(offer)
-    return BackendPlan(CAPABILITIES, lambda emit: PipelineBackend(stages, voice, offer, emit))
+    # Chat and speech fail a response alike: one provider's limit must not close another's voice.
+    limit = f"pipeline {offer.agent.model or stages.chat_model_name} {voice.sound.provider} {voice.sound.model}"
+    return BackendPlan(CAPABILITIES, lambda emit: PipelineBackend(stages, voice, offer, emit), limit=limit)
 
 
 def vad_of(offer: Offer) -> Vad:

@@ -19,5 +19,8 @@ def plan_realtime(endpoint: Endpoint, offer: Offer) -> BackendPlan:
     for server in offer.agent.mcp:
         mcp_tool(server, secrets_of(offer.agent.org, endpoint.mcp_tokens))
     return BackendPlan(
-        capabilities_of(offer), lambda emit: RealtimeBackend(endpoint, offer, emit), endpoint.session_max_s
+        capabilities_of(offer),
+        lambda emit: RealtimeBackend(endpoint, offer, emit),
+        endpoint.session_max_s,
+        limit=f"realtime {offer.agent.model or endpoint.model}",
     )

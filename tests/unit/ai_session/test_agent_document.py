@@ -64,7 +64,7 @@ async def test_calls_of_one_model_share_its_rate_limit(server):
     async with fake_model(limited) as model, a_call(server, model) as (worker, leg):
         await leg.until_ready()
         await leg.run_until(lambda: worker.limits.counted()["refused"] == 1)
-        assert not worker.limits.of(AGENT.backend).is_open(time.monotonic())
+        assert not worker.limits.of("realtime gpt-realtime-2.1").is_open(time.monotonic())
 
 
 async def test_no_tool_takes_longer_than_the_agents_patience(server):
