@@ -7,6 +7,7 @@ import base64
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ PLAYERS = (
     ("ffplay", "-nodisp", "-autoexit", "-loglevel", "error"),
     ("sox", "-q", "{}", "-d"),
 )
+
+
+LEAST_TOLD_S = 0.1  # of a gap between two parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,8 @@ async def play(console: Console, settings: CliSettings, nats: str | None, wanted
         wavs = [read_wav(await _fetch(client, part["key"])) for part in parts]
     whole = _joined(wavs)
     seconds = whole.duration_ms / 1000
+    if (missing_s := _between(parts, wavs)) >= LEAST_TOLD_S:
+        console.print(f"{missing_s:.1f} s between its {len(parts)} parts were not recorded", style="dim")
     if options.out is not None:
         options.out.write_bytes(write_wav(whole.pcm, whole.rate_hz, whole.channels))
         console.print(f"{options.out}: {seconds:.1f} s, the caller left, what they heard right", soft_wrap=True)
@@ -101,6 +107,13 @@ async def _fetch(client: Client, key: str) -> bytes:
         if answer["next"] is None:
             return b"".join(pieces)
         offset = int(answer["next"])
+
+
+def _between(parts: list[dict[str, Any]], wavs: list[Wav]) -> float:
+    """Seconds that no part has: from one recorder's end to the next one's beginning."""
+    began = [datetime.fromisoformat(part["started_at"]) for part in parts]
+    ended = [at + timedelta(milliseconds=wav.duration_ms) for at, wav in zip(began, wavs, strict=True)]
+    return sum(max(0.0, (after - before).total_seconds()) for before, after in zip(ended[:-1], began[1:], strict=True))
 
 
 def _joined(wavs: list[Wav]) -> Wav:

@@ -36,7 +36,8 @@ async def stored(*wavs: bytes, is_over: bool = True) -> AsyncIterator[tuple[str,
     keys = [f"recordings/default/{number}.wav" for number in range(len(wavs))]
     ended_at = "2026-11-21T12:00:00Z" if is_over else None
     conversation = {"call": CALL, "org": examples.ORG, "ended_at": ended_at}
-    known = {"conversation": conversation, "recordings": [{"key": key} for key in keys]}
+    recordings = [{"key": key, "started_at": f"2026-11-21T11:00:0{3 * part}+00:00"} for part, key in enumerate(keys)]
+    known = {"conversation": conversation, "recordings": recordings}
 
     async def get(message: Msg) -> None:
         await message.respond(RpcReply(ok=True, data=known).to_json())
@@ -74,6 +75,7 @@ async def test_all_parts_are_in_the_file_in_their_order(tmp_path: Path) -> None:
     async with stored(wav(1), wav(2)) as (url, _):
         said = await played(url, PlayOptions(out=tmp_path / "call.wav"))
     assert "0.2 s, the caller left, what they heard right" in said
+    assert "2.9 s between its 2 parts were not recorded" in said
     whole = read_wav((tmp_path / "call.wav").read_bytes())
     assert (whole.channels, whole.pcm) == (2, b"\1\0" * 1600 + b"\2\0" * 1600)
 
