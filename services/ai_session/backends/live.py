@@ -22,6 +22,7 @@ from libs.audio.g711 import Law
 from libs.contracts.offer import Offer
 from libs.runtime.log import get_logger
 from services.ai_session.backends import live_config
+from services.ai_session.backends.arrivals import Arrivals
 from services.ai_session.backends.factory import BackendPlan
 from services.ai_session.backends.live_events import (
     AgentWords,
@@ -50,7 +51,7 @@ from services.ai_session.backends.port import (
     UsageCounted,
 )
 from services.ai_session.backends.realtime_errors import EXPIRED, FATAL
-from services.ai_session.backends.realtime_link import MAX_EARLY_EVENTS, Endpoint, connect
+from services.ai_session.backends.realtime_link import Endpoint, connect
 from services.ai_session.costs import RunningTotal
 from services.ai_session.phrases import Wish
 
@@ -123,9 +124,9 @@ class LiveBackend:
         self._seconds = RunningTotal()
         self._loop = asyncio.get_running_loop()
         self._transport: picows.WSTransport | None = None
-        self._arrivals: asyncio.Queue[LiveEvent | Lost] | None = asyncio.Queue()  # while opening
+        self._arrivals = Arrivals[LiveEvent](self._events, self._take, endpoint.counters, self._loop.time())
         self._session, self._started_at = "", 0.0
-        self._heard_at = self._fed_at = self._loop.time()
+        self._fed_at = self._loop.time()
         self._closed_by: tuple[int, str] | None = None
         self._ended_because = ""
         self._over = False
@@ -148,21 +149,18 @@ class LiveBackend:
         if "delegation" in start:
             for item in live_config.replay(opening.history):
                 self._send({"type": "response.item.create", "item": item})
-        early, self._arrivals = self._arrivals, None
-        while early is not None and not early.empty():
-            event = early.get_nowait()
-            if isinstance(event, Refused):
-                event = _loss(event) or event
-            if isinstance(event, Lost):
-                raise BackendError("unreachable" if event.retry else "refused", event.detail, retry=event.retry)
+        for event in self._arrivals.opened():
+            lost = event if isinstance(event, Lost) else _loss(event) if isinstance(event, Refused) else None
+            if lost is not None:
+                raise BackendError("unreachable" if lost.retry else "refused", lost.detail, retry=lost.retry)
+            assert not isinstance(event, Lost)
             self._take(event)
 
     async def _await_start(self) -> None:
-        assert self._arrivals is not None
         try:
             async with asyncio.timeout(STARTED_TIMEOUT_S):
                 while True:
-                    match await self._arrivals.get():
+                    match await self._arrivals.next():
                         case Lost(_, detail):
                             raise BackendError("unreachable", detail, retry=True)
                         case Refused() as error:
@@ -182,7 +180,7 @@ class LiveBackend:
                 "failed", f"the call needs {wanted}, but the model's server insists on {got}", retry=False
             )
         self._session, self._started_at = started.session, self._loop.time()
-        self._heard_at = self._fed_at = self._started_at
+        self._arrivals.heard_at = self._fed_at = self._started_at
         if started.expires_at:
             self._emit(SessionExpires(max(0.0, started.expires_at - time.time())))
 
@@ -193,20 +191,8 @@ class LiveBackend:
         self._transport = transport
 
     def received(self, data: bytes) -> None:
-        """A whole message. Only one that can be read is a sign of life."""
-        malformed = self._events.counters["malformed"]
-        events = self._events.read(data)
-        if self._events.counters["malformed"] == malformed:
-            self._heard_at = self._loop.time()
-        elif not malformed:  # one line per connection; all are counted
-            log.warning("the model's server sent a frame that is not understood", begins=repr(data[:80]))
-        for event in events:
-            if self._arrivals is None:
-                self._take(event)
-            elif self._arrivals.qsize() < MAX_EARLY_EVENTS:
-                self._arrivals.put_nowait(event)
-            else:
-                self._endpoint.counters["early_events_dropped"] += 1
+        """A whole message."""
+        self._arrivals.received(data, self._loop.time())
 
     def closing(self, code: int, reason: str) -> None:
         """The server says goodbye. 1000 and 1001 are losses, too: the call is not over."""
@@ -228,8 +214,7 @@ class LiveBackend:
             return
         self._over = True
         lost = Lost(code, detail, retry)
-        if self._arrivals is not None:
-            self._arrivals.put_nowait(lost)
+        if self._arrivals.lost(lost):
             return
         if not self._ended_because and self._started_at:  # nobody will tell what the session cost
             self._count_seconds(self._loop.time() - self._started_at)
@@ -348,7 +333,7 @@ class LiveBackend:
                 self._append(self._silence)
                 self._do(self._turns.caller(self._silence, now))
             self._fed_at = now
-        if now - self._heard_at > STALL_S:
+        if now - self._arrivals.heard_at > STALL_S:
             self._lose("stalled", f"the model's server sent nothing for {STALL_S:g} s")
 
     async def close(self) -> None:
@@ -360,7 +345,7 @@ class LiveBackend:
         transport, self._transport = self._transport, None
         if transport is None or transport.is_disconnected:
             return
-        if self._arrivals is None:
+        if self._arrivals.is_open:
             transport.send(picows.WSMsgType.TEXT, _json.encode({"type": "session.close"}))
         else:
             transport.send_close(picows.WSCloseCode.OK)

@@ -19,6 +19,7 @@ import picows
 from libs.contracts.offer import Offer
 from libs.runtime.log import get_logger
 from services.ai_session.backends import realtime_config
+from services.ai_session.backends.arrivals import Arrivals
 from services.ai_session.backends.port import (
     AudioDelta,
     BackendError,
@@ -44,7 +45,7 @@ from services.ai_session.backends.realtime_events import (
     SessionUpdated,
     WireEvent,
 )
-from services.ai_session.backends.realtime_link import MAX_EARLY_EVENTS, Endpoint, connect
+from services.ai_session.backends.realtime_link import Endpoint, connect
 from services.ai_session.backends.realtime_mcp import AnswerDue, ApprovalAsked
 from services.ai_session.backends.realtime_refusals import without
 from services.ai_session.backends.responses import STALL_S, Create, Refusal, Responses
@@ -81,8 +82,7 @@ class RealtimeBackend:
         self._responses = Responses()
         self._loop = asyncio.get_running_loop()
         self._transport: picows.WSTransport | None = None
-        self._arrivals: asyncio.Queue[WireEvent | Lost] | None = asyncio.Queue()  # while opening
-        self._heard_at = self._loop.time()
+        self._arrivals = Arrivals[WireEvent](self._events, self._take, endpoint.counters, self._loop.time())
         self._instructions = ""
         self._sent = 0
         self._closed_by: tuple[int | None, str] = (None, "")
@@ -115,7 +115,7 @@ class RealtimeBackend:
             raise
         for entry in opening.history:
             self._send({"type": "conversation.item.create", "item": realtime_config.item(entry)})
-        early, self._arrivals = self._arrivals, None
+        early = self._arrivals.opened()
         if age_s is not None:
             self._emit(SessionExpires(self._endpoint.session_max_s - age_s))
         if greeting.expires_at is not None:
@@ -124,8 +124,7 @@ class RealtimeBackend:
             self._emit(trouble)
         if spares is not None:
             spares.served(self._model)
-        while early is not None and not early.empty():
-            event = early.get_nowait()
+        for event in early:
             lost = event if isinstance(event, Lost) else loss(event) if isinstance(event, ErrorReceived) else None
             if lost is not None:
                 self._over = True
@@ -164,11 +163,10 @@ class RealtimeBackend:
 
     async def _await(self, kind: type[W], timeout_s: float, name: str) -> W | ErrorReceived:
         """The next event of this kind, or an error event, whichever comes first."""
-        assert self._arrivals is not None
         try:
             async with asyncio.timeout(timeout_s):
                 while True:
-                    event = await self._arrivals.get()
+                    event = await self._arrivals.next()
                     if isinstance(event, Lost):
                         raise BackendError("unreachable" if event.retry else "refused", event.detail, retry=event.retry)
                     if isinstance(event, kind | ErrorReceived):
@@ -186,20 +184,8 @@ class RealtimeBackend:
         self._transport = transport
 
     def received(self, data: bytes) -> None:
-        """A whole message. Only one that can be read is a sign of life."""
-        malformed = self._events.counters["malformed"]
-        events = self._events.read(data)
-        if self._events.counters["malformed"] == malformed:
-            self._heard_at = self._loop.time()
-        elif not malformed:  # one line per connection; all are counted
-            log.warning("the model's server sent a frame that is not understood", begins=repr(data[:80]))
-        for event in events:
-            if self._arrivals is None:
-                self._take(event)
-            elif self._arrivals.qsize() < MAX_EARLY_EVENTS:
-                self._arrivals.put_nowait(event)
-            else:
-                self._count("early_events_dropped")
+        """A whole message."""
+        self._arrivals.received(data, self._loop.time())
 
     def closing(self, code: int, reason: str) -> None:
         """The server says goodbye."""
@@ -214,9 +200,7 @@ class RealtimeBackend:
             return
         self._over = True
         self._count(f"lost_{lost.code}")
-        if self._arrivals is not None:
-            self._arrivals.put_nowait(lost)
-        else:
+        if not self._arrivals.lost(lost):
             self._emit(lost)
 
     def _take(self, event: WireEvent) -> None:
@@ -338,7 +322,7 @@ class RealtimeBackend:
     def tick(self, now: float) -> None:
         """Retries, and a server that owes an answer and says nothing."""
         self._create(self._responses.tick(now))
-        if self._responses.is_waiting and now - self._heard_at > STALL_S:
+        if self._responses.is_waiting and now - self._arrivals.heard_at > STALL_S:
             self._lose(Lost("stalled", f"the model's server sent nothing for {STALL_S:g} s while a response was due"))
 
     async def close(self) -> None:
@@ -363,7 +347,7 @@ class RealtimeBackend:
         response: dict[str, Any] = {"metadata": create.metadata}
         if create.instructions:  # they replace the session's for this response
             response["instructions"] = "\n\n".join(filter(None, (self._instructions, create.instructions)))
-        self._heard_at = self._loop.time()  # from here on an answer is due
+        self._arrivals.heard_at = self._loop.time()  # from here on an answer is due
         self._send({"type": "response.create", "event_id": create.event_id, "response": response})
 
     def _send(self, event: Mapping[str, Any]) -> None:

@@ -18,7 +18,6 @@ HANDSHAKE_TIMEOUT_S = 2.0
 PING_AFTER_S = 10.0
 PONG_WITHIN_S = 10.0
 MAX_MESSAGE_BYTES = 32 << 20
-MAX_EARLY_EVENTS = 1000  # that wait while a session is being opened; more are dropped and counted
 
 
 class Spares(Protocol):

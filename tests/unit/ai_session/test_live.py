@@ -270,7 +270,7 @@ async def test_a_session_that_does_not_open_ends_with_its_reason(server):
 
 
 async def test_a_flood_before_the_session_is_open_is_dropped_and_counted(monkeypatch):
-    monkeypatch.setattr("services.ai_session.backends.live.MAX_EARLY_EVENTS", 5)
+    monkeypatch.setattr("services.ai_session.backends.arrivals.MAX_EARLY_EVENTS", 5)
     offer = Offer(call="c", org="o", gw="g", epoch=1, caller="1", callee="2", agent=agent())
     endpoint = LiveEndpoint("http://127.0.0.1:1/v1", "k", "gpt-live-1", load(BUILT_IN_MODELS))
     backend = plan_live(endpoint, offer).make(lambda _: None)

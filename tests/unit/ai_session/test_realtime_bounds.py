@@ -39,7 +39,7 @@ async def test_a_response_without_an_end_is_cancelled_and_its_rest_dropped(serve
 
 
 async def test_a_flood_before_the_session_is_open_is_dropped_and_the_session_opens(server, monkeypatch):
-    monkeypatch.setattr("services.ai_session.backends.realtime.MAX_EARLY_EVENTS", 5)
+    monkeypatch.setattr("services.ai_session.backends.arrivals.MAX_EARLY_EVENTS", 5)
 
     async def flood(model, socket, event):
         if event["type"] == "session.update":
