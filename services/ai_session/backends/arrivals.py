@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 from libs.runtime.log import get_logger
-from services.ai_session.backends.port import Lost
+from services.ai_session.backends.port import BackendError, Lost
 
 log = get_logger()
 
@@ -63,12 +63,32 @@ class Arrivals(Generic[E]):
         self._early.put_nowait(lost)
         return True
 
-    async def next(self) -> E | Lost:
-        """The next event while the session is being opened."""
-        assert self._early is not None
-        return await self._early.get()
+    async def next(self) -> E:
+        """The next event while the session is being opened.
 
-    def opened(self) -> list[E | Lost]:
-        """The session is open; what still waits, in order, is the caller's to deal with before anything else comes."""
+        Raises:
+            BackendError: the connection was lost.
+        """
+        assert self._early is not None
+        event = await self._early.get()
+        if isinstance(event, Lost):
+            raise unopened(event)
+        return event
+
+    def opened(self) -> list[E]:
+        """The session is open; what still waits, in order, is the caller's to deal with before anything else comes.
+
+        Raises:
+            BackendError: the connection was lost in the meantime.
+        """
         early, self._early = self._early, None
-        return [early.get_nowait() for _ in range(early.qsize())] if early is not None else []
+        waiting = [early.get_nowait() for _ in range(early.qsize())] if early is not None else []
+        for event in waiting:
+            if isinstance(event, Lost):
+                raise unopened(event)
+        return [event for event in waiting if not isinstance(event, Lost)]
+
+
+def unopened(lost: Lost) -> BackendError:
+    """A session that was lost before it was open."""
+    return BackendError("unreachable" if lost.retry else "refused", lost.detail, retry=lost.retry)

@@ -22,7 +22,7 @@ from libs.audio.g711 import Law
 from libs.contracts.offer import Offer
 from libs.runtime.log import get_logger
 from services.ai_session.backends import live_config
-from services.ai_session.backends.arrivals import Arrivals
+from services.ai_session.backends.arrivals import Arrivals, unopened
 from services.ai_session.backends.factory import BackendPlan
 from services.ai_session.backends.live_events import (
     AgentWords,
@@ -33,7 +33,6 @@ from services.ai_session.backends.live_events import (
     Delegated,
     LiveEvent,
     LiveEvents,
-    Refused,
     SecondsUsed,
     Started,
 )
@@ -50,7 +49,8 @@ from services.ai_session.backends.port import (
     Trouble,
     UsageCounted,
 )
-from services.ai_session.backends.realtime_errors import EXPIRED, FATAL
+from services.ai_session.backends.realtime_errors import closed, loss, refused
+from services.ai_session.backends.realtime_events import ErrorReceived
 from services.ai_session.backends.realtime_link import Endpoint, connect
 from services.ai_session.costs import RunningTotal
 from services.ai_session.phrases import Wish
@@ -62,7 +62,6 @@ CLOSE_TIMEOUT_S = 0.5
 STALL_S = 4.0
 _FILL_AFTER_S = 0.2
 _FILL_AT_MOST_S = 0.5
-_CLIENTS_FAULT = frozenset({"invalid_request_error", "authentication_error", "permission_error"})
 _APPEND_HEAD = b'{"type":"session.input_audio.append","audio":"'
 _APPEND_TAIL = b'"}'
 _json = msgspec.json.Encoder()
@@ -127,7 +126,7 @@ class LiveBackend:
         self._arrivals = Arrivals[LiveEvent](self._events, self._take, endpoint.counters, self._loop.time())
         self._session, self._started_at = "", 0.0
         self._fed_at = self._loop.time()
-        self._closed_by: tuple[int, str] | None = None
+        self._closed_by: tuple[int | None, str] = (None, "")
         self._ended_because = ""
         self._over = False
         self._sent = 0
@@ -150,10 +149,8 @@ class LiveBackend:
             for item in live_config.replay(opening.history):
                 self._send({"type": "response.item.create", "item": item})
         for event in self._arrivals.opened():
-            lost = event if isinstance(event, Lost) else _loss(event) if isinstance(event, Refused) else None
-            if lost is not None:
-                raise BackendError("unreachable" if lost.retry else "refused", lost.detail, retry=lost.retry)
-            assert not isinstance(event, Lost)
+            if isinstance(event, ErrorReceived) and (lost := loss(event)) is not None:
+                raise unopened(lost)
             self._take(event)
 
     async def _await_start(self) -> None:
@@ -161,10 +158,8 @@ class LiveBackend:
             async with asyncio.timeout(STARTED_TIMEOUT_S):
                 while True:
                     match await self._arrivals.next():
-                        case Lost(_, detail):
-                            raise BackendError("unreachable", detail, retry=True)
-                        case Refused() as error:
-                            raise _refused(error)
+                        case ErrorReceived() as error:
+                            raise refused(error)
                         case Started() as started:
                             return self._started(started)
                         case _:
@@ -203,17 +198,16 @@ class LiveBackend:
         if self._ended_because:
             # `content`: a filter ended the session, and would end the next one; the rest is no verdict on the call.
             detail = f"the model's server ended the session ({self._ended_because})"
-            self._lose(f"session_{self._ended_because}", detail, retry=self._ended_because != "content")
-            return
-        code, reason = self._closed_by or (1006, "")
-        why = f"the model's server closed with {code}" if self._closed_by else "the model connection broke"
-        self._lose(f"closed_{code}", f"{why}: {reason}" if reason else why)
+            lost = Lost(f"session_{self._ended_because}", detail, retry=self._ended_because != "content")
+        else:
+            lost = closed(*self._closed_by)
+        self._lose(lost)
 
-    def _lose(self, code: str, detail: str, *, retry: bool = True) -> None:
+    def _lose(self, lost: Lost) -> None:
         if self._over:
             return
         self._over = True
-        lost = Lost(code, detail, retry)
+        self._endpoint.counters[f"lost_{lost.code}"] += 1
         if self._arrivals.lost(lost):
             return
         if not self._ended_because and self._started_at:  # nobody will tell what the session cost
@@ -246,7 +240,7 @@ class LiveBackend:
                 self._emit(ToolRequested(self._session, tool_call_id, name, arguments))
             case ResponseOver():
                 self._response_over(event)
-            case Refused():
+            case ErrorReceived():
                 self._error(event)
             case Started():
                 pass
@@ -261,11 +255,11 @@ class LiveBackend:
         if self._tools.over():
             self._send({"type": "response.create"})
 
-    def _error(self, error: Refused) -> None:
+    def _error(self, error: ErrorReceived) -> None:
         self._endpoint.counters["error_events"] += 1
-        lost = _loss(error)
+        lost = loss(error)
         if lost is not None:
-            self._lose(lost.code, lost.detail, retry=lost.retry)
+            self._lose(lost)
         else:
             self._emit(Trouble(error.code, error.message))
 
@@ -334,7 +328,7 @@ class LiveBackend:
                 self._do(self._turns.caller(self._silence, now))
             self._fed_at = now
         if now - self._arrivals.heard_at > STALL_S:
-            self._lose("stalled", f"the model's server sent nothing for {STALL_S:g} s")
+            self._lose(Lost("stalled", f"the model's server sent nothing for {STALL_S:g} s"))
 
     async def close(self) -> None:
         """Close the session, politely while the server answers: its last word is what the session cost."""
@@ -369,17 +363,3 @@ class LiveBackend:
         if self._transport is not None and not self._transport.is_disconnected:
             self._sent += 1
             self._transport.send(picows.WSMsgType.TEXT, _json.encode({"event_id": f"event-{self._sent}", **event}))
-
-
-def _loss(error: Refused) -> Lost | None:
-    """What an `error` event of an open session takes away: nothing, the session, or the account."""
-    if error.code in FATAL or error.code == EXPIRED:
-        return Lost(error.code, error.message, retry=error.code not in FATAL)
-    return None
-
-
-def _refused(error: Refused) -> BackendError:
-    what = error.message or error.code
-    if error.code in FATAL or error.kind in _CLIENTS_FAULT:
-        return BackendError("refused", f"the model's server refused the session: {what}", retry=False)
-    return BackendError("failed", f"the model's server did not open the session: {what}", retry=True)

@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from services.ai_session.backends.live_tools import FunctionCalled, ResponseOver
+from services.ai_session.backends.realtime_events import ErrorReceived
 from services.ai_session.costs import tokens_of_text
 
 
@@ -65,16 +66,6 @@ class Closed:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """An `error` event; `event_id` names the client event it is about."""
-
-    code: str
-    message: str
-    kind: str
-    event_id: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class Delegated:
     """The chat model is at work."""
 
@@ -93,7 +84,7 @@ LiveEvent = (
     | CallerWords
     | SecondsUsed
     | Closed
-    | Refused
+    | ErrorReceived
     | Delegated
     | AskedApplication
     | FunctionCalled
@@ -219,7 +210,7 @@ def _closed(event: _Closed) -> list[LiveEvent]:
 def _refused(event: _ErrorEvent) -> list[LiveEvent]:
     error = event.error
     kind = error.type or ""
-    return [Refused(error.code or kind or "error", error.message or "", kind, error.client_event_id)]
+    return [ErrorReceived(error.code or kind or "error", error.message or "", "", error.client_event_id, kind)]
 
 
 def _delegated(event: _DelegationEvent) -> list[LiveEvent]:

@@ -19,7 +19,7 @@ import picows
 from libs.contracts.offer import Offer
 from libs.runtime.log import get_logger
 from services.ai_session.backends import realtime_config
-from services.ai_session.backends.arrivals import Arrivals
+from services.ai_session.backends.arrivals import Arrivals, unopened
 from services.ai_session.backends.port import (
     AudioDelta,
     BackendError,
@@ -125,10 +125,9 @@ class RealtimeBackend:
         if spares is not None:
             spares.served(self._model)
         for event in early:
-            lost = event if isinstance(event, Lost) else loss(event) if isinstance(event, ErrorReceived) else None
-            if lost is not None:
+            if isinstance(event, ErrorReceived) and (lost := loss(event)) is not None:
                 self._over = True
-                raise BackendError("unreachable" if lost.retry else "refused", lost.detail, retry=lost.retry)
+                raise unopened(lost)
             self._take(event)
 
     async def _configure(self, opening: Opening) -> None:
@@ -167,8 +166,6 @@ class RealtimeBackend:
             async with asyncio.timeout(timeout_s):
                 while True:
                     event = await self._arrivals.next()
-                    if isinstance(event, Lost):
-                        raise BackendError("unreachable" if event.retry else "refused", event.detail, retry=event.retry)
                     if isinstance(event, kind | ErrorReceived):
                         return event
         except TimeoutError:

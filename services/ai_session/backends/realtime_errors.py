@@ -1,4 +1,4 @@
-"""Which errors of the Realtime API end a session, and whether another one would fare better. Pure.
+"""Which errors of the Realtime and the Live API end a session, and whether another one would fare better. Pure.
 
 The API reference says that a session normally stays open after an `error` event: what is not named here is survived.
 """

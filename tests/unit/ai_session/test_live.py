@@ -271,15 +271,43 @@ async def test_a_session_that_does_not_open_ends_with_its_reason(server):
 
 async def test_a_flood_before_the_session_is_open_is_dropped_and_counted(monkeypatch):
     monkeypatch.setattr("services.ai_session.backends.arrivals.MAX_EARLY_EVENTS", 5)
-    offer = Offer(call="c", org="o", gw="g", epoch=1, caller="1", callee="2", agent=agent())
-    endpoint = LiveEndpoint("http://127.0.0.1:1/v1", "k", "gpt-live-1", load(BUILT_IN_MODELS))
-    backend = plan_live(endpoint, offer).make(lambda _: None)
+    endpoint, backend = unopened_backend()
     for _ in range(50):
         backend.received(b'{"type":"session.output_transcript.delta","delta":"la"}')
     assert endpoint.counters["early_events_dropped"] == 45
     backend.disconnected()  # what decides about the opening is not lost in the flood
     with pytest.raises(BackendError, match="the model connection broke"):
         await backend._await_start()
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "retry"),
+    [(1000, "", True), (1008, "policy", True), (1008, "invalid_api_key", False), (4000, "insufficient_quota", False)],
+)
+async def test_a_close_is_judged_as_the_realtime_apis_is_and_counted(code, reason, retry):
+    endpoint, backend = unopened_backend()
+    backend.closing(code, reason)
+    backend.disconnected()
+    assert endpoint.counters[f"lost_closed_{code}"] == 1
+    with pytest.raises(BackendError, match=f"closed with {code}") as lost:
+        await backend._await_start()
+    assert lost.value.retry is retry
+
+
+@pytest.mark.parametrize(("code", "retry"), [("invalid_value", False), ("rate_limit_exceeded", True)])
+async def test_a_limit_is_no_fault_of_the_client_whatever_class_of_error_it_comes_as(code, retry):
+    _, backend = unopened_backend()
+    error = {"type": "invalid_request_error", "code": code, "message": "no"}
+    backend.received(json.dumps({"type": "error", "error": error}).encode())
+    with pytest.raises(BackendError, match="no") as refused:
+        await backend._await_start()
+    assert refused.value.retry is retry
+
+
+def unopened_backend():
+    offer = Offer(call="c", org="o", gw="g", epoch=1, caller="1", callee="2", agent=agent())
+    endpoint = LiveEndpoint("http://127.0.0.1:1/v1", "k", "gpt-live-1", load(BUILT_IN_MODELS))
+    return endpoint, plan_live(endpoint, offer).make(lambda _: None)
 
 
 async def _not_opened(server, fault, reason):
