@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import httpx2
 import openai
 import openai.resources.audio  # else the package loads them with the first call, while all others wait
 import openai.resources.chat
@@ -21,13 +20,12 @@ from services.ai_session.backends.port import BackendError
 from services.ai_session.backends.stage_errors import Stage, StageError, StageFault, stage_error
 from services.ai_session.backends.transcriber import Transcriber
 from services.ai_session.costs import Models
+from services.ai_session.http_client import openai_client
 from services.ai_session.settings import Settings
 from services.ai_session.voices.port import Voice
 
 CHECK_WITHIN_S = 2.0
 CHECKED_FOR_S = 60.0  # an endpoint that answered is not asked again for so long
-CONNECT_WITHIN_S = 2.0
-KEEP_ALIVE_S = 60.0  # longer than the pauses of a conversation: a handshake costs the caller 100 ms
 _NO_LIST = (400, 404, 405, 422, 501)
 KEPT_TIMES = 1000
 
@@ -152,22 +150,8 @@ class Stages:
     def _client(self, endpoint: HttpEndpoint) -> openai.AsyncOpenAI:
         client = self._clients.get(endpoint)
         if client is None:
-            client = self._clients[endpoint] = client_of(endpoint)
+            client = self._clients[endpoint] = openai_client(endpoint.base_url, endpoint.api_key)
         return client
-
-
-def client_of(endpoint: HttpEndpoint) -> openai.AsyncOpenAI:
-    """A client that keeps its connections and never repeats a request by itself; the stages bound the time."""
-    limits = httpx2.Limits(max_connections=500, max_keepalive_connections=100, keepalive_expiry=KEEP_ALIVE_S)
-    timeout = openai.Timeout(None, connect=CONNECT_WITHIN_S, pool=CONNECT_WITHIN_S)
-    verify = endpoint.base_url.startswith("https:")  # reading the certificates takes 50 ms: not for nothing
-    return openai.AsyncOpenAI(
-        base_url=endpoint.base_url,
-        api_key=endpoint.api_key or "none",
-        max_retries=0,
-        timeout=timeout,
-        http_client=openai.DefaultAsyncHttpxClient(limits=limits, timeout=timeout, verify=verify),
-    )
 
 
 def stages_of(settings: Settings, models: Models, voices: Voices) -> Stages:

@@ -19,15 +19,15 @@ import aiohttp
 from libs.audio.g711 import Law
 from services.ai_session.backends.port import UsageCounted
 from services.ai_session.costs import Models
-from services.ai_session.voices.openai_speech import KEEP_ALIVE_S, NO_AUDIO
-from services.ai_session.voices.pcm_stream import PcmStream
+from services.ai_session.http_client import CONNECT_WITHIN_S, KEEP_ALIVE_S, MOST_CONNECTIONS
+from services.ai_session.rate_limit import hint_of_headers
+from services.ai_session.voices.pcm_stream import NO_AUDIO, PcmStream
 from services.ai_session.voices.port import Chunk, Sound, VoiceError
 from services.ai_session.voices.spending import usage_of
 
 SLOWEST, FASTEST = 0.7, 1.2  # "Voice settings", speed
 FIRST_BYTE_WITHIN_S = 5.0
 NEXT_BYTES_WITHIN_S = 4.0
-CONNECT_WITHIN_S = 2.0
 CHUNK_BYTES = 4096
 _TAKES_LANGUAGE = ("eleven_flash_v2_5", "eleven_turbo_v2_5", "eleven_v3")  # the others refuse `language_code`
 _NOT_THE_KEY = frozenset({"quota_exceeded"})  # a 401 whose key is good
@@ -36,7 +36,7 @@ _NOT_THE_KEY = frozenset({"quota_exceeded"})  # a 401 whose key is good
 def session_of(base_url: str, api_key: str) -> aiohttp.ClientSession:
     """The connections that all voices of an endpoint share."""
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_WITHIN_S)
-    connector = aiohttp.TCPConnector(limit=500, keepalive_timeout=KEEP_ALIVE_S)
+    connector = aiohttp.TCPConnector(limit=MOST_CONNECTIONS, keepalive_timeout=KEEP_ALIVE_S)
     headers = {"xi-api-key": api_key}
     return aiohttp.ClientSession(base_url.rstrip("/") + "/", timeout=timeout, headers=headers, connector=connector)
 
@@ -121,7 +121,7 @@ def refusal(response: aiohttp.ClientResponse, body: bytes) -> VoiceError:
     """An error answer in the terms of the port: `detail.status` says more than the HTTP status."""
     status = response.status
     code, message = _detail(body)
-    after_s = _seconds(response.headers.get("Retry-After"))
+    after_s = hint_of_headers(response.headers)
     match status:
         case 401 | 403 if code not in _NOT_THE_KEY:
             sentence = f"ElevenLabs refused ELEVENLABS_API_KEY, or its plan: {message or code}"
@@ -151,10 +151,3 @@ def _detail(body: bytes) -> tuple[str, str]:
         # newer answers also carry `code`, which says the same
         return str(detail.get("status") or detail.get("code") or ""), str(detail.get("message") or "")
     return "", str(detail or "")
-
-
-def _seconds(header: str | None) -> float | None:
-    try:
-        return max(0.0, float(header)) if header is not None else None
-    except ValueError:
-        return None  # a date: our own pace will do

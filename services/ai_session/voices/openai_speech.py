@@ -14,7 +14,7 @@ import httpx2  # what the openai package speaks HTTP with; its errors come throu
 import openai
 
 from services.ai_session.costs import Models
-from services.ai_session.voices.pcm_stream import PcmStream
+from services.ai_session.voices.pcm_stream import NO_AUDIO, PcmStream
 from services.ai_session.voices.port import Chunk, Sound, VoiceError
 from services.ai_session.voices.spending import usage_of
 
@@ -22,20 +22,6 @@ PCM_RATE_HZ = 24_000
 LONGEST_TEXT = 4096  # characters
 FIRST_BYTE_WITHIN_S = 6.0
 NEXT_BYTES_WITHIN_S = 5.0
-CONNECT_WITHIN_S = 2.0
-KEEP_ALIVE_S = 60.0  # longer than a caller speaks: a handshake before each answer costs 100 ms
-NO_AUDIO = ("text/", "application/json")  # a portal's page, or another API behind this address
-
-
-def client_of(base_url: str, api_key: str) -> openai.AsyncOpenAI:
-    """The client that all voices of an endpoint share. It never repeats a request by itself."""
-    timeout = openai.Timeout(FIRST_BYTE_WITHIN_S, connect=CONNECT_WITHIN_S, read=None)
-    limits = httpx2.Limits(max_connections=500, max_keepalive_connections=100, keepalive_expiry=KEEP_ALIVE_S)
-    verify = base_url.startswith("https:")  # reading the certificates takes 50 ms: not for nothing
-    http_client = openai.DefaultAsyncHttpxClient(limits=limits, timeout=timeout, verify=verify)
-    return openai.AsyncOpenAI(
-        base_url=base_url, api_key=api_key or "none", max_retries=0, timeout=timeout, http_client=http_client
-    )
 
 
 class OpenAISpeech:

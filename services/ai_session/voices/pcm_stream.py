@@ -6,6 +6,7 @@ from libs.audio.g711 import Law
 from libs.audio.resample import Resampler
 
 BYTES_PER_SAMPLE = 2
+NO_AUDIO = ("text/", "application/json")  # content types: a portal's page, or another API behind the address
 
 
 class PcmStream:

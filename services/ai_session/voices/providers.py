@@ -12,8 +12,9 @@ from pydantic import SecretStr
 from services.ai_session.backends.factory import UnsupportedAgentError
 from services.ai_session.backends.realtime_link import Endpoint
 from services.ai_session.costs import Models
+from services.ai_session.http_client import openai_client
 from services.ai_session.settings import Settings
-from services.ai_session.voices import elevenlabs, openai_speech
+from services.ai_session.voices import elevenlabs
 from services.ai_session.voices.elevenlabs import ElevenLabsVoice
 from services.ai_session.voices.local import AT_A_TIME, LocalVoice, NoLocalVoiceError, Program, find_program
 from services.ai_session.voices.openai_speech import OpenAISpeech
@@ -97,7 +98,7 @@ class Providers:
             raise UnsupportedAgentError(
                 "speech.provider 'openai' needs SPEECH_API_KEY, or OPENAI_API_KEY for OPENAI_BASE_URL"
             )
-        self._openai = self._openai or openai_speech.client_of(self.speech_url, key)
+        self._openai = self._openai or openai_client(self.speech_url, key)
         return self._openai
 
     def _elevenlabs_session(self) -> aiohttp.ClientSession:

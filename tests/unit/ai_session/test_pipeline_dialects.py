@@ -14,9 +14,10 @@ from services.ai_session.backends import port
 from services.ai_session.backends.chat import ChatModel
 from services.ai_session.backends.chat_reply import ChatReply
 from services.ai_session.backends.chat_request import ChatRequest, Dialect
-from services.ai_session.backends.pipeline_stages import HttpEndpoint, client_of, stages_of
+from services.ai_session.backends.pipeline_stages import stages_of
 from services.ai_session.backends.stage_errors import StageError, voice_failed
 from services.ai_session.backends.transcriber import Transcriber
+from services.ai_session.http_client import openai_client
 from services.ai_session.instruments import sockets_in_use
 from services.ai_session.phrases import Verbatim
 from services.ai_session.settings import Settings
@@ -110,7 +111,7 @@ async def test_requests_are_counted_as_sockets_while_they_are_under_way():
     async with a_call_to(server) as caller:
         await answered(caller)
         assert caller.text() == "Guten Tag."
-    async with reached(server) as url, client_of(HttpEndpoint(url, "")) as client:
+    async with reached(server) as url, openai_client(url, "") as client:
         await Transcriber(client, Counter()).transcribe(bytes(3200), 8000, {"model": "whisper-1"})
     assert seen == [1, 1]
     assert (sockets_in_use()["chat", "openai"], sockets_in_use()["transcription", "openai"]) == (0, 0)
@@ -156,7 +157,7 @@ async def test_what_was_found_out_by_a_guess_outlives_a_refusal_for_another_reas
 
 async def test_calls_that_meet_a_refusal_at_the_same_time_are_all_served():
     server = Server({"prompt_cache_key": {"detail": "Bad request"}}, status=422)
-    async with reached(server) as url, client_of(HttpEndpoint(url, "")) as client:
+    async with reached(server) as url, openai_client(url, "") as client:
         model = ChatModel(client, Counter())
         asked = [model.answer(request(conversation="c"), ChatReply(), lambda text: None) for _ in range(5)]
         assert {written.status for written in await asyncio.gather(*asked)} == {"completed"}

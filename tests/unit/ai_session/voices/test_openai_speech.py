@@ -8,7 +8,8 @@ import pytest_asyncio
 
 from libs.audio.tone import tone
 from services.ai_session.costs import Model, Models
-from services.ai_session.voices.openai_speech import OpenAISpeech, client_of
+from services.ai_session.http_client import openai_client
+from services.ai_session.voices.openai_speech import OpenAISpeech
 from services.ai_session.voices.port import Chunk, Sound, Voice, VoiceError
 from tests.unit.ai_session.voices.providers import SpeechProvider, speech_provider
 
@@ -23,7 +24,7 @@ async def provider() -> AsyncIterator[SpeechProvider]:
 
 @pytest_asyncio.fixture
 async def voice(provider) -> AsyncIterator[OpenAISpeech]:
-    client = client_of(provider.url + "/v1", "key")
+    client = openai_client(provider.url + "/v1", "key")
     voice = OpenAISpeech(client, SOUND, Models({"gpt-4o-mini-tts": Model(minute=0.015)}))
     voice.first_byte_within_s = voice.next_bytes_within_s = 0.5
     yield voice
@@ -60,7 +61,7 @@ async def test_the_request_asks_for_raw_pcm_with_voice_speed_and_instructions(vo
 
 
 async def test_older_models_get_no_instructions(provider):
-    client = client_of(provider.url, "key")
+    client = openai_client(provider.url, "key")
     await spoken(OpenAISpeech(client, Sound("openai", "tts-1", "alloy", 8000, 1.0, "de", "laut"), Models()), "Tag")
     await client.close()
     assert "instructions" not in provider.requests[0]
@@ -123,7 +124,7 @@ async def test_a_text_over_the_limit_is_not_sent(voice, provider):
 
 
 async def test_nobody_there_is_worth_another_attempt():
-    client = client_of("http://127.0.0.1:9", "key")
+    client = openai_client("http://127.0.0.1:9", "key")
     error = await failure(OpenAISpeech(client, SOUND, Models()))
     await client.close()
     assert (error.code, error.retry) == ("unreachable", True)
