@@ -13,7 +13,7 @@ from cli.settings import CliSettings
 from libs.contracts.agent import AgentConfig
 from services.ai_session.costs import Models
 from services.ai_session.model_watch import Defaults, ModelWatch, models_of
-from services.ai_session.settings import Settings
+from services.ai_session.settings import Settings, is_openai
 
 SOON_DAYS = 60
 
@@ -77,7 +77,7 @@ def missing_keys(agents: Iterable[AgentConfig], settings: Settings) -> list[Told
 def _lacking(agent: AgentConfig, settings: Settings) -> list[tuple[str, str]]:
     openai = settings.openai_api_key
     found = []
-    if agent.backend in ("realtime", "live") and _needs(settings.openai_base_url) and openai is None:
+    if agent.backend in ("realtime", "live") and is_openai(settings.openai_base_url) and openai is None:
         found.append(("OPENAI_API_KEY", "set it in .env, or OPENAI_BASE_URL to an endpoint that needs none"))
     if agent.backend == "pipeline":
         stages = (
@@ -101,8 +101,4 @@ def _of_stage(name: str) -> tuple[str, str]:
 
 
 def _stage_lacks(url: str | None, key: SecretStr | None, settings: Settings) -> bool:
-    return _needs(url or settings.openai_base_url) and not settings.stage_key(url, key)
-
-
-def _needs(base_url: str) -> bool:
-    return "api.openai.com" in base_url
+    return is_openai(url or settings.openai_base_url) and not settings.stage_key(url, key)

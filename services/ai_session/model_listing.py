@@ -20,6 +20,7 @@ from libs.runtime.log import get_logger
 from services.ai_session.backends.factory import BackendPlan, PlanBackend
 from services.ai_session.costs import Models
 from services.ai_session.model_watch import Defaults, ModelWatch, models_of, shutdown_dates
+from services.ai_session.settings import is_openai
 
 log = get_logger()
 
@@ -73,7 +74,7 @@ class WatchedPlans:
 
 async def ask(watch: ModelWatch, base_url: str, api_key: str, tls: ssl.SSLContext | None) -> None:
     """Take over what the endpoint's listing says; never raises."""
-    if not api_key and "api.openai.com" in base_url:
+    if not api_key and is_openai(base_url):
         return  # it would only refuse
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     base = base_url.rstrip("/")

@@ -83,6 +83,11 @@ class Settings(ObjectStoreSettings):
         return key.get_secret_value() if key is not None else ""
 
 
+def is_openai(base_url: str) -> bool:
+    """Whether this is the original, which insists on a key and has models that end; compatible servers may differ."""
+    return "api.openai.com" in base_url
+
+
 def _origin(url: str) -> tuple[str, str, int | None]:
     parts = urlsplit(url)
     return parts.scheme, parts.hostname or "", parts.port or {"http": 80, "https": 443}.get(parts.scheme)

@@ -18,6 +18,7 @@ from services.ai_session.backends.chat_reply import ChatReply, ReplyWritten
 from services.ai_session.backends.chat_request import ChatRequest, Dialect
 from services.ai_session.backends.stage_errors import Patience, StageFault, stage_error
 from services.ai_session.instruments import request_under_way
+from services.ai_session.settings import is_openai
 
 FIRST_CHUNK_WITHIN_S = 10.0
 NEXT_CHUNK_WITHIN_S = 8.0
@@ -31,7 +32,7 @@ class ChatModel:
 
     def __init__(self, client: openai.AsyncOpenAI, counters: Counter[str]) -> None:
         self._client = client
-        self._dialect = Dialect(is_openai="api.openai.com" in str(client.base_url))
+        self._dialect = Dialect(is_openai=is_openai(str(client.base_url)))
         self._counters = counters
         self.first_within_s = FIRST_CHUNK_WITHIN_S
         self.next_within_s = NEXT_CHUNK_WITHIN_S

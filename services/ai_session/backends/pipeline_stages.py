@@ -21,7 +21,7 @@ from services.ai_session.backends.stage_errors import Stage, StageError, StageFa
 from services.ai_session.backends.transcriber import Transcriber
 from services.ai_session.costs import Models
 from services.ai_session.http_client import openai_client
-from services.ai_session.settings import Settings
+from services.ai_session.settings import Settings, is_openai
 from services.ai_session.voices.port import Voice
 
 CHECK_WITHIN_S = 2.0
@@ -65,7 +65,7 @@ class HttpEndpoint:
     @property
     def lacks_key(self) -> bool:
         """Only the original insists on one."""
-        return not self.api_key and "api.openai.com" in self.base_url
+        return not self.api_key and is_openai(self.base_url)
 
 
 @dataclass(slots=True)

@@ -13,6 +13,7 @@ import picows
 
 from services.ai_session.backends.port import BackendError
 from services.ai_session.costs import Models
+from services.ai_session.settings import is_openai
 
 HANDSHAKE_TIMEOUT_S = 2.0
 PING_AFTER_S = 10.0
@@ -118,7 +119,7 @@ async def connect(endpoint: Endpoint, model: str, receiver: Receiver) -> Listene
     Raises:
         BackendError: the endpoint was not reached, or refused the upgrade.
     """
-    if not endpoint.api_key and "api.openai.com" in endpoint.base_url:
+    if not endpoint.api_key and is_openai(endpoint.base_url):
         raise BackendError("refused", "OPENAI_API_KEY is not set", retry=False)
     try:
         _, listener = await picows.ws_connect(

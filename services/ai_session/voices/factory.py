@@ -13,11 +13,11 @@ from services.ai_session.backends.factory import UnsupportedAgentError
 from services.ai_session.backends.realtime_link import Endpoint
 from services.ai_session.costs import Models
 from services.ai_session.model_watch import READING_MODEL, WARN_DAYS
-from services.ai_session.settings import Settings
+from services.ai_session.settings import Settings, is_openai
 from services.ai_session.voices.cache import CachedVoice, SpeechCache
 from services.ai_session.voices.patient import PatientVoice
 from services.ai_session.voices.port import Sound
-from services.ai_session.voices.providers import OPENAI, Providers
+from services.ai_session.voices.providers import Providers
 from services.ai_session.voices.renderings import Renderings
 
 SPEECH_ENDPOINT_ENDS = date(2027, 1, 6)  # OpenAI's deprecations page, /v1/audio/speech with all its models
@@ -136,7 +136,7 @@ class Voices:
         """Once per model, in time to choose another voice."""
         entry = self._models.get(model)
         ends = entry.shutdown
-        if OPENAI in self._providers.speech_url:
+        if is_openai(self._providers.speech_url):
             ends = min(ends or SPEECH_ENDPOINT_ENDS, SPEECH_ENDPOINT_ENDS)
         if ends is None or model in self._warned:
             return

@@ -13,15 +13,13 @@ from services.ai_session.backends.factory import UnsupportedAgentError
 from services.ai_session.backends.realtime_link import Endpoint
 from services.ai_session.costs import Models
 from services.ai_session.http_client import openai_client
-from services.ai_session.settings import Settings
+from services.ai_session.settings import Settings, is_openai
 from services.ai_session.voices import elevenlabs
 from services.ai_session.voices.elevenlabs import ElevenLabsVoice
 from services.ai_session.voices.local import AT_A_TIME, LocalVoice, NoLocalVoiceError, Program, find_program
 from services.ai_session.voices.openai_speech import OpenAISpeech
 from services.ai_session.voices.port import Sound, Voice
 from services.ai_session.voices.realtime_speech import RealtimeSpeech
-
-OPENAI = "api.openai.com"
 
 
 class Providers:
@@ -50,7 +48,7 @@ class Providers:
             case "openai":
                 return OpenAISpeech(self._openai_client(), sound, self._models)
             case "realtime":
-                if not self._endpoint.api_key and OPENAI in self._endpoint.base_url:
+                if not self._endpoint.api_key and is_openai(self._endpoint.base_url):
                     raise UnsupportedAgentError("speech.provider 'realtime' needs OPENAI_API_KEY")
                 return RealtimeSpeech(self._endpoint, sound, self._models, self._counters)
             case "elevenlabs":
@@ -94,7 +92,7 @@ class Providers:
 
     def _openai_client(self) -> openai.AsyncOpenAI:
         key = self._settings.stage_key(self._settings.speech_base_url, self._settings.speech_api_key)
-        if not key and OPENAI in self.speech_url:
+        if not key and is_openai(self.speech_url):
             raise UnsupportedAgentError(
                 "speech.provider 'openai' needs SPEECH_API_KEY, or OPENAI_API_KEY for OPENAI_BASE_URL"
             )
