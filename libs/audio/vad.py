@@ -13,14 +13,11 @@ kinds (a neural one scores from 0 to 1) use the same gate. Pure; a frame costs a
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-
-from libs.audio.level import FLOOR_DBFS
+from libs.audio.level import FLOOR_DBFS, dbfs
 
 ONSET_MS = 40  # of voice begin an utterance
 DISCARD_AFTER_MS = 300  # of silence tell that a short sound was none
@@ -29,7 +26,6 @@ NOISE_MARGIN_DB = 6.0  # the threshold keeps this distance from steady noise
 HIGHEST_RAISE_DB = 12.0  # but rises no further than this, so that a loud voice is always heard
 NOISE_WINDOW_MS = 3000
 _NOISE_SLICE_MS = 250
-_FULL_SCALE_POWER = 32768.0**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +166,7 @@ class EnergyVad:
 
     def push(self, frame: bytes) -> VadEvent | None:
         """See `Vad`."""
-        level, frame_ms = level_dbfs(frame), len(frame) / 2 / self._per_ms
+        level, frame_ms = dbfs(frame), len(frame) / 2 / self._per_ms
         threshold = self.threshold_dbfs
         if self._noise is not None:
             self._noise.push(level, frame_ms)
@@ -179,12 +175,3 @@ class EnergyVad:
     def stop(self) -> VadEvent | None:
         """See `Vad`."""
         return self._gate.stop()
-
-
-def level_dbfs(frame: bytes) -> float:
-    """The RMS level of a frame in dB below full scale, at least -96; single precision is enough to compare levels."""
-    samples = np.frombuffer(frame, "<i2").astype(np.float32)
-    if not len(samples):
-        return FLOOR_DBFS
-    power = float(samples.dot(samples)) / len(samples)
-    return max(FLOOR_DBFS, 10 * math.log10(power / _FULL_SCALE_POWER)) if power > 0 else FLOOR_DBFS

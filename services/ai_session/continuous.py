@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from libs.audio.vad import level_dbfs
+from libs.audio.level import dbfs
 
 FRAME_MS = 20
 SPEECH_DBFS = -50.0  # a model's silence is digital, or nearly so
@@ -95,7 +95,7 @@ class Talkspurts:
     def _frame(self, frame: bytes, rest_ms: int, hurry: bool, now: float, events: list[TalkEvent]) -> int:
         """Judge one frame, with which `rest_ms` of its piece begin; the ms of silence that were left out."""
         self.received_ms += FRAME_MS
-        if level_dbfs(frame) >= SPEECH_DBFS:
+        if dbfs(frame) >= SPEECH_DBFS:
             self._speech(frame, rest_ms, now, events)
             return 0
         if not self.is_talking:

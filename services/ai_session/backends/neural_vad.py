@@ -10,8 +10,9 @@ from typing import Protocol
 
 import numpy as np
 
+from libs.audio.level import dbfs
 from libs.audio.resample import Resampler
-from libs.audio.vad import GateTimes, SpeechGate, VadEvent, level_dbfs
+from libs.audio.vad import GateTimes, SpeechGate, VadEvent
 from services.ai_session.backends.factory import UnsupportedAgentError
 
 NETWORK_HZ = 16_000
@@ -82,7 +83,7 @@ class NeuralVad:
         self._waiting += self._resampler.process(frame)
         while len(self._waiting) >= CHUNK_BYTES:
             chunk, self._waiting = self._waiting[:CHUNK_BYTES], self._waiting[CHUNK_BYTES:]
-            if level_dbfs(chunk) >= SILENT_DBFS:
+            if dbfs(chunk) >= SILENT_DBFS:
                 self._silent_chunks = 0
             elif self._silent_chunks >= SILENT_CHUNKS:
                 self._probability = 0.0

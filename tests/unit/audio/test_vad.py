@@ -2,8 +2,9 @@ import time
 
 import pytest
 
+from libs.audio.level import dbfs
 from libs.audio.tone import comfort_noise, silence, tone
-from libs.audio.vad import EnergyVad, GateTimes, VoiceDiscarded, VoiceStarted, VoiceStopped, level_dbfs
+from libs.audio.vad import EnergyVad, GateTimes, VoiceDiscarded, VoiceStarted, VoiceStopped
 from libs.audio.vad_utterances import (
     LONGEST_UTTERANCE_MS,
     UtteranceBegan,
@@ -85,9 +86,9 @@ def test_loud_noise_cannot_deafen_the_detector():
 
 
 def test_levels_agree_with_their_definition():
-    assert level_dbfs(voice(20, -20)) == pytest.approx(-20, abs=0.1)
-    assert level_dbfs(silence(20, RATE_HZ)) == -96
-    assert level_dbfs(b"") == -96
+    assert dbfs(voice(20, -20)) == pytest.approx(-20, abs=0.1)
+    assert dbfs(silence(20, RATE_HZ)) == -96
+    assert dbfs(b"") == -96
 
 
 def test_a_frame_costs_microseconds():
