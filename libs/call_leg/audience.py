@@ -6,14 +6,12 @@ import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-import nats.errors
-
 from libs.call_leg.audio import CallAudio
 from libs.call_leg.journal import CallJournal
 from libs.call_leg.listening import AskRecorder, Listening, Wish
-from libs.contracts import subjects
+from libs.call_leg.recorders import ask_recorder
 from libs.contracts.commands import Listen
-from libs.contracts.recording import RecordReply, RecordRequest
+from libs.contracts.recording import RecordRequest
 from libs.runtime.bus import Bus
 from libs.runtime.log import get_logger
 
@@ -100,17 +98,7 @@ class Audience:
         self._timer = self._loop.call_at(due, self._expire) if due is not None else None
 
     async def _ask(self) -> None:
-        try:
-            data = await self._bus.request(subjects.rpc("recorder", "record"), self._request().to_json(), ASK_TIMEOUT_S)
-            reply = RecordReply.model_validate_json(data)
-        except nats.errors.NoRespondersError:
-            problem = "no recorder is running"
-        except (nats.errors.Error, ValueError, OSError) as error:
-            problem = str(error) or type(error).__name__
-        else:
-            if reply.accepted:
-                return
-            problem = reply.reason
-        if not self._has_warned:  # it is asked again every second
+        problem = await ask_recorder(self._bus, self._request(), ASK_TIMEOUT_S)
+        if problem is not None and not self._has_warned:  # it is asked again every second
             self._has_warned = True
             log.warning("the call is not recorded yet", problem=problem)

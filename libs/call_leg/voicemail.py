@@ -9,13 +9,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
-import nats.errors
 from nats.aio.msg import Msg
 
 from libs.call_leg.audio import CallAudio
+from libs.call_leg.recorders import ask_recorder
 from libs.contracts import subjects, wire
 from libs.contracts.commands import CommandReply, Listen
-from libs.contracts.recording import RecordReply, RecordRequest
+from libs.contracts.recording import RecordRequest
 from libs.runtime.bus import Bus
 from libs.runtime.log import get_logger
 
@@ -45,7 +45,9 @@ class Voicemail:
         await self._bus.subscribed()
         self._is_on = True
         try:
-            if not await self._ask():
+            problem = await ask_recorder(self._bus, self._request, ASK_TIMEOUT_S)
+            if problem is not None:
+                log.warning("no message can be left", problem=problem)
                 return False
             await said()
             self._is_on = False
@@ -59,17 +61,6 @@ class Voicemail:
             self._is_on = self._audio.is_overheard = False
             if not self._bus.control.is_closed:
                 await subscription.unsubscribe()
-
-    async def _ask(self) -> bool:
-        try:
-            data = await self._bus.request(subjects.rpc("recorder", "record"), self._request.to_json(), ASK_TIMEOUT_S)
-            reply = RecordReply.model_validate_json(data)
-        except (nats.errors.Error, ValueError, OSError) as error:
-            log.warning("no message can be left", problem=str(error) or type(error).__name__)
-            return False
-        if not reply.accepted:
-            log.warning("no message can be left", problem=reply.reason)
-        return reply.accepted
 
     async def _on_command(self, msg: Msg) -> None:
         command = self._decoder.decode(msg.data)
