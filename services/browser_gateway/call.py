@@ -180,7 +180,6 @@ class BrowserCall:
 
     def counted(self) -> Counter[str]:
         """For the metrics of ended calls."""
-        page, media = self.page, self.statistics().model_dump(exclude={"schema_version"})
-        counts = {name: value for name, value in media.items() if isinstance(value, int)}
-        return Counter(counts | {"page_trimmed": page.trimmed, "page_underruns": page.underruns,
-                                 "page_unsent": page.unsent})  # fmt: skip
+        page, media = self.page, self.statistics().counters()
+        return Counter(media | {"page_trimmed": page.trimmed, "page_underruns": page.underruns,
+                                "page_unsent": page.unsent})  # fmt: skip

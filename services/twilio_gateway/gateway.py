@@ -230,9 +230,8 @@ class TwilioGateway:
 
     def _left(self, call: TwilioCall) -> None:
         self.ticker.remove(call)
-        counted = call.statistics().model_dump(exclude={"schema_version"})
         self.streamed.update(call.totals())
-        self.media.update({name: value for name, value in counted.items() if isinstance(value, int)})
+        self.media.update(call.statistics().counters())
         self.streams.forget(call)
 
     # -- what Twilio is to do --------------------------------------------------------------------------------------
