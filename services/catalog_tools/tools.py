@@ -18,6 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from libs.contracts.tool import ToolDescription, ToolReply, ToolRequest
+from libs.plugins.schema import sentence
 from libs.runtime.database import reading
 from services.catalog_tools import orders, wording
 from services.catalog_tools.catalog import Catalog
@@ -49,7 +50,7 @@ def _no_truth(value: object) -> object:
 Text = Annotated[str, BeforeValidator(_as_text), Field(max_length=500)]
 Number = Annotated[str, BeforeValidator(_as_text), Field(min_length=1, max_length=64)]
 Count = Annotated[int, BeforeValidator(_no_truth)]
-Quantity = Annotated[Count, Field(ge=1, le=orders.MOST_PIECES)]
+Quantity = Annotated[int, Field(ge=1, le=orders.MOST_PIECES), BeforeValidator(_no_truth)]  # bounds that models see
 
 
 class _Arguments(BaseModel):
@@ -288,12 +289,9 @@ def _fingerprint(request: ToolRequest, arguments: _Arguments) -> str:
 
 def _sentence(tool: str, error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
-    field = ".".join(str(part) for part in first["loc"]) or "arguments"
-    if first["type"] == "missing" and (tool, field) == ("order_submit", "revision"):
+    if (tool, first["type"], first["loc"]) == ("order_submit", "missing", ("revision",)):
         return "Read the order back first: order_show tells its revision; order_submit needs it."
-    if first["type"] == "missing":
-        return f"{tool} needs {field}."
-    return f"{tool}: {field} is not right: {first['msg'].removeprefix('Value error, ')}."
+    return sentence(tool, error)
 
 
 def _json_schema(arguments: type[BaseModel]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from services.catalog_tools.app import opened
 from services.catalog_tools.catalog import Catalog
 from services.catalog_tools.importer import import_csv
 from services.catalog_tools.models import Answer, Basket, Order, PendingEvent
-from services.catalog_tools.orders import forget_old
+from services.catalog_tools.orders import MOST_PIECES, forget_old
 from services.catalog_tools.tools import TOOLS, Toolbox
 from tests.support.builders import DATABASES, database_url
 
@@ -150,6 +150,12 @@ async def test_the_relay_is_woken_by_an_order_and_by_nothing_else(sessions: Sess
 async def test_an_unknown_tool_is_refused_with_a_sentence(sessions: Sessions) -> None:
     reply = await (await toolbox(sessions)).answer(request("order_pizza", "t1"))
     assert (reply.ok, reply.error) == (False, "There is no tool 'order_pizza'.")
+
+
+@pytest.mark.parametrize("name", ["order_add", "order_remove"])
+def test_models_are_told_the_bounds_of_a_quantity(name) -> None:
+    quantity = TOOLS[name].describe().parameters["properties"]["quantity"]
+    assert (quantity["type"], quantity["minimum"], quantity["maximum"]) == ("integer", 1, MOST_PIECES)
 
 
 @pytest.mark.parametrize("tool", TOOLS.values(), ids=TOOLS)
