@@ -8,7 +8,6 @@ Keys: `agent.<org>.<name>`, `route.<org>.<name>`, `tool.<org>.<name>`, `mcp.<org
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
@@ -20,8 +19,6 @@ from libs.contracts.external_tools import HttpTool, McpTools
 from libs.contracts.ids import check_token
 from libs.contracts.model import Message
 from libs.contracts.opening_hours import OpeningHours
-
-_E164 = re.compile(r"\+[1-9][0-9]{4,14}")
 
 
 class Fallback(Message):
@@ -50,7 +47,7 @@ class Fallback(Message):
     @field_validator("number")
     @classmethod
     def _e164(cls, value: str | None) -> str | None:
-        if value is not None and _E164.fullmatch(value) is None:
+        if value is not None and number_patterns.E164.fullmatch(value) is None:
             raise ValueError('is a number in E.164, like "+493012345678"')
         return value
 

@@ -15,6 +15,7 @@ from functools import lru_cache
 from re import _parser as syntax  # type: ignore[attr-defined]  # the parsed form has no public name
 from typing import Any
 
+E164 = re.compile(r"\+[1-9][0-9]{4,14}")
 LONGEST_NUMBER = 64
 LONGEST_PATTERN = 128
 MOST_WAYS = 10_000  # two open ends (.*) in one pattern; the worst such match takes about a millisecond

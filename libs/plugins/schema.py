@@ -7,13 +7,14 @@ object takes more than it names.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from libs.contracts.tool import ToolDescription
 
 Json = dict[str, Any]
+M = TypeVar("M", bound=BaseModel)
 MOST_DEPTH = 20
 _LEFT_OUT = ("title", "default", "$defs", "examples")
 _NULL: Json = {"type": "null"}
@@ -104,7 +105,7 @@ def openai_tool(tool: ToolDescription, *, is_strict: bool = False) -> Json:
     return {**told, "strict": True} if is_strict else told
 
 
-def read_arguments(model: type[BaseModel], arguments: Json) -> BaseModel:
+def read_arguments(model: type[M], arguments: Json) -> M:
     """The arguments that a model wrote; a null for what may be left out means that it was.
 
     Raises:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from libs.contracts.agent import AgentConfig
 from libs.contracts.commands import SendDtmf, Transfer
+from libs.contracts.number_patterns import E164
 from libs.contracts.tool import OF_THE_SESSION, ToolDescription, ToolReply
 from libs.contracts.transfers import TransferTarget
 from libs.plugins.outcome import failed
@@ -28,7 +29,6 @@ ENDS_CALL = ("end_call", "hang_up")
 
 LAST_WORDS_S = 10.0  # "I'm putting you through" is heard before it happens
 TRANSFER_S = 90.0  # the leg's own limits, 60 s and 15 s for the announcement, come first
-NUMBER = re.compile(r"\+[1-9][0-9]{4,14}")
 
 
 class Nothing(BaseModel):
@@ -95,13 +95,9 @@ class CallTools:
         try:
             match name:
                 case "transfer_call":
-                    wanted = read_arguments(TransferTo, arguments)
-                    assert isinstance(wanted, TransferTo)
-                    return await self._connect(wanted.target)
+                    return await self._connect(read_arguments(TransferTo, arguments).target)
                 case "send_dtmf":
-                    keys = read_arguments(Keys, arguments)
-                    assert isinstance(keys, Keys)
-                    return await self._press(keys.digits)
+                    return await self._press(read_arguments(Keys, arguments).digits)
         except ValidationError as error:
             return failed(sentence(name, error))
         return ToolReply(ok=True, output={"status": "the call ends when your words have been heard"})
@@ -115,10 +111,10 @@ class CallTools:
         self._settle(True)
 
     def _settle(self, is_gone: bool) -> bool:
-        waiting = self._transfer is not None and not self._transfer.done()
-        if waiting and self._transfer is not None:
-            self._transfer.set_result(is_gone)
-        return waiting
+        if self._transfer is None or self._transfer.done():
+            return False
+        self._transfer.set_result(is_gone)
+        return True
 
     def target(self, name: str) -> TransferTarget | None:
         """The target that the model named, by a name of the agent's list or, where that is allowed, by its number."""
@@ -127,7 +123,7 @@ class CallTools:
             if known.casefold() == name.strip().casefold():
                 return target
         number = re.sub(r"[\s()/-]", "", name)
-        if self._agent.transfers.any_number and NUMBER.fullmatch(number):
+        if self._agent.transfers.any_number and E164.fullmatch(number):
             return TransferTarget(number=number)
         return None
 

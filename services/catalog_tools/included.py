@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from typing import ClassVar
 
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
+from libs.contracts.number_patterns import E164
 from libs.plugins import ExternalPlugin, PluginContext, PluginError
 from libs.plugins.plugin import NoParameters
 from libs.runtime.database import reading
 from services.catalog_tools import customers, messages
 from services.catalog_tools.customers import Crm, CrmError
 from services.catalog_tools.models import Message
-
-E164 = re.compile(r"\+[1-9][0-9]{4,14}")
 
 
 class CustomerLookup(ExternalPlugin[NoParameters]):
