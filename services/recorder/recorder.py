@@ -45,6 +45,7 @@ class Recorder:
         self._recordings: dict[str, Recording] = {}
         self._numbers = itertools.count(1)
         self._is_draining = False
+        self._told: set[str] = set()  # files without a readable label
         self._tasks: asyncio.TaskGroup | None = None
         self.counters: Counter[str] = Counter()
 
@@ -174,11 +175,18 @@ class Recorder:
     async def _store_leftovers_forever(self) -> None:
         """What a killed recorder left in the spool, and what could not be stored."""
         while True:
-            found = left_behind(self._spool)
+            found = left_behind(self._spool, self._unreadable)
             while left := await asyncio.to_thread(next, found, None):
                 log.info("a recording was left in the spool", file=left.path.name)
                 await self._keep(left)
             await asyncio.sleep(LEFTOVERS_EVERY_S)
+
+    def _unreadable(self, path: Path) -> None:
+        """Told once: it is found at every look."""
+        if path.name not in self._told:
+            self._told.add(path.name)
+            self.counters["not_stored"] += 1
+            log.error("a recording in the spool is not stored: its label cannot be read", file=path.name)
 
     # -- queries ----------------------------------------------------------------------------------------------
 

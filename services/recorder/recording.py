@@ -13,8 +13,9 @@ import nats.errors
 from nats.aio.msg import Msg
 
 from libs.audio.stereo import StereoTrack
-from libs.contracts import subjects
+from libs.contracts import subjects, wire
 from libs.contracts.commands import CommandReply, Listen
+from libs.contracts.events import CallRecording
 from libs.contracts.frame import FrameError, unpack
 from libs.contracts.recording import RecordRequest
 from libs.runtime.bus import Bus
@@ -42,6 +43,7 @@ class Recording:
         self._loop = asyncio.get_running_loop()
         self._heard_at = self._loop.time()
         self._over = asyncio.Event()
+        self._events = wire.event_decoder()
         self.counters: Counter[str] = Counter()
 
     @property
@@ -117,7 +119,8 @@ class Recording:
         self._over.set()
 
     async def _on_change(self, msg: Msg) -> None:
-        if b'"stopped"' in msg.data:
+        event = self._events.decode(msg.data)
+        if isinstance(event, CallRecording) and event.state == "stopped":
             self._over.set()
 
     # -- time ---------------------------------------------------------------------------------------------

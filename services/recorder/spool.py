@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -150,8 +150,11 @@ class Left:
     size_bytes: int
 
 
-def left_behind(folder: Path) -> Iterator[Left]:
-    """Files that nobody writes or stores; each with a header that tells its true length, and locked until the next."""
+def left_behind(folder: Path, unreadable: Callable[[Path], object] = lambda _: None) -> Iterator[Left]:
+    """Files that nobody writes or stores; each with a header that tells its true length, and locked until the next.
+
+    `unreadable` is told of those whose label says nothing: they are for a person to look at.
+    """
     for path in sorted(folder.glob("*.wav")):
         try:
             with path.open("r+b") as file:
@@ -160,8 +163,8 @@ def left_behind(folder: Path) -> Iterator[Left]:
                 yield _mended(path, label, file)
         except OSError:  # another recorder has it, or it is another user's
             continue
-        except (ValueError, TypeError):  # its label is not readable: for a person to look at
-            continue
+        except (ValueError, TypeError):
+            unreadable(path)
 
 
 def _mended(path: Path, label: Label, file: BinaryIO) -> Left:

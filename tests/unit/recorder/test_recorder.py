@@ -172,6 +172,18 @@ async def test_a_recording_is_stored_once_when_the_store_comes_back_while_leftov
         assert not task.done()
 
 
+async def test_a_file_whose_label_cannot_be_read_is_told_once_and_stays(tmp_path, soon):
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    (spool / "c.p.wav").write_bytes(bytes(44))
+    (spool / "c.p.json").write_text("{")
+    async with recording(tmp_path, ObjectStore.open(str(tmp_path / "objects"))) as (recorder, *_):
+        await until(lambda: recorder.counters["not_stored"])
+        await asyncio.sleep(0.2)  # several looks for leftovers
+        assert recorder.counters["not_stored"] == 1
+    assert (spool / "c.p.wav").exists()
+
+
 async def test_a_recording_that_waited_long_for_the_store_lacks_nothing(tmp_path, soon, monkeypatch):
     monkeypatch.setattr(shell.Recorder._upload.retry, "stop", stop_after_attempt(1))
     store = FailingStore(tmp_path / "objects")
