@@ -33,17 +33,16 @@ _greeting = msgspec.json.Decoder(_Greeting)
 
 
 class SpareConnection:
-    """An open session that nobody uses: keeps what the server said for whoever adopts it."""
+    """An open session that nobody uses: keeps what the server said for whoever adopts it. Its end sets `changed`."""
 
     behind = False
 
-    def __init__(self) -> None:
-        self.number = 0
+    def __init__(self, changed: asyncio.Event) -> None:
         self.opened_at = asyncio.get_running_loop().time()
         self.expires_at: float | None = None
-        self.created = asyncio.Event()
-        self.lost = asyncio.Event()
-        self.on_lost: list[asyncio.Event] = []
+        self.greeted = asyncio.Event()  # or lost before that
+        self.is_lost = False
+        self._changed = changed
         self._transport: picows.WSTransport | None = None
         self._frames: list[bytes] = []
 
@@ -59,7 +58,7 @@ class SpareConnection:
             greeting = _greeting.decode(data)
             if greeting.type == "session.created":
                 self.expires_at = greeting.session.expires_at if greeting.session is not None else None
-                self.created.set()
+                self.greeted.set()
             elif greeting.type == "error":
                 self.disconnect()
 
@@ -68,9 +67,9 @@ class SpareConnection:
 
     def disconnected(self) -> None:
         """See `Receiver`."""
-        self.lost.set()
-        for waiting in self.on_lost:
-            waiting.set()
+        self.is_lost = True
+        self.greeted.set()
+        self._changed.set()
 
     def disconnect(self) -> None:
         """Close it."""
@@ -110,7 +109,7 @@ class SpareConnections:
         while (number := self._spares.take(model)) is not None:
             spare, listener = self._connections.pop(number)
             self._changed.set()
-            if not spare.lost.is_set():
+            if not spare.is_lost:
                 self._endpoint.counters["spare_taken"] += 1
                 spare.adopt(listener, receiver)
                 return asyncio.get_running_loop().time() - spare.opened_at
@@ -150,17 +149,19 @@ class SpareConnections:
 
     def _forget_lost(self, now: float) -> None:
         for number, (spare, _) in list(self._connections.items()):
-            if spare.lost.is_set():
+            if spare.is_lost:
                 self._endpoint.counters["spare_lost"] += 1
                 del self._connections[number]
                 self._spares.lost(number, now)
 
     async def _open(self, model: str) -> None:
-        spare, loop = SpareConnection(), asyncio.get_running_loop()
+        spare, loop = SpareConnection(self._changed), asyncio.get_running_loop()
         try:
             listener = await connect(self._endpoint, model, spare)
             async with asyncio.timeout(CREATED_TIMEOUT_S):
-                await spare.created.wait()
+                await spare.greeted.wait()
+            if spare.is_lost:
+                raise BackendError("unreachable", "the server ended it at once", retry=True)
         except (BackendError, TimeoutError) as error:
             spare.disconnect()
             self._endpoint.counters["spare_refused"] += 1
@@ -174,7 +175,5 @@ class SpareConnections:
             spare.disconnect()
             return
         expires_in_s = None if spare.expires_at is None else spare.expires_at - time.time()
-        spare.number = self._spares.opened(model, expires_in_s, loop.time())
-        spare.on_lost.append(self._changed)
-        self._connections[spare.number] = (spare, listener)
+        self._connections[self._spares.opened(model, expires_in_s, loop.time())] = (spare, listener)
         self._endpoint.counters["spare_opened"] += 1

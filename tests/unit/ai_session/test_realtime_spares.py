@@ -64,6 +64,15 @@ async def test_a_call_that_loses_its_connection_takes_a_spare(server):
         await turn_of(leg, 0)
 
 
+async def test_one_that_the_server_ends_before_its_greeting_is_not_waited_for():
+    async with Rehearsal.start(RehearsalSettings()) as rehearsal, kept_at(rehearsal) as (endpoint, spares):
+        rehearsal.inject(parse_fault("no_session_created"))
+        rehearsal.inject(parse_fault("close:code=1011,after_ms=50"))
+        spares.served("gpt-realtime-2.1")
+        async with asyncio.timeout(1):
+            await until(lambda: endpoint.counters["spare_refused"] == 1)
+
+
 async def test_one_that_the_server_ends_is_replaced(monkeypatch):
     monkeypatch.setattr(spares_module, "STEADY_S", 0.0)
     async with Rehearsal.start(RehearsalSettings()) as rehearsal, kept_at(rehearsal) as (endpoint, spares):
