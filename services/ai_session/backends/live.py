@@ -19,6 +19,7 @@ import msgspec
 import picows
 
 from libs.audio.g711 import Law
+from libs.audio.samples import WholeSamples
 from libs.contracts.offer import Offer
 from libs.runtime.log import get_logger
 from services.ai_session.backends import live_config
@@ -117,7 +118,7 @@ class LiveBackend:
         self._format = (str(wanted["type"]), int(wanted["rate"]))
         self._law = {"audio/pcmu": Law.PCMU, "audio/pcma": Law.PCMA}.get(self._format[0])
         self._silence = bytes(state.rate_hz // 50 * 2)
-        self._half_sample = b""
+        self._whole = WholeSamples()
         self._events, self._tools = LiveEvents(), LiveTools()
         self._turns = LiveTurns(state.rate_hz, agent.turns.silence_ms or 500, token_hex(3))
         self._seconds = RunningTotal()
@@ -352,12 +353,7 @@ class LiveBackend:
             self._count_seconds(self._loop.time() - self._started_at)
 
     def _decode(self, data: bytes) -> bytes:
-        if self._law is not None:
-            return self._law.decode(data)
-        data = self._half_sample + data
-        whole = len(data) & ~1
-        self._half_sample = data[whole:]
-        return data[:whole]
+        return self._law.decode(data) if self._law is not None else self._whole.push(data)
 
     def _send(self, event: Mapping[str, Any]) -> None:
         if self._transport is not None and not self._transport.is_disconnected:

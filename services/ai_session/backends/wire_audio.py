@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from libs.audio.g711 import Law
 from libs.audio.resample import Resampler
+from libs.audio.samples import WholeSamples
 
 PCM_RATE_HZ = 24_000
 
@@ -16,13 +17,13 @@ class WireAudio:
         self._rate_hz = rate_hz
         self._up = Resampler(rate_hz, PCM_RATE_HZ)
         self._down = Resampler(PCM_RATE_HZ, rate_hz)
-        self._half_sample = b""
+        self._whole = WholeSamples()
 
     def begin_response(self) -> None:
         """A new response: what an interrupted one left over, half a sample perhaps, must not get into it."""
         if self._law is None:
             self._down = Resampler(PCM_RATE_HZ, self._rate_hz)
-            self._half_sample = b""
+            self._whole.forget()
 
     def encode(self, pcm: bytes) -> bytes:
         """20 ms of the call for the model."""
@@ -32,7 +33,4 @@ class WireAudio:
         """A delta of the model for the call; half a sample at its end waits for the next delta."""
         if self._law is not None:
             return self._law.decode(data)
-        data = self._half_sample + data
-        whole = len(data) & ~1
-        self._half_sample = data[whole:]
-        return self._down.process(data[:whole])
+        return self._down.process(self._whole.push(data))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from libs.audio.g711 import Law
 from libs.audio.resample import Resampler
+from libs.audio.samples import WholeSamples
 
 BYTES_PER_SAMPLE = 2
 NO_AUDIO = ("text/", "application/json")  # content types: a portal's page, or another API behind the address
@@ -19,7 +20,7 @@ class PcmStream:
         self._resampler = Resampler(in_hz, out_hz)
         self._out_hz = out_hz
         self._law = law
-        self._half_sample = b""
+        self._whole = WholeSamples()
         self._samples = 0
 
     @property
@@ -31,14 +32,11 @@ class PcmStream:
         """The samples that `data` completes; half a sample waits for the next chunk."""
         if self._law is not None:
             return self._count(self._resampler.process(self._law.decode(data)))
-        data = self._half_sample + data
-        whole = len(data) & ~1
-        self._half_sample = data[whole:]
-        return self._count(self._resampler.process(data[:whole]))
+        return self._count(self._resampler.process(self._whole.push(data)))
 
     def end(self) -> bytes:
         """What the converter still holds back; half a sample at the very end is no sound."""
-        self._half_sample = b""
+        self._whole.forget()
         delay = self._resampler.delay_samples
         if not delay or not self._samples:
             return b""
