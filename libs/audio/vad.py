@@ -147,7 +147,7 @@ class EnergyVad:
     def __init__(
         self, rate_hz: int, threshold_dbfs: float = -40.0, times: GateTimes | None = None, *, adaptive: bool = True
     ) -> None:
-        self._per_ms = rate_hz / 1000
+        self._samples_per_ms = rate_hz / 1000
         self._lowest = threshold_dbfs
         self._gate = SpeechGate(times or GateTimes())
         self._noise = NoiseFloor() if adaptive else None
@@ -166,7 +166,7 @@ class EnergyVad:
 
     def push(self, frame: bytes) -> VadEvent | None:
         """See `Vad`."""
-        level, frame_ms = dbfs(frame), len(frame) / 2 / self._per_ms
+        level, frame_ms = dbfs(frame), len(frame) / 2 / self._samples_per_ms
         threshold = self.threshold_dbfs
         if self._noise is not None:
             self._noise.push(level, frame_ms)

@@ -59,9 +59,8 @@ class CallJournal:
                   previous_wk=dead.wk if dead else None,
                   previous_played=leg.played_by_epoch.get(dead.epoch) if dead else None)  # fmt: skip
         self._clock.claimed(cause, time.monotonic())
-        tell = (
-            self._log.debug if dead is None else self._log.info
-        )  # an uneventful call has one line at its start, one at its end
+        # An uneventful call has one line at its start, one at its end.
+        tell = self._log.debug if dead is None else self._log.info
         tell("claimed", wk=action.wk, epoch=action.epoch, cause=cause)
 
     def lost(self, action: do.Lost) -> None:

@@ -56,9 +56,8 @@ class Talkspurts:
     def __init__(self, rate_hz: int) -> None:
         self._frame_bytes = 2 * rate_hz * FRAME_MS // 1000
         self._rest = b""
-        self._held: deque[bytes] = deque(
-            maxlen=(LONGEST_PIECE_MS + MARGIN_MS) // FRAME_MS
-        )  # the newest silence, not forwarded
+        most_held = (LONGEST_PIECE_MS + MARGIN_MS) // FRAME_MS
+        self._held: deque[bytes] = deque(maxlen=most_held)  # the newest silence, not forwarded
         longest = LONGEST_PIECE_MS // FRAME_MS * self._frame_bytes  # until it is known better
         self._pieces: deque[int] = deque([longest], maxlen=RECENT_PIECES)  # their lengths in bytes
         self._plays_until = 0.0

@@ -69,9 +69,8 @@ class TurnMachine:
         self._awaited = False  # the model was to begin when the worker said something by itself
         self._is_on_air = False  # caller and agent hear each other
         self._is_machine = False  # nothing but the message is for it
-        self.is_set_aside = (
-            False  # on hold, muted, or the caller is being connected: silence is not the agent's to break
-        )
+        # On hold, muted, or the caller is being connected: silence is not the agent's to break.
+        self.is_set_aside = False
         self._tools = 0
         self._quiet_since = 0.0  # last sign of life while thinking
 

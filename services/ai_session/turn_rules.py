@@ -64,9 +64,9 @@ class TurnRules:
 
     def last_words(self, why: Why | None) -> Wish:
         """What a call ends with for this reason; None: nothing, or what the agent says by itself."""
-        if why is Why.MACHINE:
-            return Verbatim(self.message) if self.message else None
         match why:
+            case Why.MACHINE:
+                return Verbatim(self.message) if self.message else None
             case Why.IDLE:
                 return self.phrases.goodbye_to_nobody
             case Why.AGENT:

@@ -82,7 +82,7 @@ class LiveTurns:
     def __init__(self, rate_hz: int, silence_ms: int, names: str) -> None:
         self.talk = Talkspurts(rate_hz)
         self._ear = EnergyVad(rate_hz, times=GateTimes(prefix_padding_ms=0, silence_ms=silence_ms, min_speech_ms=60))
-        self._frame_ms = 1000 / rate_hz / 2  # of a byte
+        self._ms_per_byte = 1000 / rate_hz / 2
         self._names, self._count = names, 0
         self._response: _Response | None = None
         self._requests: deque[tuple[str, ...]] = deque()
@@ -102,7 +102,7 @@ class LiveTurns:
 
     def caller(self, pcm: bytes, now: float) -> Sequence[Out]:
         """20 ms of the caller, as they are sent to the model."""
-        self._fed_ms += len(pcm) * self._frame_ms
+        self._fed_ms += len(pcm) * self._ms_per_byte
         change = self._ear.push(pcm)
         if change is None:
             return ()

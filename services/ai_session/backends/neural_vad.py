@@ -55,7 +55,7 @@ class NeuralVad:
 
     def __init__(self, network: Network, rate_hz: int, threshold: float, times: GateTimes) -> None:
         self._network = network
-        self._per_ms = rate_hz / 1000
+        self._samples_per_ms = rate_hz / 1000
         self._threshold = threshold
         self._gate = SpeechGate(times)
         self._resampler = Resampler(rate_hz, NETWORK_HZ)
@@ -70,7 +70,7 @@ class NeuralVad:
 
     def push(self, frame: bytes) -> VadEvent | None:
         """See `Vad`. A frame takes the probability of the last whole chunk, at most 32 ms old."""
-        frame_ms = len(frame) / 2 / self._per_ms
+        frame_ms = len(frame) / 2 / self._samples_per_ms
         self._listen(frame)
         release = max(self._threshold - HYSTERESIS, 0.01)
         return self._gate.push(self._probability, self._threshold, release, frame_ms)
