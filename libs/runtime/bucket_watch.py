@@ -11,6 +11,7 @@ from typing import Protocol
 
 import nats.errors
 from nats.js.errors import Error as JetStreamError
+from nats.js.kv import KeyValue
 
 from libs.runtime.bus import Bus
 from libs.runtime.log import get_logger
@@ -65,17 +66,30 @@ class BucketWatch:
         store = await bucket(self._bus.js, self._name)
         watcher = await store.watchall()
         self._copy.begin()
+        has_values = is_marked = is_complete = False
         try:
             while not self._again:
                 stop_if_cancelled()
                 try:
                     entry = await watcher.updates(timeout=QUIET_S)  # type: ignore[no-untyped-call]
                 except nats.errors.TimeoutError:
+                    is_last = is_marked
                     self._copy.quiet()
-                    continue
-                if entry is None:
-                    self._copy.complete()
                 else:
-                    self._copy.take(entry.key, None if entry.operation else entry.value)
+                    if entry is None:
+                        is_marked, is_last = True, has_values or await _is_empty(store)
+                    else:
+                        has_values, is_last = True, not entry.delta
+                        self._copy.take(entry.key, None if entry.operation else entry.value)
+                if is_last and not is_complete:
+                    is_complete = True
+                    self._copy.complete()
         finally:
             await watcher.stop()  # type: ignore[no-untyped-call]
+
+
+async def _is_empty(store: KeyValue) -> bool:
+    """Asked when the client says that all values were sent and none has come: in one of 300 watches it says so too
+    early, and who believed it would be without them until they come.
+    """
+    return (await store.status()).values == 0

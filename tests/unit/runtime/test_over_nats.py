@@ -4,6 +4,7 @@ import asyncio
 
 import aiohttp
 import pytest
+from nats.js.kv import KeyValue
 
 from cli.ports import free_port
 from libs.contracts import subjects
@@ -255,6 +256,32 @@ async def test_a_flush_that_runs_out_of_time_says_so(server, bus):
 
 
 # -- configuration ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_copy_is_not_complete_before_its_values_although_the_client_says_so(bus, monkeypatch):
+    store = await bucket(bus.js, subjects.KV_CONFIG)
+    agent = AgentConfig(name="ada", prompt="1")
+    await store.put(agent.key, agent.to_json())
+    watch = KeyValue.watchall
+
+    async def hasty(store, **options):
+        watcher = await watch(store, **options)
+        values, watcher._updates = watcher._updates, asyncio.Queue()
+        await watcher._updates.put(None)
+
+        async def later():
+            await asyncio.sleep(0.2)
+            await watcher._updates.put(await values.get())
+
+        watcher.later = asyncio.create_task(later())
+        return watcher
+
+    monkeypatch.setattr(KeyValue, "watchall", hasty)
+    copy = ConfigCopy(bus)
+    task = await running(copy.run())
+    await asyncio.wait_for(copy.loaded.wait(), 3)
+    assert copy.agent("default", "ada") == agent
+    task.cancel()
 
 
 async def test_the_configuration_copy_follows_changes_deletions_and_a_restart(server, bus):
