@@ -40,14 +40,16 @@ lint: setup  ## ruff, codespell, import boundaries
 types: setup  ## mypy --strict on libs, services, cli
 	@$(BIN)/mypy
 
-.PHONY: test test-parts test-calls
-test: test-parts test-calls  ## everything that needs neither network nor docker (6 minutes on two cores)
+.PHONY: test test-parts test-calls test-decibels
+test: test-parts test-calls test-decibels  ## everything that needs neither network nor docker (6 minutes on two cores)
 
 test-parts: setup
 	@$(BIN)/pytest -q -n 4 --dist loadfile --no-loadscope-reorder -m "$(PARTS)" tests/conformance tests/integration tests/unit
 
-test-calls: setup  # in real time: with more of them beside each other two cores falter; what counts decibels is alone
+test-calls: setup  # in real time: with more of them beside each other two cores falter
 	@$(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "$(PARTS)" --ignore $(DECIBELS) tests/e2e
+
+test-decibels: setup  # what calls do to audio, to the sample: alone
 	@$(BIN)/pytest -q $(DECIBELS)
 
 .PHONY: test-minutes
