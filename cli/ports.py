@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import secrets
 import socket
 from typing import Literal
 
 import psutil
 
 COMMAND_CHARACTERS = 60
-NOT_EPHEMERAL = range(12_000, 20_000)  # Linux hands out 32768 and above, IANA's range begins at 49152 (RFC 6335 §6)
-FREE_TRIES = 20
 Transport = Literal["tcp", "udp"]
 _TYPES = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 
 
 def free_port(host: str = "127.0.0.1", transport: Transport = "tcp") -> int:
-    """A port that was free a moment ago, and that no connection from here gets meanwhile, as long as one is to be had.
+    """A port that was free a moment ago. A TCP port is kept from all who ask the system for one, for a minute.
 
-    The system takes the ports of outgoing connections from where it also finds a free one itself: whoever binds a
-    second later, when a process has started, may find a connection there.
+    It is left in TIME_WAIT: whoever binds to it by its number may (servers set SO_REUSEADDR), but neither another one
+    who looks for a free port gets it, nor a connection from here, while our process still starts.
     """
-    for _ in range(FREE_TRIES):
-        port = secrets.choice(NOT_EPHEMERAL)
-        if is_free(port, host, transport):
-            return port
     with socket.socket(socket.AF_INET, _TYPES[transport]) as probe:
+        if transport == "tcp":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+        address = probe.getsockname()
+        if transport == "tcp":
+            probe.listen(1)
+            with socket.create_connection(address):
+                probe.accept()[0].close()  # who closes first waits (RFC 9293 §3.6.1)
+        return int(address[1])
 
 
 def is_free(port: int, host: str, transport: Transport) -> bool:

@@ -7,7 +7,7 @@ from typing import Literal
 import psutil
 import pytest
 
-from cli.ports import NOT_EPHEMERAL, complaint, free_port, is_free
+from cli.ports import complaint, free_port, is_free
 
 
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
@@ -25,17 +25,12 @@ def test_a_taken_port_is_named_with_its_process(transport: Literal["tcp", "udp"]
         assert complaint(port, "0.0.0.0", transport, "use another") == expected
 
 
-def test_a_free_port_is_none_that_a_connection_gets_by_itself() -> None:
-    assert {free_port() in NOT_EPHEMERAL for _ in range(20)} == {True}
-
-
-def test_where_none_of_those_is_free_the_system_finds_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        monkeypatch.setattr("cli.ports.NOT_EPHEMERAL", [port])
-        assert free_port() != port
+def test_a_free_port_is_kept_for_a_server_that_knows_its_number() -> None:
+    port = free_port()
+    with socket.socket() as somebody, pytest.raises(OSError, match="in use"):
+        somebody.bind(("127.0.0.1", port))
+    with socket.create_server(("127.0.0.1", port)):
+        assert not is_free(port, "127.0.0.1", "tcp")
 
 
 def test_a_free_port_is_no_reason_to_complain() -> None:

@@ -137,7 +137,10 @@ async def test_frames_are_never_kept_while_the_server_is_away_and_nothing_stale_
     assert bus.send_frame("v1.o.aud.g.w.c.up", b"fresh") is True
     await bus.media.flush()
     await listener.media.flush()
-    assert heard == [b"before", *[b"stale"] * taken[-1], b"fresh"]
+    assert heard in (
+        [b"before", b"fresh"],
+        [b"before", *[b"stale"] * taken[-1], b"fresh"],
+    )  # nor may the listener be back
     assert bus.counters["frame_without_link"] == taken.count(False)
     await listener.close()
 
