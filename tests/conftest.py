@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 LONGEST = (
@@ -21,3 +23,9 @@ LONGEST = (
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     first = {config.rootpath / "tests" / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: first.get(item.path, len(LONGEST)))
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests stay until the end: the garbage collection need not stop phones to look at them."""
+    gc.collect()
+    gc.freeze()

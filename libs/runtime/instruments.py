@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import nats.errors
@@ -23,6 +25,7 @@ EVENT_ENDS = ("published", "duplicate", "superseded", "unpublishable")
 
 # A frame is 20 ms, the SIP gateway's slots 5 ms: from there on lag is heard, and from 350 ms on others judge us dead.
 LAG_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 1.0, 5.0)
+GARBAGE_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.35)
 BUS_S = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.35, 1.0)
 
 BUILD = gauge(
@@ -34,6 +37,12 @@ BUILD = gauge(
 )
 LOOP_LAG = histogram(
     "callbus_event_loop_lag_seconds", "How late the event loop runs what is due, looked at four times a second", LAG_S
+)
+GARBAGE = histogram(
+    "callbus_garbage_collection_seconds",
+    "How long Python's garbage collections stopped the process; generation 2 is a full one",
+    GARBAGE_S,
+    generation=one_of("0", "1", "2"),
 )
 LINK_UP = gauge("callbus_bus_link_up", "1 while the connection to NATS is up", link=one_of(*LINKS))
 RECONNECTS = counter("callbus_bus_reconnects_total", "Connections to NATS that were made again", link=one_of(*LINKS))
@@ -86,6 +95,20 @@ def _traffic(bus: Bus, unit: str) -> dict[tuple[str, str], float]:
 
 def _up(link: Link) -> float:
     return float(link.up_at is not None)
+
+
+def watch_garbage() -> None:
+    """Measure collections, from now until the process ends."""
+    began_at = 0.0
+
+    def told(phase: str, about: dict[str, int]) -> None:
+        nonlocal began_at
+        if phase == "start":
+            began_at = perf_counter()
+        else:
+            GARBAGE.observe(perf_counter() - began_at, str(about["generation"]))
+
+    gc.callbacks.append(told)
 
 
 async def watch_loop() -> None:

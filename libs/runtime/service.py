@@ -23,7 +23,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import SettingsError
 
 from libs.contracts.ids import new_process_id
-from libs.runtime import instruments
+from libs.runtime import garbage, instruments
 from libs.runtime.bus import Bus
 from libs.runtime.health import HealthServer
 from libs.runtime.log import configure_logging, get_logger
@@ -49,10 +49,12 @@ class Service:
         self.outbox = outbox
         self.health = health
         self.stopping = asyncio.Event()
+        self.is_quiet: Callable[[], bool] = lambda: True  # nobody would hear the process stand still for a moment
         health.checks["start"] = lambda: "starting"
 
     def is_up(self) -> None:
         """Call it once everything is subscribed and loaded: `/readyz` may say ready from here on."""
+        garbage.settle()
         self.health.checks.pop("start", None)
 
 
@@ -119,7 +121,11 @@ async def _run(name: str, role: str, settings: S, main: Callable[[Service, S], A
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, service.stopping.set)
     publishing = asyncio.create_task(outbox.run(), name="outbox")  # outlives main: events are flushed after it
-    watching = [asyncio.create_task(work) for work in (instruments.watch_loop(), instruments.watch_bus(bus))]
+    instruments.watch_garbage()
+    collecting = garbage.collect_forever(lambda: service.is_quiet())  # noqa: PLW0108  `main` will set it
+    watching = [
+        asyncio.create_task(work) for work in (instruments.watch_loop(), instruments.watch_bus(bus), collecting)
+    ]
     try:
         if streams:
             await provision(bus.js)

@@ -43,6 +43,7 @@ async def main(service: Service, settings: Settings) -> None:
         await gateway.listen()
         await service.bus.subscribed()
         log.info("serving browsers", url=gateway.url)
+        service.is_quiet = lambda: not len(legs)
         service.is_up()
         await service.stopping.wait()
         log.info("draining", calls=len(legs), taken=len(gateway.taken), timeout_s=settings.browser_drain_timeout_s)

@@ -47,6 +47,7 @@ async def main(service: Service, settings: Settings) -> None:
         listening = ", ".join(f"{port}/{kind}" for kind, port in transport.ports.items())
         log.info("answering SIP", address=settings.sip_listen_host, ports=listening, only_from=networks)
         gateway.trunks.export()
+        service.is_quiet = lambda: not len(legs)
         service.is_up()
         await service.stopping.wait()
         log.info("draining", calls=len(legs), timeout_s=settings.drain_timeout_s)

@@ -68,6 +68,7 @@ async def serve_pyvoip(service: Service, settings: Settings) -> None:
             await config.loaded.wait()
         await gateway.start()
         log.info("answering SIP with pyVoIP", address=f"{account.local_host}:{account.local_port}/udp")
+        service.is_quiet = lambda: not len(legs)
         service.is_up()
         await service.stopping.wait()
         await gateway.originations.stop()

@@ -63,6 +63,7 @@ async def main(service: Service, settings: Settings) -> None:
         await web.start()
         log.info("answering Twilio", address=f"{settings.twilio_listen_host}:{web.port}", public=settings.public_url)
         await originations.start(service.bus)
+        service.is_quiet = lambda: not len(legs)
         service.is_up()
         await service.stopping.wait()
         log.info("draining", calls=len(legs), timeout_s=settings.drain_timeout_s)

@@ -114,6 +114,8 @@ async def test_every_service_says_what_it_is_and_how_its_loop_and_bus_are(runnin
         assert await until(running, process, "callbus_bus_ping_seconds_count", link=link) >= 1
     assert await until(running, process, "callbus_event_loop_lag_seconds_count", 4) >= 4
     assert await running.metric(process, "process_cpu_seconds_total") > 0
+    at_its_start = 1
+    assert await running.metric(process, "callbus_garbage_collection_seconds_count", generation="2") >= at_its_start
 
 
 async def test_a_gateway_shows_the_call_from_its_offer_to_its_end(running: Platform):

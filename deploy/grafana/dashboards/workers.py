@@ -55,6 +55,12 @@ def build() -> Dashboard:
             ('rate(process_cpu_seconds_total{job="ai_session"}[$__rate_interval])', "{{instance}}"),
         ),
         graph("Memory", "", ('process_resident_memory_bytes{job="ai_session"}', "{{instance}}"), unit="bytes"),
+        graph(
+            "Stood still for garbage",
+            "Of every service, as a share of time. Full collections wait until nobody is in a call.",
+            ("sum by (job) (rate(callbus_garbage_collection_seconds_sum[$__rate_interval]))", "{{job}}"),
+            unit="percentunit",
+        ),
         row("Models"),
         graph(
             "Connections",
