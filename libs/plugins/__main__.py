@@ -13,7 +13,7 @@ from libs.plugins.instruments import CALLS
 from libs.plugins.loading import load
 from libs.plugins.settings import Settings
 from libs.runtime.log import get_logger
-from libs.runtime.service import Service, run
+from libs.runtime.service import Service, nobody_listens, run
 
 log = get_logger()
 
@@ -30,7 +30,7 @@ def serve(names: list[str], nats_url: str | None = None) -> int:
             raise ConnectionError("there is no plug-in to serve")
         host = PluginHost(service.bus, loaded.plugins)
         CALLS.read_from(lambda: host.counters)
-        await host.run(service.stopping, service.is_up)
+        await host.run(service.stopping, lambda: service.is_up(nobody_listens))
 
     return run("plugins", "pl", settings, main, streams=False)
 

@@ -49,13 +49,26 @@ class Service:
         self.outbox = outbox
         self.health = health
         self.stopping = asyncio.Event()
-        self.is_quiet: Callable[[], bool] = lambda: True  # nobody would hear the process stand still for a moment
+        self._is_quiet = nobody_listens
         health.checks["start"] = lambda: "starting"
 
-    def is_up(self) -> None:
-        """Call it once everything is subscribed and loaded: `/readyz` may say ready from here on."""
+    def is_up(self, is_quiet: Callable[[], bool]) -> None:
+        """Call it once everything is subscribed and loaded: `/readyz` may say ready from here on.
+
+        While `is_quiet`, nobody would hear the process stand still for a moment: it is in no call.
+        """
+        self._is_quiet = is_quiet
         garbage.settle()
         self.health.checks.pop("start", None)
+
+    async def collect_garbage(self) -> None:
+        """Until cancelled, when nobody hears it."""
+        await garbage.collect_forever(lambda: self._is_quiet())  # noqa: PLW0108  `is_up` changes it
+
+
+def nobody_listens() -> bool:
+    """The `is_quiet` of a service that no audio runs through."""
+    return True
 
 
 def run(
@@ -122,9 +135,9 @@ async def _run(name: str, role: str, settings: S, main: Callable[[Service, S], A
         asyncio.get_running_loop().add_signal_handler(signum, service.stopping.set)
     publishing = asyncio.create_task(outbox.run(), name="outbox")  # outlives main: events are flushed after it
     instruments.watch_garbage()
-    collecting = garbage.collect_forever(lambda: service.is_quiet())  # noqa: PLW0108  `main` will set it
     watching = [
-        asyncio.create_task(work) for work in (instruments.watch_loop(), instruments.watch_bus(bus), collecting)
+        asyncio.create_task(work)
+        for work in (instruments.watch_loop(), instruments.watch_bus(bus), service.collect_garbage())
     ]
     try:
         if streams:

@@ -91,10 +91,9 @@ async def serve(service: Service, settings: Settings) -> None:
     export_models(plans, spares)
     worker = Worker(service.bus, service.outbox, plans, settings.worker_capacity, SpeechAhead(voices))
     export(worker, endpoint, pipeline, voices)
-    service.is_quiet = lambda: not worker.sessions
     service.health.checks["draining"] = lambda: "draining" if worker.claims.draining else None
     watching = asyncio.create_task(plans.run(endpoint.base_url, endpoint.api_key, endpoint.tls), name="models")
-    running = asyncio.create_task(worker.run(service.is_up), name="worker")
+    running = asyncio.create_task(worker.run(lambda: service.is_up(lambda: not worker.sessions)), name="worker")
     sparing = asyncio.create_task(spares.run(), name="spares")
     stopping = asyncio.create_task(service.stopping.wait(), name="stopping")
     try:

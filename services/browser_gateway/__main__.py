@@ -43,8 +43,7 @@ async def main(service: Service, settings: Settings) -> None:
         await gateway.listen()
         await service.bus.subscribed()
         log.info("serving browsers", url=gateway.url)
-        service.is_quiet = lambda: not len(legs)
-        service.is_up()
+        service.is_up(lambda: not len(legs) and not gateway.last_words.speaking)
         await service.stopping.wait()
         log.info("draining", calls=len(legs), taken=len(gateway.taken), timeout_s=settings.browser_drain_timeout_s)
         legs.draining = True

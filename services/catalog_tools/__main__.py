@@ -8,7 +8,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from libs.plugins.instruments import CALLS
 from libs.runtime.database import failed
-from libs.runtime.service import Service, run
+from libs.runtime.service import Service, nobody_listens, run
 from services.catalog_tools import instruments
 from services.catalog_tools.app import App, opened
 from services.catalog_tools.settings import Settings
@@ -25,7 +25,7 @@ async def main(service: Service, settings: Settings) -> None:
             instruments.DECLARED.read_from(lambda: app.declared.counters)
             instruments.PRODUCTS.read_from(lambda: len(app.catalog.index.articles))
             CALLS.read_from(lambda: app.plugins.counters)
-            await app.run(service.stopping, listening=service.is_up)
+            await app.run(service.stopping, listening=lambda: service.is_up(nobody_listens))
     except (SQLAlchemyError, ValueError, OSError) as problem:
         raise failed(settings.catalog_database_url, problem) from problem
 

@@ -19,8 +19,7 @@ async def main(service: Service, settings: Settings) -> None:
         raise ConnectionError(str(error)) from None
     recorder = Recorder(service.bus, service.outbox, store, settings.recorder_spool, settings.recorder_capacity)
     instruments.export(lambda: recorder.counters, lambda: recorder.active)
-    service.is_quiet = lambda: not recorder.active
-    await recorder.run(service.stopping, service.is_up)
+    await recorder.run(service.stopping, lambda: service.is_up(lambda: not recorder.active))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import sys
 from sqlalchemy.exc import SQLAlchemyError
 
 from libs.runtime.database import failed
-from libs.runtime.service import Service, run
+from libs.runtime.service import Service, nobody_listens, run
 from services.transcript_store import instruments
 from services.transcript_store.app import App, opened
 from services.transcript_store.settings import Settings
@@ -24,7 +24,7 @@ async def main(service: Service, settings: Settings) -> None:
             instruments.OPEN.read_from(lambda: watch.open_calls)
             instruments.JANITOR.read_from(lambda: watch.counters)
             instruments.QUERIES.read_from(lambda: app.counters)
-            await app.run(service.stopping, listening=service.is_up)
+            await app.run(service.stopping, listening=lambda: service.is_up(nobody_listens))
     except (SQLAlchemyError, ValueError, OSError) as problem:
         raise failed(settings.transcript_database_url, problem) from problem
 

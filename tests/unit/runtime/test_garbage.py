@@ -1,8 +1,10 @@
 """Full collections come when nobody hears them."""
 
+import asyncio
 import subprocess
 import sys
 
+from libs.runtime import garbage
 from libs.runtime.garbage import FULL_EVERY_S, QUIET_EVERY_S, FullCollections
 
 A_SERVICE = """
@@ -49,3 +51,26 @@ def test_during_calls_it_waits_for_their_end():
 def test_where_calls_never_end_it_waits_no_longer_than_half_an_hour():
     full = FullCollections(0.0)
     assert [at for at in range(0, 4000, 5) if full.is_due(at, is_quiet=False)] == [1800, 3600]
+
+
+async def test_as_long_as_somebody_listens_nothing_is_collected(monkeypatch):
+    looks, is_quiet, collected = 0, False, asyncio.Event()
+    looked = asyncio.Event()
+
+    def ask() -> bool:
+        nonlocal looks
+        looks += 1
+        if looks == 20:
+            looked.set()
+        return is_quiet
+
+    monkeypatch.setattr(garbage, "LOOK_S", 0.001)
+    monkeypatch.setattr(garbage, "QUIET_EVERY_S", 0.0)
+    monkeypatch.setattr(garbage.gc, "collect", collected.set)
+    running = asyncio.create_task(garbage.collect_forever(ask))
+    async with asyncio.timeout(5):
+        await looked.wait()
+        assert not collected.is_set()
+        is_quiet = True
+        await collected.wait()
+    running.cancel()
