@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +82,47 @@ def test_nothing_can_do_more_than_it_has_to(name: str) -> None:
 def test_the_passwords_of_the_first_look_are_the_same_on_both_sides() -> None:
     for user, variable in re.findall(r"nats://(\w+):\$\{(NATS_\w+_PASSWORD)", TEXT):
         assert variable == f"NATS_{user.upper()}_PASSWORD"
+
+
+def started(service: str, tmp_path: Path, *hosts: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """What a container begins with, where these hosts are known; Python tells what model it would use."""
+    programs = {
+        "getent": f'case " {" ".join(hosts)} " in *" $2 "*) ;; *) exit 2 ;; esac',
+        "python": 'echo "$* at ${OPENAI_BASE_URL:-OpenAI} with ${OPENAI_API_KEY:-no key}"',
+    }
+    for name, script in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    words = [word.replace("$$", "$") for word in SERVICES[service]["entrypoint"]]
+    path = f"{tmp_path}:{os.defpath}"
+    return subprocess.run(
+        words, env={"PATH": path, **environment}, executable=shutil.which(words[0]), capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("environment", "code"), [({}, 1), ({"OPENAI_API_KEY": ""}, 1), ({"OPENAI_API_KEY": "k"}, 0)])
+def test_the_profile_openai_says_at_once_when_it_has_no_key(
+    tmp_path: Path, environment: dict[str, str], code: int
+) -> None:
+    ran = started("openai", tmp_path, **environment)
+    assert (ran.returncode, "needs OPENAI_API_KEY in .env" in ran.stdout) == (code, code == 1)
+
+
+REHEARSED = "-m run at http://rehearsal:8080/v1 with rehearsal"
+
+
+@pytest.mark.parametrize(
+    ("hosts", "environment", "model"),
+    [
+        (["rehearsal"], {}, f"no OPENAI_API_KEY: the rehearsal is the model\n{REHEARSED}"),
+        ([], {}, f"neither OPENAI_API_KEY nor the profile rehearsal: agents have no model\n{REHEARSED}"),
+        ([], {"OPENAI_API_KEY": "k"}, "-m run at OpenAI with k"),
+        (["rehearsal"], {"OPENAI_API_KEY": "k"}, "-m run at OpenAI with k"),
+        ([], {"OPENAI_BASE_URL": "http://own/v1"}, "-m run at http://own/v1 with no key"),
+    ],
+)
+def test_a_worker_takes_the_model_that_there_is(
+    tmp_path: Path, hosts: list[str], environment: dict[str, str], model: str
+) -> None:
+    assert started("ai_session", tmp_path, *hosts, **environment).stdout.strip() == model
