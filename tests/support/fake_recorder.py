@@ -13,6 +13,7 @@ from libs.contracts.frame import unpack
 from libs.contracts.ids import new_process_id
 from libs.contracts.recording import RecordReply, RecordRequest
 from libs.runtime.bus import Bus
+from libs.runtime.tasks import stop_if_cancelled
 
 RENEW_S = 0.1
 
@@ -61,6 +62,7 @@ class FakeRecorder:
         leg = subjects.control(request.org, request.call, "leg")
         renewal = Listen(by="rec", is_recorder=True, lease_s=1.5).to_json()
         while not self.over.is_set():
+            stop_if_cancelled()
             with suppress(nats.errors.Error):
                 reply = CommandReply.model_validate_json(await self._bus.request(leg, renewal, 0.5))
                 if not reply.details.get("recording"):
